@@ -1,0 +1,49 @@
+# Every task a person runs.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test features lint up down logs migrate
+ARGS ?=
+
+help: ## Say which tasks there are; they take options in ARGS="..."
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup ## Run the whole pipeline in one process, on embedded parts
+	@cargo run --bin throughline -- dev $(ARGS)
+
+test: setup ## Run all tests; where a Docker engine answers, on real PostgreSQL and Kafka too
+	cargo build --workspace --all-targets
+	cargo test --workspace
+
+features: setup ## Run the acceptance tests alone; ARGS="--environment embedded --name killed"
+	cargo test --workspace --test acceptance -- $(ARGS)
+
+lint: setup ## Check format, lints, documentation, scripts, and who depends on what
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
+	@$(call with,shellcheck,shellcheck .ci/run)
+	@$(call with,cargo-deny,cargo deny check --allow unused-wrapper bans licenses sources)
+
+up: ## Start the real environment: PostgreSQL, Kafka, the services, a third party
+	docker compose up --detach $(ARGS)
+
+down: ## Stop it; the data stays, unless ARGS=--volumes
+	docker compose down $(ARGS)
+
+logs: ## Follow what the services say
+	docker compose logs --follow $(or $(ARGS),ingest dispatch)
+
+migrate: setup ## Bring the database's schema up to date; ARGS="--config FILE"
+	@cargo run --bin throughline -- migrate $(ARGS)
+
+# Run a command if its program is there; say so loudly if it is not.
+with = if command -v $(1) >/dev/null; then echo '$(2)'; $(2); else echo 'SKIPPED, $(1) is not installed: $(2)'; fi
+
+# What the build needs beside Rust: librdkafka is C and C++, and its OpenSSL is configured by a whole
+# perl, which Debian's perl-base is not.
+setup:
+	@command -v cargo >/dev/null || { echo 'No Rust toolchain: see https://rustup.rs'; exit 1; }
+	@if c++ --version && perl -MFindBin -MIPC::Cmd -e 1; then exit; fi >/dev/null 2>&1; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo 'Installing g++ and perl'; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends g++ perl >/dev/null; \
+	else echo 'A C++ compiler and perl are missing; on Debian: apt-get install g++ perl'; exit 1; fi

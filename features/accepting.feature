@@ -1,0 +1,73 @@
+Feature: Accepting a request
+  A 201 is a promise: the request is in the database, and will be seen through.
+
+  Scenario: An accepted request gets an id, and a place where to ask for it
+    Given ingest is running
+    When a client posts to /one
+      """
+      {"user_id": "u-1", "prompt": "What is the value of k1?", "data": [{"key": "k1", "value": "15"}]}
+      """
+    Then the answer is 201
+    And it gives a request id of 20 digits
+    And its Location is where to ask for that request
+
+  Scenario: What was accepted can be asked for
+    Given ingest is running
+    When a client posts to /one
+      """
+      {"user_id": "u-1"}
+      """
+    Then the request is known with the route "one" and the media type "application/json"
+    And it was accepted just now
+    And its delivery to "three" is pending
+
+  Scenario: While the broker is away, a request is accepted and waits in the outbox
+    Given a broker that may go away
+    And ingest is running
+    When the broker goes away
+    And a client posts to /one
+      """
+      { "user_id":"u-1",   "weight": 1.0, "weight": 1e400, "name": "\u00e9" }
+      """
+    Then the answer is 201
+    And the request waits in the outbox, byte for byte as it was posted
+
+  Scenario: An accepted request is published, with its id and its trace
+    Given ingest is running
+    When a client with the trace 0af7651916cd43dd8448eb211c80319c posts to /one
+      """
+      { "user_id":"u-1",   "weight": 1.0 }
+      """
+    Then the topic of "one" gets a record of the request, byte for byte as it was posted
+    And the record has the headers
+      | ce_specversion | 1.0                 |
+      | ce_source      | /throughline/ingest |
+      | ce_type        | one                 |
+      | content-type   | application/json    |
+    And the record's key is the request's id
+    And the record's time is when the request was accepted
+    And the record continues the trace 0af7651916cd43dd8448eb211c80319c
+
+  Scenario: A repeated request gets the first one's answer
+    Given ingest is running
+    When a client posts to /one with the Idempotency-Key "order-7"
+      """
+      {"user_id": "u-1"}
+      """
+    And a client posts to /one with the Idempotency-Key "order-7"
+      """
+      {"user_id": "u-1"}
+      """
+    Then both answers are 201 with the same request id
+
+  Scenario: An Idempotency-Key stands for one body
+    Given ingest is running
+    When a client posts to /one with the Idempotency-Key "order-7"
+      """
+      {"user_id": "u-1"}
+      """
+    And a client posts to /one with the Idempotency-Key "order-7"
+      """
+      {"user_id": "u-2"}
+      """
+    Then the answer is 422 with the problem "idempotency-key-reused"

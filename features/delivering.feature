@@ -1,0 +1,54 @@
+Feature: Delivering a request
+  What was accepted reaches the third party: as it wants it, authorised, recognisable, traced.
+
+  Background:
+    Given ingest is running
+    And dispatch is running
+
+  Scenario: A request is transformed for the third party and authorised with a token
+    When a client posts to /one
+      """
+      {"user_id": "u-1", "prompt": "What is the value of k1?", "data": [{"key": "k1", "value": "15"}]}
+      """
+    Then the third party is called at /three with a token that it gave out
+    And the call's body has the request's id, its metadata, and as "one_request"
+      """
+      {"user_id": "u-1", "prompt": "What is the value of k1?", "data": [{"key": "k1", "value": "15"}]}
+      """
+    And the call's header "language" is "en"
+    And the call's header "content-type" is "application/json"
+    And the call's Idempotency-Key is the request's id
+    And the delivery to "three" is delivered, in one attempt that was answered 200
+
+  Scenario: The client's trace reaches the third party
+    When a client with the trace 4bf92f3577b34da6a3ce929d0e0e4736 posts to /one
+      """
+      {"user_id": "u-1"}
+      """
+    Then the third party is called at /three with a token that it gave out
+    And the call continues the trace 4bf92f3577b34da6a3ce929d0e0e4736
+    And the attempt at "three" is shown by the trace 4bf92f3577b34da6a3ce929d0e0e4736
+
+  Scenario: Two hundred requests need one token
+    When 200 requests are posted to /one at once
+    Then every accepted request reaches the third party, once
+    And the third party was asked for 1 token
+
+  Scenario Outline: Without a filter, <what> arrives byte for byte
+    When a client sends POST /github as <media type>
+      """
+      <body>
+      """
+    Then the third party is called at /receiver, with the body byte for byte as it was posted
+    And the call's header "content-type" is "<media type>"
+
+    Examples:
+      | what                  | media type                      | body                              |
+      | white space           | application/json                | { "a" :\n\n  [ 1 ,2 ]  }           |
+      | a repeated key        | application/json                | {"a":1,"a":2,"b":3,"a":4}         |
+      | an order of keys      | application/json                | {"z":1,"a":2,"M":3}               |
+      | an odd number         | application/json                | [1.0,-0,0.10,1E+2,123456789012345678901234567890.5] |
+      | a boundless number    | application/json                | [1e400,-1e-400]                   |
+      | an escaped character  | application/json                | ["\\u0041\\/\\ud83d\\ude00 é 😀"] |
+      | JSON by another name  | application/vnd.api+json        | {"data":[]}                       |
+      | a media type's detail | application/json; charset=UTF-8 | {}                                |

@@ -1,0 +1,56 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::{HeaderName, HeaderValue};
+use throughline_transform::Filter;
+use url::Url;
+
+use super::Findings;
+use crate::path::Path;
+use crate::secret::Secret;
+use crate::settings::{Destination, OAuth2};
+
+pub(super) fn check(destinations: &BTreeMap<String, Destination>, findings: &mut Findings) {
+    for (name, destination) in destinations {
+        let path = Path::of(&["destinations", name]);
+        check_url(&destination.url, &path.key("url"), findings);
+        check_headers(&destination.headers, &path.key("headers"), findings);
+        if let Some(Err(error)) = destination.filter.as_deref().map(Filter::compile) {
+            findings.add(path.key("filter"), format!("the filter does not compile: {error}"));
+        }
+        if let Some(oauth2) = &destination.oauth2 {
+            check_oauth2(oauth2, &path.key("oauth2"), findings);
+        }
+    }
+}
+
+fn check_url(url: &Url, path: &Path, findings: &mut Findings) {
+    findings.expect(
+        matches!(url.scheme(), "http" | "https"),
+        || path.clone(),
+        "expected an http or https URL",
+    );
+    findings.expect(
+        url.username().is_empty() && url.password().is_none(),
+        || path.clone(),
+        "credentials do not belong into a URL, which is shown; use `headers` with `{env: NAME}`, or `oauth2`",
+    );
+}
+
+fn check_headers(headers: &BTreeMap<String, Secret>, path: &Path, findings: &mut Findings) {
+    let mut names = BTreeSet::new();
+    for (name, value) in headers {
+        let path = || path.key(name);
+        findings.expect(HeaderName::try_from(name).is_ok(), path, "is not the name of an HTTP header");
+        findings.expect(names.insert(name.to_lowercase()), path, "is there twice; case makes no difference");
+        findings.expect(
+            HeaderValue::from_str(value.expose()).is_ok(),
+            path,
+            "the value cannot be that of an HTTP header: no line breaks, no control characters",
+        );
+    }
+}
+
+fn check_oauth2(oauth2: &OAuth2, path: &Path, findings: &mut Findings) {
+    check_url(&oauth2.token_url, &path.key("token_url"), findings);
+    findings.expect(!oauth2.client_id.is_empty(), || path.key("client_id"), "is empty");
+}

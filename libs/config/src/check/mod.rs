@@ -1,0 +1,77 @@
+//! What a configuration says that cannot be meant, though its form is sound.
+
+mod destinations;
+mod routes;
+
+use std::collections::BTreeSet;
+
+use crate::path::Path;
+use crate::problems::Finding;
+use crate::settings::{Database, Kafka, Settings};
+
+/// All of it. Names of routes and destinations are given apart, since of those whose form is not sound
+/// nothing else is left.
+pub(crate) fn check(
+    settings: &Settings,
+    routes: &BTreeSet<&str>,
+    destinations: &BTreeSet<&str>,
+) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    check_kafka(&settings.kafka, &mut findings);
+    check_database(&settings.database, &mut findings);
+    routes::check(settings, routes, destinations, &mut findings);
+    destinations::check(&settings.destinations, &mut findings);
+    findings.0
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, path: Path, message: impl Into<String>) {
+        self.0.push(Finding { path, message: message.into() });
+    }
+
+    fn expect(&mut self, sound: bool, path: impl FnOnce() -> Path, message: &str) {
+        if !sound {
+            self.add(path(), message);
+        }
+    }
+}
+
+fn check_kafka(kafka: &Kafka, findings: &mut Findings) {
+    findings.expect(
+        !kafka.bootstrap_servers.trim().is_empty(),
+        || Path::of(&["kafka", "bootstrap_servers"]),
+        "is missing: the broker's servers, such as `kafka-1:9092,kafka-2:9092`",
+    );
+    findings.expect(
+        is_topic(&kafka.prefix) && kafka.prefix.len() <= LONGEST_PREFIX,
+        || Path::of(&["kafka", "prefix"]),
+        "topics begin with it, so it must be of letters, digits, `.`, `_` and `-`, at most 200",
+    );
+    findings.expect(
+        kafka.group_instance_id.as_deref().is_none_or(is_topic),
+        || Path::of(&["kafka", "group_instance_id"]),
+        "must be of letters, digits, `.`, `_` and `-`",
+    );
+}
+
+fn check_database(database: &Database, findings: &mut Findings) {
+    let url = database.url.expose();
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    findings.expect(
+        url.is_empty() || matches!(scheme, "postgres" | "postgresql" | "sqlite"),
+        || Path::of(&["database", "url"]),
+        "expected `postgres://user:password@host/name` or `sqlite://path`",
+    );
+}
+
+/// Leaves room for the names of internal topics.
+const LONGEST_PREFIX: usize = 200;
+
+/// Whether Kafka takes a topic of this name.
+fn is_topic(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=249).contains(&name.len()) && name.chars().all(legal) && !matches!(name, "." | "..")
+}

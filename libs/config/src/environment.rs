@@ -1,0 +1,144 @@
+//! `THROUGHLINE_HTTP__ADDRESS` is `http.address`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use figment::providers::YamlExtended;
+use figment::value::{Dict, Value};
+
+use crate::layer::Layer;
+use crate::path::Path;
+use crate::problems::Problem;
+use crate::schema::{Node, Schema};
+
+const PREFIX: &str = "THROUGHLINE_";
+const SEPARATOR: &str = "__";
+
+/// The environment, as it was when the program looked.
+#[derive(Default)]
+pub(crate) struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    pub(crate) fn of_process() -> Self {
+        let named = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        Self(std::env::vars_os().filter_map(named).collect())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn new(variables: &[(&str, &str)]) -> Self {
+        Self(variables.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
+
+    /// The text of a variable.
+    ///
+    /// # Errors
+    /// In words, if there is none.
+    pub(crate) fn text(&self, name: &str) -> Result<&str, String> {
+        let value = self.0.get(name).ok_or_else(|| format!("the environment has no {name}"))?;
+        value.to_str().ok_or_else(|| format!("{name} in the environment is not UTF-8"))
+    }
+
+    /// A layer for each variable that is a setting. `below` is what they go over: they find entries
+    /// of its maps, whatever their case, and `_` is as good as `-` or `.`.
+    ///
+    /// A variable with our prefix and no `__` that names no setting is somebody else's (Kubernetes
+    /// makes `THROUGHLINE_INGEST_PORT` for a service that is called so), unless it is a setting whose
+    /// `__` was forgotten.
+    pub(crate) fn layers(&self, schema: &Schema, below: &Dict) -> (Vec<Layer>, Vec<Problem>) {
+        let (mut layers, mut problems) = (Vec::new(), Vec::new());
+        for name in self.0.keys() {
+            let Some(setting) = name.strip_prefix(PREFIX) else { continue };
+            let is_section = schema.root().names().any(|key| same(key, setting));
+            if setting.contains(SEPARATOR) || is_section {
+                match self.text(name) {
+                    Ok(text) => layers.push(layer(name, setting, text, schema, below)),
+                    Err(problem) => problems.push(in_environment(name, problem)),
+                }
+            } else if let Some(meant) = meant(setting, schema.root(), &Path::root())
+                && !below.values().any(|value| refers_to(value, name))
+            {
+                let message = format!("two underscores stand between levels: write {PREFIX}{meant}");
+                problems.push(in_environment(name, message));
+            }
+        }
+        (layers, problems)
+    }
+}
+
+fn in_environment(name: &str, message: String) -> Problem {
+    Problem { path: name.to_owned(), message, source: Some("environment".to_owned()) }
+}
+
+fn layer(name: &str, setting: &str, text: &str, schema: &Schema, below: &Dict) -> Layer {
+    let (mut node, mut below) = (Some(schema.root()), Some(below));
+    let mut keys = Vec::new();
+    for part in setting.split(SEPARATOR) {
+        let key = known(part, node, below).unwrap_or_else(|| part.to_lowercase());
+        node = node.and_then(|node| node.child(&key));
+        below = below.and_then(|below| below.get(&key)).and_then(Value::as_dict);
+        keys.push(key);
+    }
+    let value = node.map_or_else(|| Value::from(text), |node| read(text, node));
+    Layer::of(format!("environment {name}"), keys.iter().map(String::as_str), value)
+}
+
+/// The key that a part of a variable's name stands for.
+fn known(part: &str, node: Option<Node<'_>>, below: Option<&Dict>) -> Option<String> {
+    let settings = node.into_iter().flat_map(Node::names);
+    let entries = below.into_iter().flat_map(Dict::keys).map(String::as_str);
+    let mut keys: Vec<&str> = settings.chain(entries).filter(|key| same(key, part)).collect();
+    // An exact match first, should there be several.
+    keys.sort_by_key(|key| !key.eq_ignore_ascii_case(part));
+    keys.first().map(|key| (*key).to_owned())
+}
+
+fn same(key: &str, part: &str) -> bool {
+    key.len() == part.len()
+        && key.chars().zip(part.chars()).all(|(ours, theirs)| {
+            ours.eq_ignore_ascii_case(&theirs) || (theirs == '_' && matches!(ours, '-' | '.'))
+        })
+}
+
+/// A variable's text as the type that its setting takes. A text that is none is left as it is, and
+/// reported with all else that is of a wrong type.
+fn read(text: &str, node: Node<'_>) -> Value {
+    let yaml = || YamlExtended::from_str(text).unwrap_or_else(|_| Value::from(text));
+    if node.takes("string") {
+        Value::from(text)
+    } else if node.takes("array") && !text.trim_start().starts_with('[') {
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect::<Vec<_>>().into()
+    } else if node.takes("integer") || node.takes("boolean") || node.takes("array") || node.takes("object") {
+        yaml()
+    } else {
+        Value::from(text)
+    }
+}
+
+/// The variable that was meant by one that lacks an underscore.
+fn meant(setting: &str, node: Node<'_>, path: &Path) -> Option<String> {
+    node.names().find_map(|name| {
+        let (node, path) = (node.child(name)?, path.key(name));
+        let written = path.to_string().replace('.', "_").to_uppercase();
+        if written == setting {
+            return Some(path.to_string().replace('.', SEPARATOR).to_uppercase());
+        }
+        meant(setting, node, &path)
+    })
+}
+
+/// Whether a value is, or holds, `{env: name}`.
+fn refers_to(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Dict(_, entries) => {
+            let is_reference = entries.get("env").and_then(Value::as_str) == Some(name);
+            is_reference || entries.values().any(|value| refers_to(value, name))
+        }
+        Value::Array(_, items) => items.iter().any(|value| refers_to(value, name)),
+        _ => false,
+    }
+}

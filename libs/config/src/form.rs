@@ -1,0 +1,81 @@
+//! What is wrong with a configuration's form, in words.
+
+use figment::value::Value;
+use serde_json::Value as Json;
+
+use crate::path::{Path, Segment};
+use crate::problems::Finding;
+use crate::schema::{Fault, Node, Schema, Violation};
+use crate::value;
+
+/// A key is taken for another one if they are at least so similar, from 0 to 1: for three letters one
+/// typing error, two of which would leave nothing.
+const SIMILAR: f64 = 0.6;
+/// The longest wrong text that is repeated to its author.
+const LONGEST: usize = 60;
+
+/// Finds what is wrong with the form of a configuration, and takes it out, so that the rest can be
+/// read and checked further.
+pub(crate) fn repair(configuration: &mut Value, schema: &Schema) -> Vec<Finding> {
+    let violations = schema.violations(&value::to_json(configuration));
+    let findings = violations.iter().map(|violation| describe(violation, configuration, schema)).collect();
+    let mut left = violations;
+    loop {
+        let taken_out = left.iter().filter(|violation| take_out(violation, configuration)).count();
+        if taken_out == 0 {
+            return findings;
+        }
+        // What lacks a key because that was wrong has to go too.
+        left = schema.violations(&value::to_json(configuration));
+    }
+}
+
+fn take_out(violation: &Violation, configuration: &mut Value) -> bool {
+    match violation.fault {
+        Fault::Unknown | Fault::Mismatch => value::remove(configuration, &violation.path),
+        Fault::Missing => value::remove(configuration, &violation.path.parent()),
+    }
+}
+
+fn describe(violation: &Violation, configuration: &Value, schema: &Schema) -> Finding {
+    let path = violation.path.clone();
+    let expected = schema.at(&path).map(Node::expected).unwrap_or_default();
+    let message = match violation.fault {
+        Fault::Unknown => unknown(&path, schema),
+        Fault::Missing => format!("is missing; expected {expected}"),
+        Fault::Mismatch => {
+            let node = schema.at(&path);
+            let value = value::nearest(configuration, &path).map_or(Json::Null, value::to_json);
+            let is_scalar = matches!(value, Json::Number(_) | Json::Bool(_));
+            let hint = if is_scalar && node.is_some_and(|node| node.takes("string")) {
+                " (put quotes round it)"
+            } else {
+                ""
+            };
+            format!("expected {expected}; found {}{hint}", found(&value, node.is_none_or(Node::is_private)))
+        }
+    };
+    Finding { path, message }
+}
+
+fn unknown(path: &Path, schema: &Schema) -> String {
+    let Some(Segment::Key(key)) = path.segments().last() else { return "unknown".to_owned() };
+    let known: Vec<_> = schema.at(&path.parent()).into_iter().flat_map(Node::names).collect();
+    let similarity = |name: &&str| strsim::normalized_damerau_levenshtein(name, &key.to_lowercase());
+    let similar = known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    match similar.filter(|name| similarity(name) >= SIMILAR) {
+        Some(name) => format!("there is no such key; did you mean `{name}`?"),
+        None => format!("there is no such key (there are: {})", known.join(", ")),
+    }
+}
+
+fn found(value: &Json, is_private: bool) -> String {
+    match value {
+        Json::Null => "nothing".to_owned(),
+        Json::Object(_) => "a mapping".to_owned(),
+        Json::Array(_) => "a list".to_owned(),
+        Json::String(text) if is_private || text.chars().count() > LONGEST => "another text".to_owned(),
+        Json::Number(_) if is_private => "a number".to_owned(),
+        scalar => scalar.to_string(),
+    }
+}

@@ -1,0 +1,113 @@
+//! Where values come from, each source a layer over the one before.
+
+use std::path::{Path, PathBuf};
+
+use figment::providers::YamlExtended;
+use figment::value::{Dict, Map, Value};
+use figment::{Metadata, Profile, Provider};
+
+use crate::environment::Environment;
+use crate::flags::Flags;
+use crate::problems::Problem;
+
+/// The file that is read when nobody names one.
+const DEFAULT_FILE: &str = "throughline.yaml";
+/// The variable that names the file.
+const FILE_VARIABLE: &str = "THROUGHLINE_CONFIG";
+
+/// Values that come from one place.
+pub(crate) struct Layer {
+    pub(crate) origin: String,
+    pub(crate) values: Dict,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        Ok(Map::from([(Profile::Default, self.values.clone())]))
+    }
+}
+
+impl Layer {
+    pub(crate) fn yaml(origin: &str, text: &str) -> Result<Self, Problem> {
+        let problem = |message| Problem { path: String::new(), message, source: Some(origin.to_owned()) };
+        let value = YamlExtended::from_str(text).map_err(|error| problem(format!("not YAML: {error}")))?;
+        let mut values = match value {
+            Value::Dict(_, values) => values,
+            Value::Empty(..) => Dict::new(),
+            // Not repeated here: it may be a file of another kind, with secrets in it.
+            _ => return Err(problem("expected a mapping, such as `routes: …`".to_owned())),
+        };
+        // A section whose keys are all commented out says nothing.
+        values.retain(|_, value| !matches!(value, Value::Empty(..)));
+        Ok(Self { origin: origin.to_owned(), values })
+    }
+
+    /// A single value.
+    pub(crate) fn of<'k>(
+        origin: String,
+        keys: impl IntoIterator<Item = &'k str, IntoIter: DoubleEndedIterator>,
+        value: Value,
+    ) -> Self {
+        let nest = |inner: Value, key: &str| Value::from(Dict::from([(key.to_owned(), inner)]));
+        let values = match keys.into_iter().rev().fold(value, nest) {
+            Value::Dict(_, values) => values,
+            _ => Dict::new(),
+        };
+        Self { origin, values }
+    }
+
+    pub(crate) fn flags(flags: &Flags) -> impl Iterator<Item = Self> {
+        let flags = [
+            ("--http", ["http", "address"], &flags.http),
+            ("--kafka", ["kafka", "bootstrap_servers"], &flags.kafka),
+            ("--database", ["database", "url"], &flags.database),
+        ];
+        flags.into_iter().filter_map(|(flag, keys, value)| {
+            let value = Value::from(value.as_ref()?.clone());
+            Some(Self::of(flag.to_owned(), keys, value))
+        })
+    }
+}
+
+/// The configuration file.
+pub(crate) struct File {
+    path: PathBuf,
+    layer: Layer,
+}
+
+impl File {
+    /// The file that flag or environment name, or the usual one if it is there.
+    pub(crate) fn read(flags: &Flags, environment: &Environment) -> Result<Option<Self>, Problem> {
+        let named = match &flags.config {
+            Some(path) => Some((path.clone(), "--config")),
+            None => environment.path(FILE_VARIABLE).map(|path| (path, FILE_VARIABLE)),
+        };
+        let (path, named_by) = match named {
+            Some((path, named_by)) => (path, Some(named_by)),
+            None => (PathBuf::from(DEFAULT_FILE), None),
+        };
+        let origin = path.display().to_string();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Layer::yaml(&origin, &text).map(|layer| Some(Self { path, layer })),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named_by.is_none() => Ok(None),
+            Err(error) => Err(Problem {
+                path: String::new(),
+                message: format!("cannot read {origin}: {error}"),
+                source: named_by.map(str::to_owned),
+            }),
+        }
+    }
+
+    /// What paths in the configuration are relative to.
+    pub(crate) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    pub(crate) fn into_layer(self) -> Layer {
+        self.layer
+    }
+}

@@ -1,0 +1,170 @@
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use figment::value::{Dict, Value};
+use figment::{Figment, Profile, Provider as _};
+use serde_json::Value as Json;
+
+use crate::check;
+use crate::environment::Environment;
+use crate::flags::Flags;
+use crate::form;
+use crate::layer::{File, Layer};
+use crate::path::Path;
+use crate::problems::{Finding, Problem, Problems};
+use crate::references::References;
+use crate::schema::Schema;
+use crate::settings::Settings;
+use crate::show::{origin, show};
+use crate::value;
+
+/// What lies below the user's own configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sources<'a> {
+    /// YAML of the form of the file, for a program that brings its own defaults.
+    pub defaults: Option<&'a str>,
+}
+
+/// A configuration that was read and checked.
+pub struct Loaded {
+    /// What is in force.
+    pub settings: Settings,
+    merged: Merged,
+    schema: Schema,
+}
+
+impl Loaded {
+    /// The effective values as YAML, secrets masked, each with where it came from: `default`, the
+    /// file, `environment NAME` or the flag.
+    #[must_use]
+    pub fn show(&self) -> String {
+        let settings = match serde_json::to_value(&self.settings) {
+            Ok(Json::Object(settings)) => settings,
+            _ => serde_json::Map::new(),
+        };
+        show(&settings, &self.merged.values(), &self.merged.figment, self.schema.root())
+    }
+}
+
+impl fmt::Debug for Loaded {
+    /// Without the texts that were read: there are secrets in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Reads the configuration: defaults, the file, the environment, flags, later ones over earlier ones.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
+    load_from(flags, Sources::default())
+}
+
+/// Reads the configuration over further defaults.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_from(flags: &Flags, sources: Sources<'_>) -> Result<Loaded, Problems> {
+    load_in(flags, sources, &Environment::of_process())
+}
+
+pub(crate) fn load_in(
+    flags: &Flags,
+    sources: Sources<'_>,
+    environment: &Environment,
+) -> Result<Loaded, Problems> {
+    let schema = Schema::of_settings().map_err(|error| {
+        let message = format!("this program's own schema does not compile: {error}");
+        Problems::new(vec![Problem { path: String::new(), message, source: None }])
+    })?;
+    let (merged, mut problems) =
+        Merged::read(flags, sources, environment, &schema).map_err(|problem| Problems::new(vec![problem]))?;
+    let (settings, mut findings) = settings(&merged, environment, &schema);
+    findings.sort();
+    problems.extend(findings.into_iter().map(|finding| merged.place(finding)));
+    match settings {
+        Some(settings) if problems.is_empty() => Ok(Loaded { settings, merged, schema }),
+        _ => Err(Problems::new(problems)),
+    }
+}
+
+/// All layers over one another, before anything is made of them.
+struct Merged {
+    figment: Figment,
+    value: Value,
+    /// Of the configuration file.
+    folder: PathBuf,
+}
+
+impl Merged {
+    fn read(
+        flags: &Flags,
+        sources: Sources<'_>,
+        environment: &Environment,
+        schema: &Schema,
+    ) -> Result<(Self, Vec<Problem>), Problem> {
+        let mut figment = Figment::new();
+        if let Some(defaults) = sources.defaults {
+            figment = figment.merge(Layer::yaml("default", defaults)?);
+        }
+        let file = File::read(flags, environment)?;
+        let folder = file.as_ref().map_or_else(PathBuf::new, |file| file.folder().to_owned());
+        if let Some(file) = file {
+            figment = figment.merge(file.into_layer());
+        }
+        let (layers, problems) = environment.layers(schema, &values(&figment));
+        for layer in layers.into_iter().chain(Layer::flags(flags)) {
+            figment = figment.merge(layer);
+        }
+        let mut value = Value::from(values(&figment));
+        value::forget_null(&mut value, Some(schema.root()));
+        Ok((Self { figment, value, folder }, problems))
+    }
+
+    fn values(&self) -> Dict {
+        self.value.as_dict().cloned().unwrap_or_default()
+    }
+
+    /// The names in a map of the first level.
+    fn names(&self, section: &str) -> BTreeSet<&str> {
+        let section = self.value.as_dict().and_then(|sections| sections.get(section));
+        section.and_then(Value::as_dict).into_iter().flat_map(Dict::keys).map(String::as_str).collect()
+    }
+
+    fn place(&self, finding: Finding) -> Problem {
+        let value = value::nearest(&self.value, &finding.path);
+        Problem {
+            path: finding.path.to_string(),
+            message: finding.message,
+            source: value.map(|value| origin(&self.figment, value)),
+        }
+    }
+}
+
+fn values(figment: &Figment) -> Dict {
+    figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default()
+}
+
+/// What the layers say, and all that is wrong with it.
+fn settings(merged: &Merged, environment: &Environment, schema: &Schema) -> (Option<Settings>, Vec<Finding>) {
+    let mut sound = merged.value.clone();
+    let mut findings = form::repair(&mut sound, schema);
+    let references = References { environment, folder: &merged.folder };
+    findings.extend(references.resolve(&mut sound, schema.root(), &Path::root()));
+    let settings: Settings = match sound.deserialize() {
+        Ok(settings) => settings,
+        Err(error) => {
+            let keys: Vec<_> = error.path.iter().map(String::as_str).collect();
+            findings.push(Finding { path: Path::of(&keys), message: error.kind.to_string() });
+            return (None, findings);
+        }
+    };
+    let meant = check::check(&settings, &merged.names("routes"), &merged.names("destinations"));
+    // What was taken out, for being wrong, is not missing.
+    let news = |finding: &Finding| !findings.iter().any(|known| known.path.starts_with(&finding.path));
+    let meant: Vec<_> = meant.into_iter().filter(news).collect();
+    findings.extend(meant);
+    (Some(settings), findings)
+}

@@ -1,0 +1,183 @@
+//! The JSON Schema of [`Settings`], which finds all that is wrong with the form of a configuration,
+//! where reading it into the types would stop at the first thing.
+
+use std::net::SocketAddr;
+
+use jsonschema::Validator;
+use jsonschema::error::ValidationErrorKind as Kind;
+use schemars::generate::SchemaSettings;
+use serde_json::Value as Json;
+use url::Url;
+
+use crate::path::{Path, Segment};
+use crate::settings::Settings;
+use crate::text::{self, DurationText, SizeText};
+
+pub(crate) struct Schema {
+    document: Json,
+    validator: Validator,
+}
+
+/// Something in a configuration's form that is wrong.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Violation {
+    pub(crate) path: Path,
+    pub(crate) fault: Fault,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// There is no such key.
+    Unknown,
+    /// The key must be there.
+    Missing,
+    /// The value is not what it should be.
+    Mismatch,
+}
+
+impl Schema {
+    pub(crate) fn of_settings() -> Result<Self, String> {
+        let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+        let mut document = generator.into_generator().into_root_schema_for::<Settings>().to_value();
+        adapt(&mut document);
+        let validator = jsonschema::options()
+            .should_validate_formats(true)
+            .with_format(text::DURATION, |text: &str| DurationText::parse(text).is_some())
+            .with_format(text::SIZE, |text: &str| SizeText::parse(text).is_some())
+            .with_format(text::ADDRESS, |text: &str| text.parse::<SocketAddr>().is_ok())
+            .with_format("uri", |text: &str| Url::parse(text).is_ok())
+            .offline()
+            .build(&document)
+            .map_err(|error| error.to_string())?;
+        Ok(Self { document, validator })
+    }
+
+    pub(crate) fn root(&self) -> Node<'_> {
+        Node(&self.document)
+    }
+
+    /// The node that describes a path.
+    pub(crate) fn at(&self, path: &Path) -> Option<Node<'_>> {
+        path.segments().iter().try_fold(self.root(), |node, segment| match segment {
+            Segment::Key(key) => node.child(key),
+            Segment::Index(_) => node.item(),
+        })
+    }
+
+    pub(crate) fn violations(&self, configuration: &Json) -> Vec<Violation> {
+        let mut violations: Vec<_> =
+            self.validator.iter_errors(configuration).flat_map(|error| violation(&error)).collect();
+        violations.sort_unstable();
+        violations.dedup();
+        violations
+    }
+}
+
+fn violation(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
+    let path = Path::root().join(error.instance_path());
+    match error.kind() {
+        Kind::AdditionalProperties { unexpected } => {
+            unexpected.iter().map(|key| Violation { path: path.key(key), fault: Fault::Unknown }).collect()
+        }
+        Kind::Required { property: Json::String(key) } => {
+            vec![Violation { path: path.key(key), fault: Fault::Missing }]
+        }
+        _ => vec![Violation { path, fault: Fault::Mismatch }],
+    }
+}
+
+/// Nothing takes null: what a configuration does not say is left out of it before it is checked, and
+/// whatever is wrong inside of an optional section would only be that "anyOf" failed. And 32 bits end
+/// somewhere.
+fn adapt(schema: &mut Json) {
+    let is_null = |alternative: &Json| alternative.get("type").is_some_and(|name| name == "null");
+    if let Some(Json::Array(alternatives)) = schema.get_mut("anyOf") {
+        alternatives.retain(|alternative| !is_null(alternative));
+        if let [Json::Object(only)] = alternatives.as_mut_slice() {
+            *schema = Json::Object(std::mem::take(only));
+        }
+    }
+    if let Some(types @ Json::Array(_)) = schema.get_mut("type") {
+        let names: Vec<_> = types.as_array().into_iter().flatten().filter(|name| *name != "null").collect();
+        *types = match names.as_slice() {
+            [only] => (*only).clone(),
+            several => several.iter().copied().cloned().collect(),
+        };
+    }
+    if schema.get("format").is_some_and(|format| format == "uint32") {
+        schema["maximum"] = u32::MAX.into();
+    }
+    match schema {
+        Json::Object(members) => members.values_mut().for_each(adapt),
+        Json::Array(items) => items.iter_mut().for_each(adapt),
+        _ => {}
+    }
+}
+
+/// What the schema says of one place.
+#[derive(Clone, Copy)]
+pub(crate) struct Node<'a>(&'a Json);
+
+impl<'a> Node<'a> {
+    /// What is known of a key, be it a setting or an entry of a map.
+    pub(crate) fn child(self, key: &str) -> Option<Node<'a>> {
+        let setting = self.0.get("properties").and_then(|properties| properties.get(key));
+        setting.or_else(|| self.0.get("additionalProperties").filter(|any| any.is_object())).map(Node)
+    }
+
+    pub(crate) fn item(self) -> Option<Node<'a>> {
+        self.0.get("items").map(Node)
+    }
+
+    /// The settings of a section.
+    pub(crate) fn names(self) -> impl Iterator<Item = &'a str> {
+        self.0
+            .get("properties")
+            .and_then(Json::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.as_str())
+    }
+
+    pub(crate) fn takes(self, kind: &str) -> bool {
+        match self.0.get("type") {
+            Some(Json::Array(kinds)) => kinds.iter().any(|other| other == kind),
+            Some(only) => only == kind,
+            None => false,
+        }
+    }
+
+    /// What `{env: …}` and `{file: …}` stand for here.
+    pub(crate) fn reference(self) -> Option<&'a str> {
+        self.0.get(text::REFERENCE).and_then(Json::as_str)
+    }
+
+    /// Whether a wrong value here must not be repeated: it may be, or hold, a secret.
+    pub(crate) fn is_private(self) -> bool {
+        self.reference().is_some() || self.format() == Some("uri")
+    }
+
+    /// What should be here, for people.
+    pub(crate) fn expected(self) -> String {
+        if let Some(text) = self.0.get(text::EXPECTED).and_then(Json::as_str) {
+            return text.to_owned();
+        }
+        let number = |keyword| self.0.get(keyword).and_then(Json::as_i64);
+        match (self.format(), self.0.get("type").and_then(Json::as_str)) {
+            (Some("uri"), _) => "a URL, such as `https://api.example.com/three`".to_owned(),
+            (_, Some("string")) => "a text".to_owned(),
+            (_, Some("boolean")) => "`true` or `false`".to_owned(),
+            (_, Some("array")) => "a list, such as `[one, two]`".to_owned(),
+            (_, Some("integer")) => match (number("minimum"), number("maximum")) {
+                (Some(least), Some(most)) => format!("a whole number from {least} to {most}"),
+                (Some(least), None) => format!("a whole number, at least {least}"),
+                _ => "a whole number".to_owned(),
+            },
+            _ => "a mapping, such as `key: value`".to_owned(),
+        }
+    }
+
+    fn format(self) -> Option<&'a str> {
+        self.0.get("format").and_then(Json::as_str)
+    }
+}

@@ -1,0 +1,101 @@
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+use url::Url;
+
+use crate::secret::{MASK, Secret};
+use crate::text::DurationText;
+
+/// Where requests are kept.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// `postgres://…` or `sqlite://path`; a secret, since it may hold a password. Empty where none is
+    /// configured: dispatch needs none.
+    #[serde(serialize_with = "masked")]
+    pub url: Secret,
+    /// Most connections at once. Default 16; SQLite has one.
+    pub max_connections: NonZeroU32,
+    /// How long to wait for a connection. Default 5 s.
+    #[serde(with = "DurationText")]
+    pub connect_timeout: Duration,
+    /// Whether a service migrates the schema at its start. Default false.
+    pub migrate: bool,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: Secret::from(""),
+            max_connections: super::at_least_one(16),
+            connect_timeout: Duration::from_secs(5),
+            migrate: false,
+        }
+    }
+}
+
+impl Database {
+    /// The URL without its password, to be shown to people; masked entirely where it is not certain
+    /// what in it is the password.
+    #[must_use]
+    pub fn display_url(&self) -> String {
+        without_password(self.url.expose())
+    }
+}
+
+fn without_password(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    let masked = || {
+        let mut url = Url::parse(text).ok()?;
+        let (_, rest) = text.split_once(':')?;
+        let rest = rest.trim_start_matches('/');
+        // A password with one of `/?#` that is not percent-encoded ends up after the host.
+        let after_host = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
+        if after_host.contains(['@', '#']) {
+            return None;
+        }
+        if url.password().is_some() {
+            url.set_password(Some(MASK)).ok()?;
+        }
+        if url.query().is_some() {
+            url.set_query(Some(MASK));
+        }
+        Some(url.into())
+    };
+    masked().unwrap_or_else(|| MASK.to_owned())
+}
+
+fn masked<S: Serializer>(url: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&without_password(url.expose()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("postgres://me:hunter2@db:5432/app", "postgres://me:***@db:5432/app"),
+            ("postgres://me:hunt@er2@db/app", "postgres://me:***@db/app"),
+            ("postgres://me@db/app", "postgres://me@db/app"),
+            ("postgres://db/app?password=hunter2", "postgres://db/app?***"),
+            ("postgres://me:1/hunter2@db/app", "***"),
+            ("postgres://me:1#hunter2@db/app", "***"),
+            ("postgres://me:1?hunter2@db/app", "***"),
+            ("postgres://me:hunter/2@db/app", "***"),
+            ("hunter2", "***"),
+            ("sqlite://.throughline/throughline.db", "sqlite://.throughline/throughline.db"),
+            ("sqlite:///var/lib/throughline.db", "sqlite:///var/lib/throughline.db"),
+            ("sqlite::memory:", "sqlite::memory:"),
+            ("", ""),
+        ] {
+            let database = Database { url: url.into(), ..Database::default() };
+            assert_eq!(database.display_url(), shown, "{url}");
+        }
+    }
+}

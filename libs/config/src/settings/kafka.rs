@@ -1,0 +1,70 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::{Property, Secret};
+
+/// The broker.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// `host:port`, several with commas. It must be given.
+    pub bootstrap_servers: String,
+    /// Prefix of internal topics and of consumer groups. Default `throughline`.
+    pub prefix: String,
+    /// How records are compressed. Default `lz4`.
+    pub compression: Compression,
+    /// Static membership: `group.instance.id`, unique to the replica. Default none.
+    pub group_instance_id: Option<String>,
+    /// Topics at start.
+    pub topics: Topics,
+    /// Further librdkafka settings by their own names; a value may be a secret.
+    #[schemars(with = "BTreeMap<String, Property>")]
+    pub properties: BTreeMap<String, Secret>,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: String::new(),
+            prefix: "throughline".to_owned(),
+            compression: Compression::Lz4,
+            group_instance_id: None,
+            topics: Topics::default(),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// Topics at start.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Topics {
+    /// Create those that are missing. Default false: a missing topic is an error.
+    pub create: bool,
+    /// Partitions of a topic that is created. Default 12.
+    pub partitions: NonZeroU32,
+    /// Replicas of a topic that is created. Default 1.
+    pub replication: NonZeroU32,
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self { create: false, partitions: super::at_least_one(12), replication: NonZeroU32::MIN }
+    }
+}
+
+/// How records are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(extend("x-expected" = "`lz4`, `zstd` or `none`"))]
+pub enum Compression {
+    /// Fast.
+    Lz4,
+    /// Smaller.
+    Zstd,
+    /// Not at all.
+    None,
+}

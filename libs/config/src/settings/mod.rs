@@ -1,0 +1,146 @@
+//! The sections of `throughline.yaml`.
+
+mod database;
+mod destination;
+mod kafka;
+mod route;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::text::{AddressText, DurationText, SizeText};
+
+pub use self::database::Database;
+pub use self::destination::{Credentials, Destination, OAuth2};
+pub use self::kafka::{Compression, Kafka, Topics};
+pub use self::route::{Route, SchemaSource};
+
+/// The whole configuration: both services read the same file.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Ingest's HTTP server.
+    pub http: Http,
+    /// Where requests are kept.
+    pub database: Database,
+    /// The broker.
+    pub kafka: Kafka,
+    /// What only ingest does.
+    pub ingest: Ingest,
+    /// What only dispatch does.
+    pub dispatch: Dispatch,
+    /// Ways in, by name; at least one.
+    pub routes: BTreeMap<String, Route>,
+    /// Third-party APIs, by name.
+    pub destinations: BTreeMap<String, Destination>,
+    /// How long a shut-down may take before it is forced. Default 25 s.
+    #[serde(with = "DurationText")]
+    pub shutdown_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            http: Http::default(),
+            database: Database::default(),
+            kafka: Kafka::default(),
+            ingest: Ingest::default(),
+            dispatch: Dispatch::default(),
+            routes: BTreeMap::new(),
+            destinations: BTreeMap::new(),
+            // Orchestrators commonly kill after 30 s.
+            shutdown_deadline: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Ingest's HTTP server.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where it listens. Default `0.0.0.0:8099`.
+    #[schemars(with = "AddressText")]
+    pub address: SocketAddr,
+    /// The largest body that is accepted. Default 1 MiB.
+    #[serde(with = "SizeText")]
+    pub body_limit: ByteSize,
+    /// How long a request may wait for its commit before it is answered 503. Default 5 s.
+    #[serde(with = "DurationText")]
+    pub timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            address: (Ipv4Addr::UNSPECIFIED, 8099).into(),
+            body_limit: ByteSize::mib(1),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What only ingest does.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ingest {
+    /// A fixed node id (0 to 1023); by default one is leased in the database.
+    #[schemars(range(max = 1023))]
+    pub node_id: Option<u16>,
+    /// How long a node id is leased; renewed after a third of it. Default 30 s.
+    #[serde(with = "DurationText")]
+    pub node_lease: Duration,
+    /// Most requests committed at once. Default 512.
+    pub batch: NonZeroU32,
+    /// Most requests waiting for the writer; beyond, 503. Default 4096.
+    pub queue: NonZeroU32,
+    /// Most requests published and not yet acknowledged; beyond, they are published later, from the
+    /// table. Default 10000.
+    pub unacknowledged: NonZeroU32,
+    /// How long an answer given under an `Idempotency-Key` is repeated. Default 24 h.
+    #[serde(with = "DurationText")]
+    pub idempotency_window: Duration,
+    /// How long a delivery may stay silent before it is published again. Default 15 min.
+    #[serde(with = "DurationText")]
+    pub patience: Duration,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self {
+            node_id: None,
+            node_lease: Duration::from_secs(30),
+            batch: at_least_one(512),
+            queue: at_least_one(4096),
+            unacknowledged: at_least_one(10_000),
+            idempotency_window: Duration::from_hours(24),
+            patience: Duration::from_mins(15),
+        }
+    }
+}
+
+/// What only dispatch does.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dispatch {
+    /// Where `/healthz` and `/readyz` answer. Default `0.0.0.0:8098`.
+    #[schemars(with = "AddressText")]
+    pub address: SocketAddr,
+    /// Most records in work at once. Default 256.
+    pub concurrency: NonZeroU32,
+}
+
+impl Default for Dispatch {
+    fn default() -> Self {
+        Self { address: (Ipv4Addr::UNSPECIFIED, 8098).into(), concurrency: at_least_one(256) }
+    }
+}
+
+fn at_least_one(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
+}

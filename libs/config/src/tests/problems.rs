@@ -1,0 +1,292 @@
+use super::{Case, LEAST, assert_problems};
+
+#[test]
+fn all_problems_are_reported_together() {
+    assert_problems(
+        &Case::file(
+            r#"
+http:
+  address: nowhere
+  colour: green
+  body_limit: much
+kafka:
+  bootstrap_servers: localhost:9092
+  compression: gzip
+  topics: {partitions: 0, create: perhaps}
+ingest: {patience: 0s}
+routes:
+  one:
+    path: one
+    topic: one
+    destinations: [thre]
+destinations:
+  three:
+    url: http://localhost/three
+    filter: "{id: $id, one_request: ."
+    oauth2:
+      token_url: http://localhost/token
+      client_id: me
+      client_secret: {env: THROUGHLINE_TEST_NO_SUCH_VARIABLE}
+      colour: green
+"#,
+        ),
+        &[
+            "http.address: expected an IP address and a port, such as `0.0.0.0:8099`; found \"nowhere\"  [throughline.yaml]",
+            "http.colour: there is no such key (there are: address, body_limit, timeout)  [throughline.yaml]",
+            "http.body_limit: expected a size above zero, such as `64KiB` or `1MiB`; found \"much\"  [throughline.yaml]",
+            "kafka.compression: expected `lz4`, `zstd` or `none`; found \"gzip\"  [throughline.yaml]",
+            "kafka.topics.partitions: expected a whole number from 1 to 4294967295; found 0  [throughline.yaml]",
+            "kafka.topics.create: expected `true` or `false`; found \"perhaps\"  [throughline.yaml]",
+            "ingest.patience: expected a duration above zero, such as `500ms`, `30s` or `1h 30m`; found \"0s\"  [throughline.yaml]",
+            "routes.one.path: a path begins with `/`: write `/one`  [throughline.yaml]",
+            "routes.one.destinations[0]: no destination is called `thre` (there are: three)  [throughline.yaml]",
+            "destinations.three.filter: the filter does not compile: line 1, column 25: expected closing brace, found the end  [throughline.yaml]",
+            "destinations.three.oauth2.client_secret: the environment has no THROUGHLINE_TEST_NO_SUCH_VARIABLE  [throughline.yaml]",
+            "destinations.three.oauth2.colour: there is no such key (there are: audience, client_id, client_secret, credentials, parameters, scope, timeout, token_url)  [throughline.yaml]",
+        ],
+    );
+}
+
+#[test]
+fn a_single_problem_is_a_single_line_and_several_are_a_line_each() {
+    let one = Case::over("colour: green").load().unwrap_err().to_string();
+    assert!(one.starts_with("colour: there is no such key"), "{one}");
+    assert_eq!(one.lines().count(), 1);
+    let two = Case::over("colour: green\nsize: big").load().unwrap_err().to_string();
+    assert!(two.starts_with("2 problems in the configuration:\n  colour: "), "{two}");
+    assert_eq!(two.lines().count(), 3);
+}
+
+#[test]
+fn an_empty_configuration_says_what_to_write() {
+    let problems = Case::file("").problems();
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    assert!(problems[0].starts_with("kafka.bootstrap_servers: is missing"), "{problems:#?}");
+    assert!(
+        problems[1].starts_with("routes: there is no route; write for example `routes: {one:"),
+        "{problems:#?}"
+    );
+    // What it says to write is sound.
+    let written: Vec<_> = problems[1].split('`').skip(1).step_by(2).collect();
+    let case = Case::file(&format!("{}\nkafka: {{bootstrap_servers: k}}", written.join("\n")));
+    case.loaded();
+}
+
+#[test]
+fn what_is_wrong_in_one_place_raises_no_alarm_elsewhere() {
+    assert_problems(
+        &Case::over(
+            r"
+routes:
+  one: {path: 7, destinations: [1]}
+  two: {topic: two, destinations: [four]}
+destinations:
+  four: {url: nonsense}
+kafka: {bootstrap_servers: [a]}
+",
+        ),
+        &[
+            "routes.one.path: expected a text; found 7 (put quotes round it)  [throughline.yaml]",
+            "routes.one.destinations[0]: expected a text; found 1 (put quotes round it)  [throughline.yaml]",
+            "routes.two.path: is missing; expected a text  [throughline.yaml]",
+            "destinations.four.url: expected a URL, such as `https://api.example.com/three`; found another text  [throughline.yaml]",
+            "kafka.bootstrap_servers: expected a text; found a list  [throughline.yaml]",
+        ],
+    );
+}
+
+#[test]
+fn routes_do_not_share_paths_or_topics() {
+    assert_problems(
+        &Case::over("routes: {two: {path: /one, topic: one-request-local, destinations: [three]}}"),
+        &[
+            "routes.two.path: `/one` is the path of route `one` already  [throughline.yaml]",
+            "routes.two.topic: `one-request-local` is the topic of route `one` already  [throughline.yaml]",
+        ],
+    );
+}
+
+fn route(field: &str, value: &str) -> Vec<String> {
+    Case::over(&format!("routes: {{one: {{{field}: {value}}}}}"))
+        .load()
+        .map_or_else(|problems| problems.iter().map(ToString::to_string).collect(), |_| Vec::new())
+}
+
+#[test]
+fn paths_are_plain_and_not_ingests_own() {
+    for path in ["/one", "/a/b.c", "/~x/%20", "/v1x", "/docs-of-mine", "/healthz2", "/"] {
+        assert!(route("path", &format!("'{path}'")).is_empty(), "{path}");
+    }
+    for path in [
+        "",
+        "one",
+        "/v1",
+        "/v1/x",
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/docs",
+        "/docs/x",
+        "/a b",
+        "/{id}",
+        "/:id",
+        "/*rest",
+        "/a?b=c",
+        "/a#b",
+        "/ž",
+    ] {
+        assert_eq!(route("path", &format!("'{path}'")).len(), 1, "{path}");
+    }
+}
+
+#[test]
+fn topics_are_legal_and_not_internal() {
+    for topic in ["a", "a.B_c-9", "throughline", "throughline-outcomes"] {
+        assert!(route("topic", topic).is_empty(), "{topic}");
+    }
+    let long = "x".repeat(250);
+    for topic in [
+        "''",
+        ".",
+        "..",
+        "a b",
+        "a/b",
+        "ž",
+        "throughline.outcomes",
+        "throughline.x",
+        "__consumer_offsets",
+        &long,
+    ] {
+        assert_eq!(route("topic", topic).len(), 1, "{topic}");
+    }
+}
+
+#[test]
+fn a_route_has_destinations_each_once() {
+    let none = route("destinations", "[]");
+    assert_eq!(none.len(), 1);
+    assert!(none[0].contains("a route names at least one destination (there are: three)"), "{none:?}");
+    assert_eq!(route("destinations", "[three, three]").len(), 1);
+    assert_eq!(route("destinations", "[three, four, five]").len(), 2);
+}
+
+#[test]
+fn ordering_keys_are_json_pointers() {
+    for pointer in ["''", "/a", "/a~0b~1c/0", "/"] {
+        assert!(route("ordering_key", pointer).is_empty(), "{pointer}");
+    }
+    for pointer in ["a", ".a", "/a~", "/a~2", "$.a"] {
+        assert_eq!(route("ordering_key", pointer).len(), 1, "{pointer}");
+    }
+}
+
+#[test]
+fn a_schema_that_does_not_compile_says_where_and_nothing_is_fetched() {
+    for (schema, place) in [
+        ("{type: objekt}", "routes.one.schema.type"),
+        ("{properties: {a: {minimum: x}}}", "routes.one.schema.properties.a.minimum"),
+        ("{pattern: '('}", "routes.one.schema.pattern"),
+        ("{$ref: 'http://localhost:1/x.json'}", "routes.one.schema"),
+        ("{$ref: 'file:///etc/hostname'}", "routes.one.schema"),
+        ("{$ref: '#/$defs/x'}", "routes.one.schema"),
+    ] {
+        let problems = route("schema", schema);
+        assert_eq!(problems.len(), 1, "{schema}: {problems:?}");
+        assert!(
+            problems[0].starts_with(&format!("{place}: the JSON Schema does not compile")),
+            "{problems:?}"
+        );
+    }
+    assert!(route("schema", "{$ref: '#/$defs/x', $defs: {x: {type: object}}}").is_empty());
+}
+
+#[test]
+fn headers_are_legal() {
+    let headers = "{'a b': x, good: \"x\\ny\", Language: en, language: de, ok: 'é'}";
+    assert_problems(
+        &Case::over(&format!(
+            "destinations: {{three: {{headers: {headers}}}}}\nroutes: {{one: {{keep_headers: ['a:']}}}}"
+        )),
+        &[
+            "destinations.three.headers.\"a b\": is not the name of an HTTP header  [throughline.yaml]",
+            "destinations.three.headers.good: the value cannot be that of an HTTP header: no line breaks, no control characters  [throughline.yaml]",
+            "destinations.three.headers.language: is there twice; case makes no difference  [throughline.yaml]",
+            "routes.one.keep_headers[0]: is not the name of an HTTP header  [throughline.yaml]",
+        ],
+    );
+}
+
+#[test]
+fn urls_are_http_without_credentials() {
+    assert_problems(
+        &Case::over(
+            "destinations: {three: {url: 'ftp://x', oauth2: {token_url: 'http://me:hunter2@x', client_id: '', client_secret: x}}}",
+        ),
+        &[
+            "destinations.three.url: expected an http or https URL  [throughline.yaml]",
+            "destinations.three.oauth2.token_url: credentials do not belong into a URL, which is shown; use `headers` with `{env: NAME}`, or `oauth2`  [throughline.yaml]",
+            "destinations.three.oauth2.client_id: is empty  [throughline.yaml]",
+        ],
+    );
+}
+
+#[test]
+fn the_database_is_one_of_two_kinds() {
+    for url in ["postgres://u:p@h/d", "postgresql://h/d", "sqlite://x.db", "sqlite::memory:"] {
+        Case::over(&format!("database: {{url: '{url}'}}")).loaded();
+    }
+    for url in ["mysql://root:hunter2@h/d", "hunter2", "/var/x.db"] {
+        let problems = Case::over(&format!("database: {{url: '{url}'}}")).problems();
+        assert_eq!(
+            problems,
+            [
+                "database.url: expected `postgres://user:password@host/name` or `sqlite://path`  [throughline.yaml]"
+            ]
+        );
+    }
+}
+
+#[test]
+fn names_that_kafka_gets_are_legal() {
+    let case = Case::file(LEAST)
+        .environment(&[("THROUGHLINE_KAFKA__PREFIX", "a b"), ("THROUGHLINE_KAFKA__GROUP_INSTANCE_ID", "")]);
+    assert_eq!(case.problems().len(), 2);
+}
+
+#[test]
+fn durations_that_no_clock_can_be_advanced_by_are_refused() {
+    assert_eq!(Case::over("ingest: {patience: 11years}").problems().len(), 1);
+    Case::over("ingest: {patience: 9years}").loaded();
+}
+
+#[test]
+fn numbers_too_large_for_their_type_are_refused() {
+    for text in [
+        "ingest: {batch: 4294967296}",
+        "ingest: {batch: 340282366920938463463374607431768211456}",
+        "ingest: {batch: 1.5}",
+        "ingest: {batch: -1}",
+        "http: {body_limit: 99999999999999999999}",
+    ] {
+        assert_eq!(Case::over(text).problems().len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_wrong_value_that_may_be_a_secret_is_not_repeated() {
+    let case = Case::over(
+        r"
+database: {url: 1234567}
+destinations:
+  three:
+    url: 'http://me:hunter2@:x'
+    headers: {a: 1234567, b: [hunter2], c: {evn: hunter2}}
+    oauth2: hunter2
+",
+    );
+    let problems = case.load().unwrap_err();
+    assert_eq!(problems.iter().count(), 6, "{problems}");
+    let text = format!("{problems} {problems:?}");
+    assert!(!text.contains("1234567"), "{text}");
+    assert!(!text.contains("hunter2@"), "{text}");
+}

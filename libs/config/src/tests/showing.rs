@@ -1,0 +1,81 @@
+use super::Case;
+
+fn case() -> Case {
+    let mut case = Case::over(
+        r#"
+database: {url: {env: DATABASE_URL}}
+kafka: {properties: {sasl.password: hunter2}}
+routes: {one: {schema: {file: s.json}}}
+destinations:
+  three:
+    headers: {language: en, x-key: {env: HEADER}}
+    filter: |
+      # a comment
+      {id: $id}
+    oauth2: {token_url: 'https://auth/token', client_id: "7", client_secret: {file: secret}}
+"#,
+    )
+    .with_file("s.json", "{\"type\": \"object\"}")
+    .with_file("secret", "hunter2")
+    .environment(&[
+        ("DATABASE_URL", "postgres://me:hunter2@db/app"),
+        ("HEADER", "hunter2"),
+        ("THROUGHLINE_DISPATCH__CONCURRENCY", "7"),
+    ]);
+    case.flags.http = Some("127.0.0.1:1".to_owned());
+    case
+}
+
+#[test]
+fn secrets_are_masked_and_every_value_has_its_origin() {
+    let mut case = case();
+    let folder = format!("{}/", case.folder.path().display());
+    case.flags.kafka = Some("broker:9092".to_owned());
+    let loaded = case.loaded();
+    let text = loaded.show().replace(&folder, "");
+    // Without the blanks that align the comments.
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| line.split("  #").map(str::trim_end).collect::<Vec<_>>().join("  #"))
+        .collect();
+    for line in [
+        "http:",
+        "  address: 127.0.0.1:1  # --http",
+        "  body_limit: 1MiB  # default",
+        "  timeout: 5s  # default",
+        "  url: postgres://me:***@db/app  # throughline.yaml {env: DATABASE_URL}",
+        "  bootstrap_servers: broker:9092  # --kafka",
+        "    sasl.password: \"***\"  # throughline.yaml",
+        "  concurrency: 7  # environment THROUGHLINE_DISPATCH__CONCURRENCY",
+        "  node_id: null  # default",
+        "  one:",
+        "    path: /one  # default",
+        "    destinations: [three]  # default",
+        "    schema: {file: s.json}  # throughline.yaml {file: s.json}",
+        "      language: \"***\"  # throughline.yaml",
+        "      x-key: \"***\"  # throughline.yaml {env: HEADER}",
+        "    filter: \"# a comment\\n{id: $id}\\n\"  # throughline.yaml",
+        "      client_id: \"7\"  # throughline.yaml",
+        "      client_secret: \"***\"  # throughline.yaml {file: secret}",
+        "shutdown_deadline: 25s  # default",
+    ] {
+        assert!(lines.iter().any(|other| other == line), "{line}\n\n{text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+}
+
+#[test]
+fn what_is_shown_is_yaml_that_can_be_read() {
+    let case = Case::over("ingest: {idempotency_window: 36h}\nhttp: {body_limit: 1000001}");
+    let first = case.loaded();
+    let second = Case::file(&first.show()).loaded();
+    assert_eq!(format!("{:?}", first.settings), format!("{:?}", second.settings));
+}
+
+#[test]
+fn flags_are_debugged_without_the_database() {
+    let mut case = case();
+    case.flags.database = Some("postgres://me:hunter2@db/app".to_owned());
+    assert!(!format!("{:?}", case.flags).contains("hunter2"));
+}

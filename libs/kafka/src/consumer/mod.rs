@@ -1,0 +1,194 @@
+mod group;
+mod pump;
+mod receipt;
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use throughline_config::Kafka;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use self::group::{Context, Group};
+pub(crate) use self::pump::Buffered;
+use self::pump::Pump;
+pub use self::receipt::{Receipt, Received};
+use crate::{KafkaError, client};
+
+/// How long after the deadline leaving the group may take: a last commit and a goodbye, one round
+/// trip each.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// A member of a consumer group, with a thread of its own.
+///
+/// Records come in the order of their partitions and may be finished in any; what is committed, once
+/// a second and at each change of hands, is the contiguous prefix. Partitions change hands
+/// cooperatively: one that goes to another member is held, up to 10 s, until its records in work are
+/// finished. When the application does not keep up, the buffer is full and fetching stops, while the
+/// membership lives on.
+#[derive(Debug)]
+pub struct Consumer {
+    intake: Intake,
+    member: Member,
+}
+
+impl Consumer {
+    /// Joins a group; `buffer` records are held ready beyond those that were received.
+    ///
+    /// A new group starts at the beginning of its topics. With `kafka.group_instance_id` the
+    /// membership is static: the id, followed by the group's name, is this member's in the group.
+    ///
+    /// # Errors
+    /// If librdkafka does not take the settings. That a broker is away, or a topic, is not an error.
+    pub fn subscribe(
+        settings: &Kafka,
+        group: &str,
+        topics: &[&str],
+        buffer: usize,
+    ) -> Result<Self, KafkaError> {
+        let shared = Arc::new(Group::new(group));
+        let config = config(settings, group)?;
+        let client = BaseConsumer::from_config_and_context(&config, Context(shared.clone()))
+            .map_err(client::not_created)?;
+        client.subscribe(topics).map_err(|error| KafkaError::Subscription(error.into()))?;
+        let (sender, records) = mpsc::channel(buffer.max(1));
+        let member = Member::spawn(shared.clone(), Pump::new(client, shared, sender))?;
+        Ok(Self { intake: Intake::new(records, member.pump.clone()), member })
+    }
+
+    /// The next record. None once the consumer has stopped; [`Consumer::close`] then says why.
+    ///
+    /// Cancel safe.
+    pub async fn recv(&mut self) -> Option<Received> {
+        self.intake.recv().await
+    }
+
+    /// Waits for a record and takes what else is there, up to `max`. Empty once the consumer has
+    /// stopped.
+    ///
+    /// Cancel safe.
+    pub async fn recv_batch(&mut self, max: usize) -> Vec<Received> {
+        let mut batch = Vec::from_iter(self.recv().await);
+        while !batch.is_empty() && batch.len() < max {
+            let Ok(next) = self.intake.records.try_recv() else { break };
+            self.intake.pump.unpark();
+            batch.extend(Received::start(next));
+        }
+        batch
+    }
+
+    /// Leaves the group, after the receipts of all received records, or at the deadline, and with a
+    /// last commit. Dropping the consumer instead leaves at once.
+    ///
+    /// # Errors
+    /// What went wrong with the consumer, now or earlier; records may then be consumed again.
+    pub async fn close(self, deadline: Duration) -> Result<(), KafkaError> {
+        let Self { intake, member } = self;
+        drop(intake);
+        member.close(deadline).await
+    }
+
+    pub(crate) fn intake(&mut self) -> &mut Intake {
+        &mut self.intake
+    }
+}
+
+/// The end of the buffer at which records come out.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    records: mpsc::Receiver<Buffered>,
+    /// To be woken when there is room.
+    pump: Thread,
+}
+
+impl Intake {
+    pub(crate) fn new(records: mpsc::Receiver<Buffered>, pump: Thread) -> Self {
+        Self { records, pump }
+    }
+
+    pub(crate) async fn recv(&mut self) -> Option<Received> {
+        loop {
+            let next = self.records.recv().await?;
+            self.pump.unpark();
+            if let Some(received) = Received::start(next) {
+                return Some(received);
+            }
+        }
+    }
+}
+
+/// How a member ended.
+type Ended = Result<(), KafkaError>;
+
+/// The thread that is the member.
+#[derive(Debug)]
+struct Member {
+    group: Arc<Group>,
+    pump: Thread,
+    running: Option<(JoinHandle<()>, oneshot::Receiver<Ended>)>,
+}
+
+impl Member {
+    fn spawn(group: Arc<Group>, pump: Pump) -> Result<Self, KafkaError> {
+        let (report, ended) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("kafka-consumer".to_owned())
+            .spawn(move || {
+                // Nobody listens when the consumer was dropped.
+                let _ = report.send(pump.run());
+            })
+            .map_err(KafkaError::Thread)?;
+        Ok(Self { group, pump: thread.thread().clone(), running: Some((thread, ended)) })
+    }
+
+    async fn close(mut self, deadline: Duration) -> Result<(), KafkaError> {
+        self.leave_by(Instant::now() + deadline);
+        let Some((thread, ended)) = self.running.take() else { return Ok(()) };
+        let Ok(ended) = tokio::time::timeout(deadline + LEAVE, ended).await else {
+            return Err(KafkaError::CloseTimedOut(deadline + LEAVE));
+        };
+        // It has nothing left to do.
+        let joined = thread.join();
+        match (ended, joined) {
+            (Ok(result), Ok(())) => result,
+            _ => Err(KafkaError::ConsumerStopped { group: self.group.name.clone(), source: None }),
+        }
+    }
+
+    fn leave_by(&self, deadline: Instant) {
+        self.group.close_by(deadline);
+        self.pump.unpark();
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.leave_by(Instant::now());
+    }
+}
+
+fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaError> {
+    let mut config = client::config(
+        settings,
+        &[
+            ("group.id", group),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("auto.offset.reset", "earliest"),
+            // What is committed is what we store: finished records.
+            ("enable.auto.offset.store", "false"),
+            ("enable.auto.commit", "true"),
+            ("auto.commit.interval.ms", "1000"),
+            // librdkafka's default of 64 MiB fetched ahead is more than the buffer can ask for.
+            ("queued.max.messages.kbytes", "16384"),
+            // When as much is fetched, look again soon: the default of 1 s would be felt.
+            ("fetch.queue.backoff.ms", "50"),
+        ],
+    )?;
+    if let Some(instance) = &settings.group_instance_id {
+        config.set("group.instance.id", format!("{instance}-{group}"));
+    }
+    Ok(config)
+}

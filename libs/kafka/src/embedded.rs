@@ -1,0 +1,82 @@
+use rdkafka::ClientConfig;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
+
+use crate::KafkaError;
+use crate::producer::Reports;
+
+/// A broker inside this process: librdkafka's mock cluster, which speaks Kafka's protocol on a port
+/// of the loopback interface.
+///
+/// It forgets everything when it is dropped, keeps some 5 MB a partition, and knows no administration:
+/// create topics with [`EmbeddedBroker::create_topics`]. A group's first members wait some 3 s.
+pub struct EmbeddedBroker {
+    /// The client that owns the cluster. (A `MockCluster` of its own could not be shared by threads.)
+    owner: ThreadedProducer<Reports>,
+    partitions: i32,
+}
+
+impl EmbeddedBroker {
+    /// Starts it on a free port. Topics that are created have `partitions` partitions.
+    ///
+    /// # Errors
+    /// If no port could be opened.
+    pub fn start(partitions: u32) -> Result<Self, KafkaError> {
+        let mut config = ClientConfig::new();
+        config.set("test.mock.num.brokers", "1");
+        let owner = ThreadedProducer::from_config_and_context(&config, Reports).map_err(embedded)?;
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        let broker = Self { owner, partitions };
+        broker.cluster()?;
+        Ok(broker)
+    }
+
+    /// `host:port`, for [`throughline_config::Kafka::bootstrap_servers`].
+    #[must_use]
+    pub fn bootstrap_servers(&self) -> String {
+        self.cluster().map(|cluster| cluster.bootstrap_servers()).unwrap_or_default()
+    }
+
+    /// Creates those of the topics that are not there.
+    ///
+    /// # Errors
+    /// If a name is not one.
+    pub fn create_topics(&self, names: &[&str]) -> Result<(), KafkaError> {
+        for name in names {
+            match self.cluster()?.create_topic(name, self.partitions, 1) {
+                Ok(()) | Err(Native::MockCluster(Code::TopicAlreadyExists)) => {}
+                Err(error) => return Err(embedded(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts all connections and takes no new ones. What it holds, stays.
+    ///
+    /// # Errors
+    /// If the cluster has no broker.
+    pub fn down(&self) -> Result<(), KafkaError> {
+        self.cluster()?.broker_down(ALL).map_err(embedded)
+    }
+
+    /// Takes connections again.
+    ///
+    /// # Errors
+    /// If the cluster has no broker.
+    pub fn up(&self) -> Result<(), KafkaError> {
+        self.cluster()?.broker_up(ALL).map_err(embedded)
+    }
+
+    pub(crate) fn cluster(&self) -> Result<MockCluster<'_, Reports>, KafkaError> {
+        self.owner.client().mock_cluster().ok_or_else(|| embedded(Native::MockCluster(Code::Fail)))
+    }
+}
+
+/// All brokers of the cluster.
+const ALL: i32 = -1;
+
+fn embedded(error: Native) -> KafkaError {
+    KafkaError::Embedded(error.into())
+}

@@ -1,0 +1,34 @@
+//! Kafka as the services use it: a producer that keeps records in order through an outage, and a
+//! consumer that works on many records at once and commits only what is finished.
+//!
+//! - [`Producer`] is idempotent and waits for all replicas in sync. It tells a record that will never
+//!   be taken ([`SendError::is_refusal`]) from one that may go through another time.
+//! - [`Consumer`] hands out records with a [`Receipt`] each. What is committed is the contiguous
+//!   prefix of finished records, so that a crash repeats records and never skips one. A partition that
+//!   goes to another member is held, for a while, until its records in work are finished.
+//! - [`Lanes`] runs a handler over a consumer: many records at once, those of one key in order.
+//! - [`ensure_topics`] creates missing topics, or names them.
+//! - [`EmbeddedBroker`] is a broker inside the process.
+//!
+//! Nothing else in the project knows rdkafka. What people set under `kafka.properties` overrides what
+//! is set here, except for what the promises above rest on: that is refused when a client is created.
+
+mod client;
+mod consumer;
+mod embedded;
+mod error;
+mod lanes;
+mod log;
+mod offsets;
+mod partition;
+mod producer;
+mod record;
+mod topics;
+
+pub use consumer::{Consumer, Receipt, Received};
+pub use embedded::EmbeddedBroker;
+pub use error::{Cause, KafkaError, SendError};
+pub use lanes::{Handled, Lanes};
+pub use producer::{Acknowledgement, Producer};
+pub use record::{Outgoing, Position, Record};
+pub use topics::ensure_topics;

@@ -1,0 +1,262 @@
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use throughline_config::{Compression, Kafka};
+use tokio::sync::oneshot;
+
+use crate::{KafkaError, Outgoing, Position, SendError, client, log};
+
+/// How often a full queue is asked for room: librdkafka does not say when there is some.
+const ROOM_POLL: Duration = Duration::from_millis(5);
+
+/// Produces records. Clones share one client.
+///
+/// It is idempotent and waits for all replicas in sync. Records never time out: through an outage
+/// they wait in memory, in their order, and the caller bounds how many it leaves unacknowledged.
+/// Should librdkafka declare the client broken, what was on its way fails, and the next record finds
+/// a new client.
+#[derive(Clone)]
+pub struct Producer(Arc<Inner>);
+
+struct Inner {
+    config: ClientConfig,
+    servers: String,
+    client: RwLock<Client>,
+}
+
+type Client = ThreadedProducer<Reports>;
+type Report = Result<Position, SendError>;
+
+/// Resolves when the broker has acknowledged a record, or it is known that it will not.
+#[must_use = "without its acknowledgement it is not known whether a record was taken"]
+#[derive(Debug)]
+pub struct Acknowledgement(oneshot::Receiver<Report>);
+
+impl Future for Acknowledgement {
+    type Output = Report;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Report> {
+        let report = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(report.unwrap_or_else(|_| Err(SendError::new(Native::Canceled))))
+    }
+}
+
+impl Producer {
+    /// Creates the client; it connects by itself in the background.
+    ///
+    /// # Errors
+    /// If librdkafka does not take the settings.
+    pub fn new(settings: &Kafka) -> Result<Self, KafkaError> {
+        let config = config(settings)?;
+        let client = connect(&config).map_err(client::not_created)?;
+        let servers = settings.bootstrap_servers.clone();
+        Ok(Self(Arc::new(Inner { config, servers, client: RwLock::new(client) })))
+    }
+
+    /// Hands a record to librdkafka, which copies it. Never blocks.
+    ///
+    /// Records of one key lie in the order of these calls.
+    ///
+    /// # Errors
+    /// [`SendError::QueueFull`] when enough is waiting already, and what can be said without asking
+    /// the broker.
+    pub fn enqueue(&self, record: &Outgoing) -> Result<Acknowledgement, SendError> {
+        match self.try_enqueue(record) {
+            Err(error) if error.rdkafka_error_code() == Some(Code::Fatal) => {
+                self.renew()?;
+                self.try_enqueue(record).map_err(SendError::new)
+            }
+            other => other.map_err(SendError::new),
+        }
+    }
+
+    /// Produces a record and waits for its acknowledgement, before that for room in the queue.
+    ///
+    /// # Errors
+    /// If the record was refused, or not delivered.
+    pub async fn send(&self, record: &Outgoing) -> Result<Position, SendError> {
+        loop {
+            match self.enqueue(record) {
+                Err(SendError::QueueFull) => tokio::time::sleep(ROOM_POLL).await,
+                other => return other?.await,
+            }
+        }
+    }
+
+    /// Waits until everything is acknowledged.
+    ///
+    /// # Errors
+    /// If it is not by the deadline; it is then still on its way.
+    pub async fn flush(&self, deadline: Duration) -> Result<(), KafkaError> {
+        let client = self.client();
+        blocking(move || {
+            client.flush(deadline).map_err(|_| KafkaError::Unflushed {
+                records: usize::try_from(client.in_flight_count()).unwrap_or_default(),
+                deadline,
+            })
+        })
+        .await
+    }
+
+    /// Asks a broker for its metadata, for readiness.
+    ///
+    /// # Errors
+    /// If none answers by the deadline.
+    pub async fn probe(&self, deadline: Duration) -> Result<(), KafkaError> {
+        let client = self.client();
+        let servers = self.0.servers.clone();
+        blocking(move || match client.client().fetch_metadata(None, deadline) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(KafkaError::Unreachable { servers, source: source.into() }),
+        })
+        .await
+    }
+
+    fn client(&self) -> Client {
+        self.0.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn try_enqueue(&self, record: &Outgoing) -> Result<Acknowledgement, Native> {
+        let (report, acknowledgement) = oneshot::channel();
+        let native = BaseRecord {
+            topic: &record.topic,
+            partition: None,
+            payload: Some(record.payload.as_ref()),
+            key: record.key.as_deref(),
+            timestamp: None,
+            headers: Some(record.native_headers()),
+            delivery_opaque: Box::new(report),
+        };
+        let client = self.0.client.read().unwrap_or_else(PoisonError::into_inner);
+        client.send(native).map_err(|(error, _)| error)?;
+        Ok(Acknowledgement(acknowledgement))
+    }
+
+    /// Replaces a client that librdkafka has declared broken, unless another call did so already.
+    fn renew(&self) -> Result<(), SendError> {
+        let mut client = self.0.client.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, reason)) = client.client().fatal_error() {
+            tracing::error!(reason, "the producer broke; a new one takes its place");
+            let broken = std::mem::replace(&mut *client, connect(&self.0.config).map_err(SendError::new)?);
+            // Dropping it joins its thread, which the caller is not to wait for.
+            std::thread::spawn(move || drop(broken));
+        }
+        Ok(())
+    }
+}
+
+fn connect(config: &ClientConfig) -> Result<Client, Native> {
+    Client::from_config_and_context(config, Reports)
+}
+
+fn config(settings: &Kafka) -> Result<ClientConfig, KafkaError> {
+    let compression = match settings.compression {
+        Compression::Lz4 => "lz4",
+        Compression::Zstd => "zstd",
+        Compression::None => "none",
+    };
+    client::config(
+        settings,
+        &[
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            // Infinite: a record that timed out would be overtaken by those behind it.
+            ("message.timeout.ms", "0"),
+            ("compression.codec", compression),
+            // Requests that were committed together are enqueued together, within a millisecond or
+            // two; waiting longer for company adds latency and no company.
+            ("linger.ms", "2"),
+            // librdkafka's default of 1 GiB is more than a service should hold for a broker that is away.
+            ("queue.buffering.max.kbytes", "131072"),
+            ("queue.buffering.max.messages", "100000"),
+            // A topic's limit decides what is too large, and it counts compressed bytes.
+            ("message.max.bytes", crate::topics::MAX_MESSAGE_BYTES),
+            // Below a broker's usual limit of 1 MiB, so that what is refused as too large was alone in
+            // its batch: a batch is refused as a whole.
+            ("batch.size", "900000"),
+            // Where Java's producers would put a key, so that others may produce to the same topics.
+            ("partitioner", "murmur2_random"),
+        ],
+    )
+}
+
+/// Runs what blocks where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, KafkaError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| KafkaError::Cancelled)?
+}
+
+/// Passes delivery reports on to who waits for them.
+pub(crate) struct Reports;
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log::line(level, facility, text);
+    }
+
+    fn error(&self, error: Native, reason: &str) {
+        log::error_event(&error, reason);
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
+        let report = match result {
+            Ok(message) => Ok(Position { partition: message.partition(), offset: message.offset() }),
+            Err((error, _)) => Err(SendError::new(error.clone())),
+        };
+        // Nobody waits any more: that is the caller's choice.
+        let _ = waiting.send(report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::EmbeddedBroker;
+
+    fn record() -> Outgoing {
+        Outgoing {
+            topic: "topic".to_owned(),
+            key: None,
+            headers: Vec::new(),
+            payload: Bytes::from_static(b"x"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_client_is_replaced() {
+        let broker = EmbeddedBroker::start(1).unwrap();
+        let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+        let producer = Producer::new(&settings).unwrap();
+        producer.send(&record()).await.unwrap();
+        let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
+        broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);
+        let error = producer.send(&record()).await.unwrap_err();
+        assert!(matches!(error, SendError::Failed { .. }), "{error:?}");
+        assert!(producer.client().client().fatal_error().is_some());
+        producer.send(&record()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_the_record_that_is_invalid_is_refused() {
+        let refused = |code| SendError::new(Native::MessageProduction(code)).is_refusal();
+        assert!(refused(Code::InvalidRecord) && refused(Code::MessageSizeTooLarge));
+        assert!(!refused(Code::InvalidDifferentRecord) && !refused(Code::MessageTimedOut));
+        assert!(!refused(Code::TopicAuthorizationFailed) && !refused(Code::UnknownTopic));
+    }
+}

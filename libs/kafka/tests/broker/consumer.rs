@@ -1,0 +1,173 @@
+//! What a consumer promises, on a broker.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use throughline_kafka::{KafkaError, Received};
+
+use crate::support::{self, Broker, SOON, next, number};
+
+/// Takes records until there are `count`.
+async fn take(consumer: &mut throughline_kafka::Consumer, count: usize) -> Vec<Received> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        all.push(next(consumer).await);
+    }
+    all
+}
+
+#[tokio::test]
+async fn what_was_finished_in_any_order_does_not_come_again() {
+    let broker = Broker::start("finished", 1).await;
+    broker.produce(0..5).await;
+    let mut first = broker.consumer(16);
+    let mut records = take(&mut first, 5).await;
+    records.swap(0, 4);
+    records.swap(1, 3);
+    for received in records {
+        received.receipt.done();
+    }
+    first.close(SOON).await.unwrap();
+    broker.produce(5..6).await;
+    assert_eq!(number(&next(&mut broker.consumer(16)).await), 5);
+}
+
+#[tokio::test]
+async fn what_was_not_finished_comes_again_with_what_is_behind_it() {
+    let broker = Broker::start("unfinished", 1).await;
+    broker.produce(0..5).await;
+    let mut first = broker.consumer(16);
+    for received in take(&mut first, 5).await {
+        if number(&received) != 2 {
+            received.receipt.done();
+        }
+    }
+    first.close(SOON).await.unwrap();
+    let again: Vec<_> = take(&mut broker.consumer(16), 3).await.iter().map(number).collect();
+    assert_eq!(again, [2, 3, 4]);
+}
+
+#[tokio::test]
+async fn offsets_are_committed_while_consuming() {
+    let broker = Broker::start("periodic", 1).await;
+    broker.produce(0..2).await;
+    let mut first = broker.consumer(16);
+    let [done, held] = take(&mut first, 2).await.try_into().unwrap();
+    done.receipt.done();
+    support::until_committed(&broker, 1).await;
+    drop((held, first));
+}
+
+#[tokio::test]
+async fn closing_waits_for_receipts_and_says_when_they_did_not_come() {
+    let broker = Broker::start("closing", 1).await;
+    broker.produce(0..2).await;
+    let mut first = broker.consumer(16);
+    let [one, two] = take(&mut first, 2).await.try_into().unwrap();
+    let closing = tokio::spawn(first.close(SOON));
+    one.receipt.done();
+    assert!(!closing.is_finished());
+    two.receipt.done();
+    closing.await.unwrap().unwrap();
+
+    broker.produce(2..3).await;
+    let mut second = broker.consumer(16);
+    let held = next(&mut second).await;
+    assert_eq!(number(&held), 2);
+    let error = second.close(Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, KafkaError::Unfinished { records: 1, .. }), "{error:?}");
+    held.receipt.done();
+}
+
+#[tokio::test]
+async fn a_partition_changes_hands_after_its_records_in_work_are_finished() {
+    let broker = Broker::start("handover", 2).await;
+    broker.produce(0..40).await;
+    let mut first = broker.consumer(64);
+    // In work: one record of each partition. The others wait in the buffer.
+    let mut in_work = vec![next(&mut first).await];
+    let mut seen: Vec<u32> = Vec::new();
+    while in_work.len() < 2 {
+        let received = next(&mut first).await;
+        if received.record.partition == in_work[0].record.partition {
+            seen.push(number(&received));
+            received.receipt.done();
+        } else {
+            in_work.push(received);
+        }
+    }
+    let mut second = broker.consumer(64);
+    // The second member waits for the first, and gets nothing while records are in work.
+    let revoked = tokio::select! {
+        revoked = support::until_revoked(&mut in_work) => revoked,
+        received = second.recv() => panic!("{received:?} was taken from under the first member"),
+    };
+    seen.push(number(&revoked));
+    revoked.receipt.done();
+    for kept in in_work {
+        seen.push(number(&kept));
+        kept.receipt.done();
+    }
+    while seen.len() < 40 {
+        let received = tokio::time::timeout(SOON, async {
+            tokio::select! { r = first.recv() => r, r = second.recv() => r }
+        });
+        let received = received.await.expect("all records soon").unwrap();
+        seen.push(number(&received));
+        received.receipt.done();
+    }
+    assert_eq!(seen.iter().copied().collect::<BTreeSet<_>>().len(), 40, "twice: {seen:?}");
+    first.close(SOON).await.unwrap();
+    second.close(SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_member_that_takes_nothing_still_hands_partitions_over_and_goes_on_later() {
+    let broker = Broker::start("stalled", 2).await;
+    every_record_comes_once_when_a_member_joins(&broker, 1).await;
+}
+
+#[tokio::test]
+async fn records_that_were_not_begun_go_to_the_new_member() {
+    let broker = Broker::start("buffered", 2).await;
+    every_record_comes_once_when_a_member_joins(&broker, 64).await;
+}
+
+/// The first member has a buffer of this size, and takes one record before the second has joined.
+async fn every_record_comes_once_when_a_member_joins(broker: &Broker, buffer: usize) {
+    broker.produce(0..60).await;
+    let mut first = broker.consumer(buffer);
+    let mut seen = BTreeSet::new();
+    let mut finish = |received: Received| {
+        assert!(seen.insert(number(&received)), "{} came twice", number(&received));
+        received.receipt.done();
+        seen.len()
+    };
+    finish(next(&mut first).await);
+    let mut second = broker.consumer(64);
+    finish(next(&mut second).await);
+    loop {
+        let received = tokio::time::timeout(SOON, async {
+            tokio::select! { r = first.recv() => r, r = second.recv() => r }
+        });
+        if finish(received.await.expect("all records soon").unwrap()) == 60 {
+            break;
+        }
+    }
+    first.close(SOON).await.unwrap();
+    second.close(SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_is_what_is_there_up_to_its_size() {
+    let broker = Broker::start("batch", 1).await;
+    broker.produce(0..10).await;
+    let mut consumer = broker.consumer(16);
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        let batch = tokio::time::timeout(SOON, consumer.recv_batch(4)).await.expect("a batch soon");
+        assert!((1..=4).contains(&batch.len()));
+        seen.extend(batch.iter().map(number));
+    }
+    assert_eq!(seen, (0..10).collect::<Vec<_>>());
+}

@@ -1,0 +1,14 @@
+//! What the library promises, on a broker: the embedded one, or a real one (see `support`).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test stops where something is amiss, and says what it skipped"
+)]
+
+mod consumer;
+mod group;
+mod producer;
+mod support;
+mod topics;

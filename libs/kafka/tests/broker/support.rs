@@ -1,0 +1,151 @@
+//! A broker of its own for each test: the embedded one, or, where `THROUGHLINE_TEST_KAFKA` names it,
+//! a real one, on which each test has topics and groups of its own.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use bytes::Bytes;
+use throughline_config::{Kafka, Topics};
+use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Received, ensure_topics};
+
+/// For anything that should happen at once; a group's first members wait 3 s.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+pub(crate) struct Broker {
+    embedded: Option<EmbeddedBroker>,
+    pub(crate) settings: Kafka,
+    pub(crate) topic: String,
+}
+
+impl Broker {
+    /// With a topic of so many partitions.
+    pub(crate) async fn start(name: &str, partitions: u32) -> Self {
+        let topic = unique(name);
+        let Some(mut settings) = real(partitions) else { return Self::embedded(&topic, partitions) };
+        settings.topics.create = true;
+        ensure_topics(&settings, &[&topic], SOON).await.unwrap();
+        Self { embedded: None, settings, topic }
+    }
+
+    /// One that can be taken down.
+    pub(crate) fn embedded(topic: &str, partitions: u32) -> Self {
+        let broker = EmbeddedBroker::start(partitions).unwrap();
+        broker.create_topics(&[topic]).unwrap();
+        let settings = settings(broker.bootstrap_servers(), partitions);
+        Self { embedded: Some(broker), settings, topic: topic.to_owned() }
+    }
+
+    pub(crate) fn down(&self) {
+        self.embedded.as_ref().expect("an embedded broker").down().unwrap();
+    }
+
+    pub(crate) fn up(&self) {
+        self.embedded.as_ref().expect("an embedded broker").up().unwrap();
+    }
+
+    pub(crate) fn producer(&self) -> Producer {
+        Producer::new(&self.settings).unwrap()
+    }
+
+    /// A member of the test's group.
+    pub(crate) fn consumer(&self, buffer: usize) -> Consumer {
+        Consumer::subscribe(&self.settings, &format!("{}-group", self.topic), &[&self.topic], buffer).unwrap()
+    }
+
+    pub(crate) fn record(&self, key: Option<&str>, payload: impl Into<Bytes>) -> Outgoing {
+        Outgoing {
+            topic: self.topic.clone(),
+            key: key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
+            headers: Vec::new(),
+            payload: payload.into(),
+        }
+    }
+
+    /// Produces the numbers as payloads and keys.
+    pub(crate) async fn produce(&self, numbers: std::ops::Range<u32>) {
+        let producer = self.producer();
+        let sent: Vec<_> = numbers
+            .map(|n| producer.enqueue(&self.record(Some(&n.to_string()), n.to_string())).unwrap())
+            .collect();
+        for acknowledgement in sent {
+            acknowledgement.await.unwrap();
+        }
+    }
+}
+
+/// Settings for the real broker, if there is one.
+pub(crate) fn real(partitions: u32) -> Option<Kafka> {
+    std::env::var("THROUGHLINE_TEST_KAFKA").ok().map(|servers| settings(servers, partitions))
+}
+
+/// A name that no test run before this one used.
+pub(crate) fn unique(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
+
+pub(crate) fn settings(servers: String, partitions: u32) -> Kafka {
+    Kafka {
+        bootstrap_servers: servers,
+        topics: Topics { partitions: NonZeroU32::new(partitions).unwrap(), ..Topics::default() },
+        // A rebalance of the embedded broker takes a session's length, less a second; 6 s is the least
+        // that a real one grants.
+        properties: BTreeMap::from([
+            ("session.timeout.ms".to_owned(), secret("6000")),
+            ("heartbeat.interval.ms".to_owned(), secret("500")),
+        ]),
+        ..Kafka::default()
+    }
+}
+
+/// The next record, soon.
+pub(crate) async fn next(consumer: &mut Consumer) -> Received {
+    tokio::time::timeout(SOON, consumer.recv()).await.expect("a record soon").expect("an open consumer")
+}
+
+pub(crate) fn number(received: &Received) -> u32 {
+    std::str::from_utf8(&received.record.payload).unwrap().parse().unwrap()
+}
+
+/// Waits until one of the records' partitions is revoked, and takes it out.
+pub(crate) async fn until_revoked(records: &mut Vec<Received>) -> Received {
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    tokio::time::timeout(SOON, async {
+        loop {
+            tick.tick().await;
+            if let Some(at) = records.iter().position(|received| received.receipt.is_revoked()) {
+                return records.remove(at);
+            }
+        }
+    })
+    .await
+    .expect("a revoked partition soon")
+}
+
+pub(crate) fn secret(value: &str) -> throughline_config::Secret {
+    value.into()
+}
+
+/// Waits until the test's group has committed this offset of partition 0.
+pub(crate) async fn until_committed(broker: &Broker, offset: i64) {
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", &broker.settings.bootstrap_servers);
+    config.set("group.id", format!("{}-group", broker.topic));
+    let onlooker: BaseConsumer = config.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition(&broker.topic, 0);
+    let wait = move || {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while tokio::time::Instant::now() < deadline {
+            let committed = onlooker.committed_offsets(list.clone(), SOON).unwrap();
+            if committed.elements()[0].offset() == Offset::Offset(offset) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(tokio::task::spawn_blocking(wait).await.unwrap(), "{offset} was not committed");
+}

@@ -1,0 +1,82 @@
+use bytes::Bytes;
+
+/// The headers of a Kafka record, in order; a name may repeat, and the last one counts.
+pub type Headers = Vec<(String, Bytes)>;
+
+/// Header names on the wire.
+pub mod name {
+    /// `CloudEvents` version; always `1.0`.
+    pub const CE_SPECVERSION: &str = "ce_specversion";
+    /// The request id, 20 digits. A record without it is foreign.
+    pub const CE_ID: &str = "ce_id";
+    /// Who published the record.
+    pub const CE_SOURCE: &str = "ce_source";
+    /// The route.
+    pub const CE_TYPE: &str = "ce_type";
+    /// When the request was accepted, RFC 3339.
+    pub const CE_TIME: &str = "ce_time";
+    /// The media type of the body.
+    pub const CONTENT_TYPE: &str = "content-type";
+    /// W3C trace context: trace id, parent span id, flags.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// W3C trace context: what vendors add.
+    pub const TRACESTATE: &str = "tracestate";
+    /// On retries and dead letters: the destination meant.
+    pub const DESTINATION: &str = "throughline-destination";
+    /// On retries: the number of the attempt to make, from 1.
+    pub const ATTEMPT: &str = "throughline-attempt";
+    /// On dead letters: why the delivery ended.
+    pub const REASON: &str = "throughline-reason";
+    /// On dead letters: the error in words.
+    pub const ERROR: &str = "throughline-error";
+    /// On dead letters and adoptions: `topic/partition/offset` of the record they come from.
+    pub const ORIGIN: &str = "throughline-origin";
+}
+
+/// A record that cannot be read: which header, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("header {header}: {problem}")]
+pub struct Malformed {
+    /// The header's name.
+    pub header: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Malformed {
+    pub(crate) fn new(header: &'static str, problem: impl Into<String>) -> Self {
+        Self { header, problem: problem.into() }
+    }
+}
+
+/// The last value of a header, as it is.
+pub(crate) fn find<'a>(headers: &'a [(String, Bytes)], name: &str) -> Option<&'a Bytes> {
+    headers.iter().rev().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+/// The last value of a header, as text; absent is fine.
+pub(crate) fn text<'a>(
+    headers: &'a [(String, Bytes)],
+    name: &'static str,
+) -> Result<Option<&'a str>, Malformed> {
+    find(headers, name)
+        .map(|value| std::str::from_utf8(value).map_err(|_| Malformed::new(name, "is not UTF-8")))
+        .transpose()
+}
+
+/// The last value of a header that must be there.
+pub(crate) fn required<'a>(headers: &'a [(String, Bytes)], name: &'static str) -> Result<&'a str, Malformed> {
+    text(headers, name)?.ok_or_else(|| Malformed::new(name, "is missing"))
+}
+
+/// The last value of a header that must be there, parsed.
+pub(crate) fn parsed<T>(headers: &[(String, Bytes)], name: &'static str) -> Result<T, Malformed>
+where
+    T: std::str::FromStr<Err: ToString>,
+{
+    required(headers, name)?.parse().map_err(|error: T::Err| Malformed::new(name, error.to_string()))
+}
+
+pub(crate) fn put(headers: &mut Headers, name: &str, value: impl Into<Bytes>) {
+    headers.push((name.to_owned(), value.into()));
+}

@@ -1,0 +1,21 @@
+//! What the services say to each other: topics, record headers, outcomes.
+//!
+//! Ingest and dispatch know nothing of one another but this. A request travels on its route's topic
+//! with the headers of the [CloudEvents Kafka binding](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md)
+//! in binary mode, its body byte for byte as it came in.
+
+mod dead_letter;
+mod foreign;
+mod headers;
+mod outcome;
+mod request;
+mod topics;
+mod trace;
+
+pub use dead_letter::{DeadLetter, DeadReason};
+pub use foreign::{Adoption, Origin};
+pub use headers::{Headers, Malformed, name};
+pub use outcome::{AttemptReport, ErrorClass, Failure, Outcome};
+pub use request::{RequestRecord, RetryRecord};
+pub use topics::Topics;
+pub use trace::TraceContext;

@@ -1,0 +1,181 @@
+use std::path::PathBuf;
+
+use sea_orm::{DbErr, RuntimeErr};
+use sqlx::migrate::MigrateError;
+
+/// Why the database did not do what it was asked. No text of it holds a password.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// `database.url` cannot be read.
+    #[error(
+        "database.url cannot be read ({problem}); it looks like postgres://user:password@host:5432/database \
+         or sqlite://path/to/file.db"
+    )]
+    Url {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Nothing answers as PostgreSQL.
+    #[error("PostgreSQL at {server} cannot be reached: {source}; start it, or change database.url")]
+    Unreachable {
+        /// Host and port, or the socket.
+        server: String,
+        /// Why not.
+        source: sqlx::Error,
+    },
+    /// PostgreSQL does not let this user in.
+    #[error("PostgreSQL at {server} does not let in the user {user}: {source}; change database.url")]
+    Credentials {
+        /// Host and port, or the socket.
+        server: String,
+        /// The user of `database.url`.
+        user: String,
+        /// What it says.
+        source: sqlx::Error,
+    },
+    /// PostgreSQL has no such database.
+    #[error("PostgreSQL at {server} has no database {database}; create it, or change database.url")]
+    NoDatabase {
+        /// Host and port, or the socket.
+        server: String,
+        /// The database of `database.url`.
+        database: String,
+    },
+    /// The `SQLite` file cannot be used.
+    #[error("the SQLite file {} cannot be opened: {source}; its folder must exist and be writable", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: sqlx::Error,
+    },
+    /// The schema lacks migrations that this program needs.
+    #[error("the database lacks {}; run `throughline migrate`", listed(missing))]
+    SchemaBehind {
+        /// Names of the migrations, in order.
+        missing: Vec<String>,
+    },
+    /// The schema has migrations that this program does not know.
+    #[error(
+        "the database is newer than this program, which does not know its {}; run a newer version",
+        listed(unknown)
+    )]
+    SchemaAhead {
+        /// Versions of the migrations, in order.
+        unknown: Vec<String>,
+    },
+    /// A migration was applied with another text than this program's.
+    #[error("migration {name} was applied to the database with another text than this program's")]
+    SchemaDiffers {
+        /// The migration's name.
+        name: String,
+    },
+    /// A migration failed; it left nothing behind.
+    #[error("the database cannot be migrated: {0}")]
+    Migration(#[from] MigrateError),
+    /// The database failed at a statement, or could not be asked.
+    #[error("{0}")]
+    Database(#[from] DbErr),
+    /// A row does not hold what was written there.
+    #[error("the database holds a {what} that is not one: {problem}")]
+    Foreign {
+        /// What should be there.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+fn listed(migrations: &[String]) -> String {
+    format!("migration{} {}", if migrations.len() == 1 { "" } else { "s" }, migrations.join(", "))
+}
+
+impl StoreError {
+    pub(crate) fn foreign(what: &'static str, problem: impl Into<String>) -> Self {
+        Self::Foreign { what, problem: problem.into() }
+    }
+
+    /// Whether the same call may succeed later: the database is away, overloaded, out of space, or two
+    /// transactions stood in each other's way.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Database(error) => is_passing(error),
+            Self::Migration(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
+                is_passing_in_sqlx(error)
+            }
+            Self::Url { .. }
+            | Self::Credentials { .. }
+            | Self::NoDatabase { .. }
+            | Self::File { .. }
+            | Self::SchemaBehind { .. }
+            | Self::SchemaAhead { .. }
+            | Self::SchemaDiffers { .. }
+            | Self::Migration(_)
+            | Self::Foreign { .. } => false,
+        }
+    }
+}
+
+fn is_passing(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(_) => true,
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => is_passing_in_sqlx(error),
+        _ => false,
+    }
+}
+
+fn is_passing_in_sqlx(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| is_passing_code(&code)),
+        // `Protocol`: what a connection that broke in the middle of a message leaves behind.
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+/// PostgreSQL's codes have five characters, `SQLite`'s are numbers below 10000.
+///
+/// See <https://www.postgresql.org/docs/current/errcodes-appendix.html> and
+/// <https://www.sqlite.org/rescode.html>.
+fn is_passing_code(code: &str) -> bool {
+    match (code.len(), code.parse::<u32>()) {
+        // BUSY, LOCKED, NOMEM, IOERR, FULL; an extended code has its primary code in the low byte.
+        (1..=4, Ok(number)) => matches!(number & 0xff, 5 | 6 | 7 | 10 | 13),
+        _ => {
+            // Connection, rollback (serialization, deadlock), resources, intervention, system error.
+            ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                // Lock not available; read-only, as a primary is that has just become a standby.
+                || matches!(code, "55P03" | "25006")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_will_not() {
+        // Deadlock, serialization, shutdown, no more connections, disk full, read-only standby.
+        for code in ["40P01", "40001", "57P01", "53300", "53100", "08006", "25006"] {
+            assert!(is_passing_code(code), "{code}");
+        }
+        // BUSY, BUSY_SNAPSHOT, LOCKED, IOERR_WRITE, FULL.
+        for code in ["5", "517", "6", "778", "13"] {
+            assert!(is_passing_code(code), "{code}");
+        }
+        // Unique, foreign key, NUL in text, no such table, wrong password; CONSTRAINT_UNIQUE, READONLY.
+        for code in ["23505", "23503", "22021", "42P01", "28P01", "2067", "8", ""] {
+            assert!(!is_passing_code(code), "{code}");
+        }
+    }
+}

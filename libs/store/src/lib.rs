@@ -1,0 +1,42 @@
+//! The database: PostgreSQL, or `SQLite` when embedded.
+//!
+//! [`Store`] connects, migrates and begins transactions. What is kept is read and written by functions
+//! over `&impl` [`ConnectionTrait`], so that a pool and a transaction both serve, and whoever calls
+//! them owns the transaction. They work on many rows at once in a few statements: a batch costs the
+//! same number of round trips as one row.
+//!
+//! | module | what it keeps |
+//! |---|---|
+//! | [`requests`] | bodies as they came, and what a client asks about them |
+//! | [`idempotency`] | which request an idempotency key stands for |
+//! | [`outbox`] | what is committed and not yet acknowledged by the broker |
+//! | [`deliveries`] | the state of a request at a destination, and when to act on it |
+//! | [`outcomes`] | what became of attempts |
+//! | [`nodes`] | who may make ids under which node id |
+//!
+//! Bodies come back byte for byte, times to the microsecond.
+
+pub mod deliveries;
+pub mod idempotency;
+pub mod nodes;
+pub mod outbox;
+pub mod outcomes;
+pub mod requests;
+
+mod connect;
+mod dialect;
+mod entity;
+mod error;
+mod migrations;
+mod rows;
+mod store;
+mod transaction;
+
+pub use sea_orm::{ConnectionTrait, DatabaseConnection};
+
+pub use deliveries::{Claim, DeliveryState, DueDelivery};
+pub use error::StoreError;
+pub use outbox::OutboxRequest;
+pub use requests::{NewRequest, StoredAttempt, StoredDelivery, StoredRequest, StoredStatus};
+pub use store::Store;
+pub use transaction::Transaction;

@@ -1,0 +1,118 @@
+//! The schema: plain SQL in `migrations/`, embedded.
+//!
+//! The bookkeeping is that of sqlx-cli, so that either may be used on the same database.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, FromQueryResult};
+use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
+use sqlx::{Connection as _, PgPool, SqlitePool};
+
+use crate::dialect::Dialect;
+use crate::error::StoreError;
+
+static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
+static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+const TABLE: &str = "_sqlx_migrations";
+
+pub(crate) async fn migrate(connection: &DatabaseConnection) -> Result<Vec<String>, StoreError> {
+    match Dialect::of(connection) {
+        Dialect::Postgres => migrate_postgres(connection.get_postgres_connection_pool()).await,
+        Dialect::Sqlite => migrate_sqlite(connection.get_sqlite_connection_pool()).await,
+    }
+}
+
+async fn migrate_postgres(pool: &PgPool) -> Result<Vec<String>, StoreError> {
+    // The lock belongs to the session: a connection of its own, so that an error frees it too.
+    let mut connection = pool.acquire().await.map_err(MigrateError::from)?.detach();
+    let applied = apply_missing(&POSTGRES, &mut connection).await;
+    // What was applied is committed, whatever this says.
+    let _ = connection.close().await;
+    applied
+}
+
+async fn migrate_sqlite(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
+    // sqlx locks nothing here. Within, each migration's own transaction is a savepoint.
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(MigrateError::from)?;
+    let applied = apply_missing(&SQLITE, &mut *transaction).await?;
+    transaction.commit().await.map_err(MigrateError::from)?;
+    Ok(applied)
+}
+
+/// Locks others out, looks what is missing, and applies that.
+async fn apply_missing<C: Migrate>(known: &Migrator, connection: &mut C) -> Result<Vec<String>, StoreError> {
+    connection.lock().await?;
+    connection.ensure_migrations_table(TABLE).await?;
+    let applied = connection.list_applied_migrations(TABLE).await?;
+    let applied = applied.into_iter().map(|row| (row.version, row.checksum.into_owned())).collect();
+    let missing = missing(known, &applied)?;
+    for migration in &missing {
+        connection.apply(TABLE, migration).await?;
+    }
+    connection.unlock().await?;
+    Ok(missing.into_iter().map(name).collect())
+}
+
+pub(crate) async fn check(connection: &DatabaseConnection) -> Result<(), StoreError> {
+    let known = match Dialect::of(connection) {
+        Dialect::Sqlite => &SQLITE,
+        Dialect::Postgres => &POSTGRES,
+    };
+    let missing = missing(known, &applied(connection).await?)?;
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(StoreError::SchemaBehind { missing: missing.into_iter().map(name).collect() })
+    }
+}
+
+/// Checksums by version.
+type Applied = BTreeMap<i64, Vec<u8>>;
+
+#[derive(FromQueryResult)]
+struct AppliedRow {
+    version: i64,
+    checksum: Vec<u8>,
+}
+
+/// Without creating the table, unlike sqlx: whoever checks may not be allowed to.
+async fn applied(connection: &DatabaseConnection) -> Result<Applied, StoreError> {
+    let dialect = Dialect::of(connection);
+    let exists = match dialect {
+        Dialect::Sqlite => "SELECT 1 FROM sqlite_schema WHERE name = $1",
+        Dialect::Postgres => "SELECT 1 WHERE to_regclass($1) IS NOT NULL",
+    };
+    let exists = dialect.statement(exists, [TABLE.into()]);
+    if connection.query_one_raw(exists).await?.is_none() {
+        return Ok(Applied::new());
+    }
+    let rows = dialect.statement(format!("SELECT version, checksum FROM {TABLE}"), []);
+    let rows = AppliedRow::find_by_statement(rows).all(connection).await?;
+    Ok(rows.into_iter().map(|row| (row.version, row.checksum)).collect())
+}
+
+/// The known migrations that are not applied, in order.
+///
+/// # Errors
+/// If one was applied that is not known, or that was another then.
+fn missing<'m>(known: &'m Migrator, applied: &Applied) -> Result<Vec<&'m Migration>, StoreError> {
+    let unknown: Vec<_> =
+        applied.keys().filter(|version| !known.version_exists(**version)).map(i64::to_string).collect();
+    if !unknown.is_empty() {
+        return Err(StoreError::SchemaAhead { unknown });
+    }
+    let mut missing = Vec::new();
+    for migration in known.iter().filter(|migration| migration.migration_type.is_up_migration()) {
+        match applied.get(&migration.version) {
+            None => missing.push(migration),
+            Some(checksum) if *checksum == *migration.checksum => {}
+            Some(_) => return Err(StoreError::SchemaDiffers { name: name(migration) }),
+        }
+    }
+    Ok(missing)
+}
+
+fn name(migration: &Migration) -> String {
+    format!("{:04} {}", migration.version, migration.description)
+}

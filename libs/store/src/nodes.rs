@@ -1,0 +1,141 @@
+//! Leases of node ids: who may make request ids under which node id, and until when.
+//!
+//! All times are of the database's own clock, so that replicas whose clocks differ agree.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, FromQueryResult, Value};
+use throughline_snowflake::NodeId;
+
+use crate::dialect::{self, Dialect};
+use crate::entity::node;
+use crate::error::StoreError;
+use crate::requests::number;
+use crate::store::Store;
+
+/// The right to make ids under a node id, for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The node id.
+    pub node: NodeId,
+    /// How many leases of this node id there were, this one included.
+    pub epoch: i64,
+    /// When the lease before this one ended: ids must be younger. The Unix epoch if there was none.
+    pub not_before: DateTime<Utc>,
+    /// When it runs out, as long as it is not renewed.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Leases a node id to `holder`: the one asked for, else the lowest that nobody ever had, else the one
+/// that is free for longest. `None` if it, or all of them, are taken.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn acquire(
+    store: &Store,
+    holder: &str,
+    ttl: Duration,
+    fixed: Option<NodeId>,
+) -> Result<Option<Lease>, StoreError> {
+    let transaction = store.begin().await?;
+    let dialect = Dialect::of(&transaction);
+    if dialect == Dialect::Postgres {
+        // Who else acquires waits, so that no two choose the same id; SQLite has one writer anyway.
+        transaction.execute_unprepared("LOCK TABLE nodes IN SHARE ROW EXCLUSIVE MODE").await?;
+    }
+    let Some(free) = find_free(&transaction, fixed).await? else { return Ok(None) };
+    let sql = format!(
+        "INSERT INTO nodes (node_id, holder, epoch, expires_at) VALUES ($1, $2, 1, {}) \
+         ON CONFLICT (node_id) DO UPDATE SET \
+         holder = excluded.holder, epoch = nodes.epoch + 1, expires_at = excluded.expires_at \
+         RETURNING node_id, holder, epoch, expires_at",
+        dialect.later("$3")
+    );
+    let values = [i64::from(free.node_id).into(), dialect::text(holder).into(), millis(ttl)];
+    let statement = dialect.statement(sql, values);
+    let row = node::Model::find_by_statement(statement).one(&transaction).await?;
+    let row = row.ok_or_else(|| StoreError::foreign("lease", "it was not returned"))?;
+    transaction.commit().await?;
+    let node = NodeId::try_from(number::<_, u16>("node id", row.node_id)?)
+        .map_err(|error| StoreError::foreign("node id", error.to_string()))?;
+    let not_before = free.expires_at.unwrap_or(DateTime::UNIX_EPOCH);
+    Ok(Some(Lease { node, epoch: row.epoch, not_before, expires_at: row.expires_at }))
+}
+
+/// Has a lease end `ttl` from now; false if somebody else has taken the node id over.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn renew(
+    connection: &impl ConnectionTrait,
+    lease: &Lease,
+    holder: &str,
+    ttl: Duration,
+) -> Result<bool, StoreError> {
+    let expires_at = Dialect::of(connection).later("$4");
+    end_at(connection, lease, holder, &expires_at, Some(millis(ttl))).await
+}
+
+/// Ends a lease now, unless somebody else has taken the node id over.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn release(
+    connection: &impl ConnectionTrait,
+    lease: &Lease,
+    holder: &str,
+) -> Result<(), StoreError> {
+    let now = Dialect::of(connection).now();
+    end_at(connection, lease, holder, now, None).await?;
+    Ok(())
+}
+
+#[derive(FromQueryResult)]
+struct Free {
+    node_id: i32,
+    /// When its last lease ended, if there ever was one.
+    expires_at: Option<DateTime<Utc>>,
+}
+
+async fn find_free(
+    connection: &impl ConnectionTrait,
+    fixed: Option<NodeId>,
+) -> Result<Option<Free>, StoreError> {
+    let dialect = Dialect::of(connection);
+    let sql = format!(
+        "WITH RECURSIVE ids (node_id) AS \
+             (SELECT 0 UNION ALL SELECT node_id + 1 FROM ids WHERE node_id + 1 < {}) \
+         SELECT ids.node_id, nodes.expires_at FROM ids LEFT JOIN nodes ON nodes.node_id = ids.node_id \
+         WHERE (nodes.node_id IS NULL OR nodes.expires_at <= {}) AND ids.node_id = COALESCE($1, ids.node_id) \
+         ORDER BY nodes.expires_at NULLS FIRST, ids.node_id LIMIT 1",
+        NodeId::COUNT,
+        dialect.now(),
+    );
+    let fixed = fixed.map(|node| i64::from(node.as_u16()));
+    let statement = dialect.statement(sql, [fixed.into()]);
+    Ok(Free::find_by_statement(statement).one(connection).await?)
+}
+
+/// Whether the lease was still the holder's.
+async fn end_at(
+    connection: &impl ConnectionTrait,
+    lease: &Lease,
+    holder: &str,
+    expires_at: &str,
+    parameter: Option<Value>,
+) -> Result<bool, StoreError> {
+    let sql = format!(
+        "UPDATE nodes SET expires_at = {expires_at} WHERE node_id = $1 AND holder = $2 AND epoch = $3"
+    );
+    let mut values =
+        vec![i64::from(lease.node.as_u16()).into(), dialect::text(holder).into(), lease.epoch.into()];
+    values.extend(parameter);
+    let statement = Dialect::of(connection).statement(sql, values);
+    Ok(connection.execute_raw(statement).await?.rows_affected() == 1)
+}
+
+/// At most some centuries, which is for good.
+fn millis(duration: Duration) -> Value {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).into()
+}

@@ -1,0 +1,134 @@
+//! What is committed and not yet acknowledged by the broker.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult as _, QueryFilter, QueryOrder};
+use throughline_messages::TraceContext;
+use throughline_snowflake::{NodeId, RequestId};
+
+use crate::dialect::Dialect;
+use crate::entity::{outbox, request};
+use crate::error::StoreError;
+use crate::requests::{NewRequest, request_id, trace};
+use crate::rows::Rows;
+
+/// All of a request that is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxRequest {
+    /// Its id.
+    pub id: RequestId,
+    /// The route it came in by.
+    pub route: String,
+    /// Requests with the same key are delivered in order.
+    pub ordering_key: Option<String>,
+    /// The body, byte for byte.
+    pub body: Bytes,
+    /// The media type of the body.
+    pub content_type: String,
+    /// The trace it belongs to.
+    pub trace: Option<TraceContext>,
+    /// When it was accepted.
+    pub accepted_at: DateTime<Utc>,
+}
+
+impl From<NewRequest> for OutboxRequest {
+    fn from(request: NewRequest) -> Self {
+        let NewRequest { id, route, ordering_key, body, content_type, trace, accepted_at, .. } = request;
+        Self { id, route, ordering_key, body, content_type, trace, accepted_at }
+    }
+}
+
+impl TryFrom<request::Model> for OutboxRequest {
+    type Error = StoreError;
+
+    fn try_from(row: request::Model) -> Result<Self, Self::Error> {
+        Ok(Self {
+            id: request_id(row.id)?,
+            route: row.route,
+            ordering_key: row.ordering_key,
+            body: row.body.into(),
+            content_type: row.content_type,
+            trace: trace(row.traceparent, row.tracestate),
+            accepted_at: row.accepted_at,
+        })
+    }
+}
+
+/// What `node` has to publish with an id beyond `after`, in the order of ids: at most `most_rows`, and of
+/// these as many as it takes for their bodies to reach `most_bytes`.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn pending(
+    connection: &impl ConnectionTrait,
+    node: NodeId,
+    after: Option<RequestId>,
+    most_rows: u64,
+    most_bytes: u64,
+) -> Result<Vec<OutboxRequest>, StoreError> {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let parameters = [
+        i64::from(node.as_u16()).into(),
+        after.map_or(-1, RequestId::as_i64).into(),
+        number(most_rows).into(),
+        number(most_bytes).into(),
+    ];
+    let statement = Dialect::of(connection).statement(PENDING, parameters);
+    let rows = request::Model::find_by_statement(statement).all(connection).await?;
+    rows.into_iter().map(OutboxRequest::try_from).collect()
+}
+
+/// The length of a body is known without reading it, so that only those of the page are read.
+const PENDING: &str = "\
+    SELECT requests.* FROM ( \
+        SELECT id, length(body) AS own, sum(length(body)) OVER (ORDER BY id) AS total \
+        FROM (SELECT request_id FROM outbox WHERE node_id = $1 AND request_id > $2 \
+              ORDER BY request_id LIMIT $3) AS next \
+        JOIN requests ON id = next.request_id \
+    ) AS page JOIN requests ON requests.id = page.id \
+    WHERE page.total - page.own < $4 ORDER BY requests.id";
+
+/// Takes out what the broker has acknowledged, or will never take.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn remove(connection: &impl ConnectionTrait, ids: &[RequestId]) -> Result<(), StoreError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let sql = "DELETE FROM outbox WHERE request_id IN (SELECT id FROM r)";
+    Rows::of(ids).column("id", |id| *id).execute(connection, Vec::new(), sql).await?;
+    Ok(())
+}
+
+/// Gives `node` the rows of nodes whose lease has run out by the database's clock, or that have none,
+/// and says how many.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn take_over(connection: &impl ConnectionTrait, node: NodeId) -> Result<u64, StoreError> {
+    let dialect = Dialect::of(connection);
+    let sql = format!(
+        "UPDATE outbox SET node_id = $1 WHERE node_id <> $1 AND NOT EXISTS \
+         (SELECT 1 FROM nodes WHERE nodes.node_id = outbox.node_id AND nodes.expires_at > {})",
+        dialect.now()
+    );
+    let statement = dialect.statement(sql, [i64::from(node.as_u16()).into()]);
+    Ok(connection.execute_raw(statement).await?.rows_affected())
+}
+
+/// The oldest request that `node` has to publish.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn oldest(
+    connection: &impl ConnectionTrait,
+    node: NodeId,
+) -> Result<Option<RequestId>, StoreError> {
+    let row = outbox::Entity::find()
+        .filter(outbox::Column::NodeId.eq(node.as_u16()))
+        .order_by_asc(outbox::Column::RequestId)
+        .one(connection)
+        .await?;
+    row.map(|row| request_id(row.request_id)).transpose()
+}

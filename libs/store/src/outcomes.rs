@@ -1,0 +1,176 @@
+//! What became of attempts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use sea_orm::ConnectionTrait;
+use throughline_messages::{AttemptReport, Outcome};
+use throughline_snowflake::RequestId;
+
+use crate::deliveries::DeliveryState;
+use crate::dialect::{self, Dialect};
+use crate::entity::delivery;
+use crate::error::StoreError;
+use crate::rows::Rows;
+
+/// Keeps attempts and moves their deliveries on; returns the requests that are not in the database,
+/// whose reports are ignored.
+///
+/// The same report again changes nothing. A delivery that has ended stays as it ended, except that
+/// `delivered` wins over `dead`. A delivery to a destination that the request did not have when it was
+/// accepted (the configuration has changed since) is added: the call was made, and an auditor must
+/// find it.
+///
+/// To be called in a transaction: it decides on what it has read.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn record(
+    connection: &impl ConnectionTrait,
+    reports: &[AttemptReport],
+    now: DateTime<Utc>,
+) -> Result<Vec<RequestId>, StoreError> {
+    let keys: BTreeSet<Key> = reports.iter().map(key).collect();
+    let mut deliveries = lock(connection, &keys).await?;
+    let missing: BTreeSet<Key> = keys.iter().filter(|key| !deliveries.contains_key(*key)).cloned().collect();
+    if !missing.is_empty() {
+        add(connection, &missing, now).await?;
+        deliveries.extend(lock(connection, &missing).await?);
+    }
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        reports.iter().partition(|report| deliveries.contains_key(&key(report)));
+    keep_attempts(connection, &known).await?;
+    let before = deliveries.clone();
+    for report in known {
+        deliveries.entry(key(report)).and_modify(|delivery| move_on(delivery, report, now));
+    }
+    deliveries.retain(|key, delivery| before.get(key) != Some(delivery));
+    update(connection, &deliveries.into_values().collect::<Vec<_>>()).await?;
+    Ok(unknown.into_iter().map(|report| report.request_id).collect())
+}
+
+type Key = (i64, String);
+
+fn key(report: &AttemptReport) -> Key {
+    (report.request_id.as_i64(), dialect::text(&report.destination))
+}
+
+/// What a report makes of a delivery.
+fn move_on(delivery: &mut delivery::Model, report: &AttemptReport, now: DateTime<Utc>) {
+    let attempts = delivery.attempts.max(i32::try_from(report.attempt).unwrap_or(i32::MAX));
+    let (state, reason) = match &report.outcome {
+        Outcome::Delivered => (DeliveryState::Delivered, None),
+        Outcome::Dead { reason, .. } => (DeliveryState::Dead, Some(reason.as_str().to_owned())),
+    };
+    let counts = match delivery.state {
+        DeliveryState::Pending | DeliveryState::Retrying => true,
+        // A call was made twice, by chance or because a silent delivery was published again: the third
+        // party has it, whatever the other call met.
+        DeliveryState::Dead => state == DeliveryState::Delivered,
+        DeliveryState::Delivered | DeliveryState::Cancelled => false,
+    };
+    if counts {
+        let failure = report.outcome.failure();
+        delivery.state = state;
+        delivery.due_at = None;
+        delivery.last_status = report.status.map(i32::from);
+        delivery.last_error_class = failure.map(|failure| failure.class.as_str().to_owned());
+        delivery.last_error = failure.map(|failure| failure.error.clone());
+        delivery.reason = reason;
+    }
+    if counts || attempts > delivery.attempts {
+        delivery.attempts = attempts;
+        delivery.updated_at = now;
+    }
+}
+
+/// Reads deliveries and keeps them from changing, in one order whoever does, so that two cannot wait for
+/// each other.
+async fn lock(
+    connection: &impl ConnectionTrait,
+    keys: &BTreeSet<Key>,
+) -> Result<BTreeMap<Key, delivery::Model>, StoreError> {
+    if keys.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let sql = format!(
+        "SELECT deliveries.* FROM deliveries JOIN r \
+         ON deliveries.request_id = r.request_id AND deliveries.destination = r.destination \
+         ORDER BY deliveries.request_id, deliveries.destination {}",
+        Dialect::of(connection).lock_rows_of("deliveries")
+    );
+    let keys: Vec<_> = keys.iter().collect();
+    let found: Vec<delivery::Model> = Rows::of(&keys)
+        .column("request_id", |(id, _)| *id)
+        .column("destination", |(_, destination)| destination.as_str())
+        .query(connection, Vec::new(), &sql)
+        .await?;
+    Ok(found.into_iter().map(|row| ((row.request_id, row.destination.clone()), row)).collect())
+}
+
+/// Adds deliveries of requests that are there.
+async fn add(
+    connection: &impl ConnectionTrait,
+    keys: &BTreeSet<Key>,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO deliveries (request_id, destination, state, attempts, due_at, updated_at) \
+         SELECT request_id, destination, 'pending', 0, now, now \
+         FROM r JOIN requests ON requests.id = r.request_id WHERE true \
+         ON CONFLICT DO NOTHING";
+    let keys: Vec<_> = keys.iter().collect();
+    Rows::of(&keys)
+        .column("request_id", |(id, _)| *id)
+        .column("destination", |(_, destination)| destination.as_str())
+        .column("now", |_| now)
+        .execute(connection, Vec::new(), sql)
+        .await?;
+    Ok(())
+}
+
+async fn keep_attempts(
+    connection: &impl ConnectionTrait,
+    reports: &[&AttemptReport],
+) -> Result<(), StoreError> {
+    if reports.is_empty() {
+        return Ok(());
+    }
+    Rows::of(reports)
+        .column("request_id", |report| report.request_id)
+        .column("destination", |report| report.destination.as_str())
+        .column("number", |report| i64::from(report.attempt))
+        .column("started_at", |report| report.started_at)
+        .column("duration_ms", |report| i64::try_from(report.duration_ms).unwrap_or(i64::MAX))
+        .column("outcome", |report| report.outcome.as_str())
+        .column("status", |report| report.status.map(i32::from))
+        .column("error_class", |report| report.outcome.failure().map(|failure| failure.class.as_str()))
+        .column("error", |report| report.outcome.failure().map(|failure| failure.error.as_str()))
+        .column("response_excerpt", |report| report.response_excerpt.as_deref())
+        .column("trace_id", |report| report.trace_id.as_deref())
+        .insert(connection, "attempts", "ON CONFLICT DO NOTHING")
+        .await
+}
+
+async fn update(connection: &impl ConnectionTrait, deliveries: &[delivery::Model]) -> Result<(), StoreError> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE deliveries SET state = r.state, attempts = r.attempts, due_at = r.due_at, \
+         last_status = r.last_status, last_error_class = r.last_error_class, last_error = r.last_error, \
+         reason = r.reason, updated_at = r.updated_at \
+         FROM r WHERE deliveries.request_id = r.request_id AND deliveries.destination = r.destination";
+    Rows::of(deliveries)
+        .column("request_id", |delivery| delivery.request_id)
+        .column("destination", |delivery| delivery.destination.as_str())
+        .column("state", |delivery| delivery.state)
+        .column("attempts", |delivery| delivery.attempts)
+        .column("due_at", |delivery| delivery.due_at)
+        .column("last_status", |delivery| delivery.last_status)
+        .column("last_error_class", |delivery| delivery.last_error_class.as_deref())
+        .column("last_error", |delivery| delivery.last_error.as_deref())
+        .column("reason", |delivery| delivery.reason.as_deref())
+        .column("updated_at", |delivery| delivery.updated_at)
+        .execute(connection, Vec::new(), sql)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! Requests as they came, and what became of them.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sea_orm::{ColumnTrait, ConnectionTrait, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder};
+use throughline_messages::TraceContext;
+use throughline_snowflake::{NodeId, RequestId};
+
+use crate::deliveries::DeliveryState;
+use crate::entity::{attempt, delivery, request};
+use crate::error::StoreError;
+use crate::rows::Rows;
+
+/// A request to keep, with a delivery to each destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRequest {
+    /// Its id.
+    pub id: RequestId,
+    /// The route it came in by.
+    pub route: String,
+    /// Requests with the same key are delivered in order.
+    pub ordering_key: Option<String>,
+    /// The body, byte for byte.
+    pub body: Bytes,
+    /// The media type of the body.
+    pub content_type: String,
+    /// The headers that the route keeps, in order; a name may repeat.
+    pub headers: Vec<(String, String)>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceContext>,
+    /// When it was accepted.
+    pub accepted_at: DateTime<Utc>,
+    /// Names of its destinations, each once.
+    pub destinations: Vec<String>,
+    /// When to act on a delivery of which nothing was heard.
+    pub due_at: DateTime<Utc>,
+}
+
+/// A request, its deliveries, their attempts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredStatus {
+    /// The request.
+    pub request: StoredRequest,
+    /// Its deliveries, by destination.
+    pub deliveries: Vec<StoredDelivery>,
+}
+
+/// What is kept of a request beside its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRequest {
+    /// Its id.
+    pub id: RequestId,
+    /// The route it came in by.
+    pub route: String,
+    /// Requests with the same key are delivered in order.
+    pub ordering_key: Option<String>,
+    /// The media type of the body.
+    pub content_type: String,
+    /// The headers that the route keeps, in order.
+    pub headers: Vec<(String, String)>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceContext>,
+    /// When it was accepted.
+    pub accepted_at: DateTime<Utc>,
+}
+
+/// A request at one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDelivery {
+    /// The destination's name.
+    pub destination: String,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// How many attempts it took so far.
+    pub attempt_count: u32,
+    /// When it is published again if nothing is heard of it before; none once it has ended.
+    pub due_at: Option<DateTime<Utc>>,
+    /// The status of the last response.
+    pub last_status: Option<u16>,
+    /// Why it is dead, by the name of a [`DeadReason`](throughline_messages::DeadReason).
+    pub reason: Option<String>,
+    /// What kind of error the last attempt met, by the name of an
+    /// [`ErrorClass`](throughline_messages::ErrorClass).
+    pub last_error_class: Option<String>,
+    /// The last error, in words.
+    pub last_error: Option<String>,
+    /// When its state changed last.
+    pub updated_at: DateTime<Utc>,
+    /// Its attempts, in order.
+    pub attempts: Vec<StoredAttempt>,
+}
+
+/// One call made for a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAttempt {
+    /// Which attempt of the delivery it was, from 1.
+    pub number: u32,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// The name of its [`Outcome`](throughline_messages::Outcome).
+    pub outcome: String,
+    /// The status of the response, if there was one.
+    pub status: Option<u16>,
+    /// What kind of error it met.
+    pub error_class: Option<String>,
+    /// The error, in words.
+    pub error: Option<String>,
+    /// The beginning of the response's body.
+    pub response_excerpt: Option<String>,
+    /// The trace that shows it, 32 hexadecimal digits.
+    pub trace_id: Option<String>,
+}
+
+/// Keeps requests, their deliveries as `pending`, and their outbox rows, which belong to `node`.
+///
+/// # Errors
+/// If one of them cannot be kept; then none is, once the caller's transaction is rolled back.
+pub async fn insert(
+    connection: &impl ConnectionTrait,
+    node: NodeId,
+    requests: &[NewRequest],
+) -> Result<(), StoreError> {
+    if requests.is_empty() {
+        return Ok(());
+    }
+    Rows::of(requests)
+        .column("id", |request| request.id)
+        .column("route", |request| request.route.as_str())
+        .column("ordering_key", |request| request.ordering_key.as_deref())
+        .column("body", |request| request.body.clone())
+        .column("content_type", |request| request.content_type.as_str())
+        .column("headers", |request| serde_json::json!(request.headers))
+        .column("traceparent", |request| Some(request.trace.as_ref()?.traceparent.as_str()))
+        .column("tracestate", |request| request.trace.as_ref()?.tracestate.as_deref())
+        .column("accepted_at", |request| request.accepted_at)
+        .insert(connection, "requests", "")
+        .await?;
+    let deliveries: Vec<_> = requests
+        .iter()
+        .flat_map(|request| request.destinations.iter().map(move |destination| (request, destination)))
+        .collect();
+    Rows::of(&deliveries)
+        .column("request_id", |(request, _)| request.id)
+        .column("destination", |(_, destination)| destination.as_str())
+        .column("state", |_| DeliveryState::Pending)
+        .column("attempts", |_| 0)
+        .column("due_at", |(request, _)| request.due_at)
+        .column("updated_at", |(request, _)| request.accepted_at)
+        .insert(connection, "deliveries", "")
+        .await?;
+    Rows::of(requests)
+        .column("request_id", |request| request.id)
+        .column("node_id", |_| i64::from(node.as_u16()))
+        .insert(connection, "outbox", "")
+        .await
+}
+
+/// What is known of a request; `None` if there is none of that id.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn find(
+    connection: &impl ConnectionTrait,
+    id: RequestId,
+) -> Result<Option<StoredStatus>, StoreError> {
+    let request =
+        request::Entity::find_by_id(id.as_i64()).into_partial_model::<WithoutBody>().one(connection).await?;
+    let Some(request) = request else { return Ok(None) };
+    let deliveries = delivery::Entity::find()
+        .filter(delivery::Column::RequestId.eq(id.as_i64()))
+        .order_by_asc(delivery::Column::Destination)
+        .all(connection)
+        .await?;
+    let mut attempts = attempt::Entity::find()
+        .filter(attempt::Column::RequestId.eq(id.as_i64()))
+        .order_by_asc(attempt::Column::Number)
+        .all(connection)
+        .await?;
+    let mut stored = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        let of_it = attempts.extract_if(.., |attempt| attempt.destination == delivery.destination).collect();
+        stored.push(StoredDelivery::new(delivery, of_it)?);
+    }
+    Ok(Some(StoredStatus { request: request.try_into()?, deliveries: stored }))
+}
+
+/// A body may be large, and nobody who asks for the status wants it.
+#[derive(DerivePartialModel)]
+#[sea_orm(entity = "request::Entity")]
+struct WithoutBody {
+    id: i64,
+    route: String,
+    ordering_key: Option<String>,
+    content_type: String,
+    headers: serde_json::Value,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+    accepted_at: DateTime<Utc>,
+}
+
+impl TryFrom<WithoutBody> for StoredRequest {
+    type Error = StoreError;
+
+    fn try_from(row: WithoutBody) -> Result<Self, Self::Error> {
+        Ok(Self {
+            id: request_id(row.id)?,
+            route: row.route,
+            ordering_key: row.ordering_key,
+            content_type: row.content_type,
+            headers: serde_json::from_value(row.headers)
+                .map_err(|error| StoreError::foreign("list of headers", error.to_string()))?,
+            trace: trace(row.traceparent, row.tracestate),
+            accepted_at: row.accepted_at,
+        })
+    }
+}
+
+impl StoredDelivery {
+    fn new(row: delivery::Model, attempts: Vec<attempt::Model>) -> Result<Self, StoreError> {
+        Ok(Self {
+            destination: row.destination,
+            state: row.state,
+            attempt_count: number("number of attempts", row.attempts)?,
+            due_at: row.due_at,
+            last_status: row.last_status.map(|status| number("status", status)).transpose()?,
+            reason: row.reason,
+            last_error_class: row.last_error_class,
+            last_error: row.last_error,
+            updated_at: row.updated_at,
+            attempts: attempts.into_iter().map(StoredAttempt::try_from).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl TryFrom<attempt::Model> for StoredAttempt {
+    type Error = StoreError;
+
+    fn try_from(row: attempt::Model) -> Result<Self, Self::Error> {
+        Ok(Self {
+            number: number("number of an attempt", row.number)?,
+            started_at: row.started_at,
+            duration_ms: number("duration", row.duration_ms)?,
+            outcome: row.outcome,
+            status: row.status.map(|status| number("status", status)).transpose()?,
+            error_class: row.error_class,
+            error: row.error,
+            response_excerpt: row.response_excerpt,
+            trace_id: row.trace_id,
+        })
+    }
+}
+
+/// A number as the database keeps it, which has no unsigned ones.
+pub(crate) fn number<N, T>(what: &'static str, number: N) -> Result<T, StoreError>
+where
+    T: TryFrom<N, Error: std::fmt::Display>,
+{
+    T::try_from(number).map_err(|error| StoreError::foreign(what, error.to_string()))
+}
+
+pub(crate) fn request_id(id: i64) -> Result<RequestId, StoreError> {
+    RequestId::from_i64(id).map_err(|error| StoreError::foreign("request id", error.to_string()))
+}
+
+pub(crate) fn trace(traceparent: Option<String>, tracestate: Option<String>) -> Option<TraceContext> {
+    Some(TraceContext { traceparent: traceparent?, tracestate })
+}

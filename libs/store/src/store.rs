@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use sea_orm::{DatabaseConnection, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use throughline_config::Database;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::error::StoreError;
+use crate::transaction::Transaction;
+use crate::{connect, migrations};
+
+/// The database. Clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    connection: DatabaseConnection,
+    sweeping: Arc<Mutex<()>>,
+}
+
+impl Store {
+    /// Connects. The file of `SQLite` is created when missing.
+    ///
+    /// # Errors
+    /// If the database cannot be used: one line that says what to change.
+    pub async fn connect(settings: &Database) -> Result<Self, StoreError> {
+        Ok(Self { connection: connect::connect(settings).await?, sweeping: Arc::default() })
+    }
+
+    /// Asks the database to answer.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        Ok(self.connection.ping().await?)
+    }
+
+    /// Applies the migrations that are missing, and returns their names. Who migrates at the same time
+    /// waits.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaAhead`] if the schema is newer than this program; or if the database cannot be
+    /// migrated.
+    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        migrations::migrate(&self.connection).await
+    }
+
+    /// Looks whether the schema is the one that this program knows. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaBehind`], [`StoreError::SchemaAhead`], [`StoreError::SchemaDiffers`]; or if the
+    /// database cannot be asked.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        migrations::check(&self.connection).await
+    }
+
+    /// The connections, for single statements.
+    #[must_use]
+    pub fn connection(&self) -> &DatabaseConnection {
+        &self.connection
+    }
+
+    /// Begins a transaction.
+    ///
+    /// On `SQLite` it has the only connection: who holds it must not ask for another, and should not
+    /// wait for anything else meanwhile.
+    ///
+    /// # Errors
+    /// If the database cannot be asked.
+    pub async fn begin(&self) -> Result<Transaction, StoreError> {
+        let options = TransactionOptions {
+            // Who begins to read and writes later may find that another process wrote between; who
+            // begins as a writer waits its turn.
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        Ok(Transaction::new(self.connection.begin_with_options(options).await?))
+    }
+
+    /// Closes all connections, those of clones included, once they are given back.
+    pub async fn close(self) {
+        // Fails only for what was never connected.
+        let _ = self.connection.close().await;
+    }
+
+    pub(crate) async fn sweepers_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.sweeping).lock_owned().await
+    }
+}

@@ -1,0 +1,156 @@
+//! What several replicas do at once; only PostgreSQL serves several.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use throughline_messages::{AttemptReport, Outcome};
+use throughline_snowflake::RequestId;
+use throughline_store::idempotency::{self, Verdict};
+use throughline_store::{DeliveryState, NewRequest, Store, deliveries, nodes, outcomes, requests};
+
+use crate::databases::{Db, on_postgres};
+use crate::fixtures::{at, delivery, node, publish, rejected, report, request};
+use crate::idempotency::claim;
+
+/// Claims keys and inserts what is new, as ingest does; says whose request each key stands for.
+async fn write(store: &Store, keys: &[i64], offset: i64) -> BTreeMap<i64, RequestId> {
+    let claims: Vec<_> = keys.iter().map(|key| claim(&key.to_string(), offset + key, 7)).collect();
+    let transaction = store.begin().await.unwrap();
+    let verdicts = idempotency::claim(&transaction, &claims, at(0)).await.unwrap();
+    // The other one gets a chance to stand in the way.
+    tokio::task::yield_now().await;
+    let owner = |(claim, verdict): (&idempotency::Claim, &Verdict)| match verdict {
+        Verdict::New => claim.request_id,
+        Verdict::Repeats(id) => *id,
+        Verdict::Conflicts => panic!("all bodies are the same"),
+    };
+    let owners: Vec<_> = claims.iter().zip(&verdicts).map(owner).collect();
+    let new: Vec<NewRequest> = claims
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, verdict)| **verdict == Verdict::New)
+        .map(|(claim, _)| request(claim.request_id.as_i64()))
+        .collect();
+    requests::insert(&transaction, node(1), &new).await.unwrap();
+    transaction.commit().await.unwrap();
+    keys.iter().copied().zip(owners).collect()
+}
+
+#[test]
+fn writers_with_the_same_keys_agree_and_do_not_wait_for_each_other() {
+    on_postgres(async |db: Db| {
+        for round in 0..50 {
+            let keys: Vec<i64> = (round * 40..round * 40 + 40).collect();
+            let backwards: Vec<i64> = keys[10..].iter().rev().copied().collect();
+            let (one, other) =
+                tokio::join!(write(&db.store, &keys[..30], 100_000), write(&db.store, &backwards, 200_000));
+            for key in &keys[10..30] {
+                assert_eq!(one[key], other[key], "key {key} stands for two requests");
+                assert!(requests::find(db.store.connection(), one[key]).await.unwrap().is_some());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_key_that_is_being_taken_over_is_not_purged() {
+    on_postgres(async |db: Db| {
+        let first = [claim("k", 1, 7), claim("l", 2, 7)];
+        idempotency::claim(db.store.connection(), &first, at(0)).await.unwrap();
+        let taking_over = db.store.begin().await.unwrap();
+        let second = [idempotency::Claim { expires_at: at(200), ..claim("k", 3, 7) }];
+        idempotency::claim(&taking_over, &second, at(100)).await.unwrap();
+
+        let (purged, ()) = tokio::join!(idempotency::purge(db.store.connection(), at(100), 10), async {
+            a_key_is_gone_or_waited_for(&db.store).await;
+            taking_over.commit().await.unwrap();
+        });
+
+        assert_eq!(purged.unwrap(), 1);
+        let third = [claim("k", 4, 7)];
+        let verdicts = idempotency::claim(db.store.connection(), &third, at(100)).await.unwrap();
+        assert_eq!(verdicts, [Verdict::Repeats(second[0].request_id)]);
+    });
+}
+
+async fn a_key_is_gone_or_waited_for(store: &Store) {
+    let sql = "SELECT 1 WHERE (SELECT count(*) FROM idempotency_keys) < 2 OR EXISTS (SELECT 1 \
+         FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    let seen = Statement::from_string(DbBackend::Postgres, sql);
+    while store.connection().query_one_raw(seen.clone()).await.unwrap().is_none() {}
+}
+
+#[test]
+fn two_who_claim_at_once_share_what_is_due() {
+    on_postgres(async |db: Db| {
+        let new: Vec<_> = (1..=100).map(|number| NewRequest { due_at: at(10), ..request(number) }).collect();
+        publish(&db.store, &new).await;
+        let claim = async || deliveries::claim_due(&db.store, at(10), 60).await.unwrap();
+        let (mut one, mut other) = tokio::join!(claim(), claim());
+        let (one, other) = (one.take(), other.take());
+        let claimed: BTreeSet<_> = one.iter().chain(&other).map(|delivery| delivery.request.id).collect();
+        assert_eq!((claimed.len(), one.len() + other.len()), (100, 100));
+        assert_eq!(one.len().max(other.len()), 60);
+    });
+}
+
+#[test]
+fn ten_who_acquire_at_once_get_ten_nodes() {
+    on_postgres(async |db: Db| {
+        let mut acquiring = tokio::task::JoinSet::new();
+        for number in 0..10 {
+            let store = db.store.clone();
+            let holder = format!("replica {number}");
+            acquiring.spawn(async move {
+                nodes::acquire(&store, &holder, Duration::from_mins(1), None).await.unwrap().unwrap().node
+            });
+        }
+        let nodes: BTreeSet<_> = acquiring.join_all().await.into_iter().collect();
+        assert_eq!(nodes, (0..10).map(node).collect());
+    });
+}
+
+async fn record(store: &Store, reports: &[AttemptReport]) {
+    let transaction = store.begin().await.unwrap();
+    outcomes::record(&transaction, reports, at(5)).await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+#[test]
+fn recorders_with_the_same_reports_do_not_wait_for_each_other() {
+    on_postgres(async |db: Db| {
+        let new: Vec<_> = (1..=400).map(request).collect();
+        publish(&db.store, &new).await;
+        for attempt in 1..=15 {
+            let reports: Vec<_> =
+                (1..=400).map(|number| report(number, attempt, Outcome::Delivered)).collect();
+            let backwards: Vec<_> = reports.iter().rev().cloned().collect();
+            tokio::join!(record(&db.store, &reports), record(&db.store, &backwards));
+        }
+        let delivery = delivery(&db.store, 1).await;
+        assert_eq!((delivery.attempt_count, delivery.attempts.len()), (15, 15));
+    });
+}
+
+#[test]
+fn a_recorder_decides_on_what_another_one_left() {
+    on_postgres(async |db: Db| {
+        publish(&db.store, &[request(1)]).await;
+        let first = db.store.begin().await.unwrap();
+        outcomes::record(&first, &[report(1, 1, Outcome::Delivered)], at(5)).await.unwrap();
+        let dead = [report(1, 2, rejected())];
+        tokio::join!(record(&db.store, &dead), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            first.commit().await.unwrap();
+        });
+        assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
+    });
+}
+
+async fn somebody_waits_for_a_lock(store: &Store) {
+    let sql =
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting = Statement::from_string(DbBackend::Postgres, sql);
+    while store.connection().query_one_raw(waiting.clone()).await.unwrap().is_none() {}
+}

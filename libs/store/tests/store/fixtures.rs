@@ -1,0 +1,79 @@
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome, TraceContext};
+use throughline_snowflake::{NodeId, RequestId};
+use throughline_store::{NewRequest, Store, StoredDelivery, StoredStatus, outbox, requests};
+
+pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_767_225_600, 123_456_000).unwrap() + TimeDelta::seconds(seconds)
+}
+
+pub(crate) fn id(number: i64) -> RequestId {
+    RequestId::from_i64(number).unwrap()
+}
+
+pub(crate) fn node(number: u16) -> NodeId {
+    NodeId::try_from(number).unwrap()
+}
+
+/// Accepted at 0, due at 900 s.
+pub(crate) fn request(number: i64) -> NewRequest {
+    NewRequest {
+        id: id(number),
+        route: "one".to_owned(),
+        ordering_key: None,
+        body: Bytes::from_static(b"{\"a\": 1.0}"),
+        content_type: "application/json".to_owned(),
+        headers: vec![("x-kept".to_owned(), "1".to_owned()), ("x-kept".to_owned(), "2".to_owned())],
+        trace: Some(TraceContext {
+            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
+            tracestate: None,
+        }),
+        accepted_at: at(0),
+        destinations: vec!["three".to_owned()],
+        due_at: at(900),
+    }
+}
+
+pub(crate) async fn insert(store: &Store, requests: &[NewRequest]) {
+    let transaction = store.begin().await.unwrap();
+    requests::insert(&transaction, node(1), requests).await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+/// Inserted, and acknowledged by the broker.
+pub(crate) async fn publish(store: &Store, requests: &[NewRequest]) {
+    insert(store, requests).await;
+    let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
+    outbox::remove(store.connection(), &ids).await.unwrap();
+}
+
+pub(crate) async fn status(store: &Store, number: i64) -> StoredStatus {
+    requests::find(store.connection(), id(number)).await.unwrap().unwrap()
+}
+
+pub(crate) async fn delivery(store: &Store, number: i64) -> StoredDelivery {
+    status(store, number).await.deliveries.remove(0)
+}
+
+pub(crate) fn report(number: i64, attempt: u32, outcome: Outcome) -> AttemptReport {
+    let is_delivered = outcome == Outcome::Delivered;
+    AttemptReport {
+        request_id: id(number),
+        destination: "three".to_owned(),
+        attempt,
+        started_at: at(1),
+        duration_ms: 12,
+        trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+        status: Some(if is_delivered { 200 } else { 400 }),
+        response_excerpt: Some("{\"said\": \"no\"}".to_owned()),
+        outcome,
+    }
+}
+
+pub(crate) fn rejected() -> Outcome {
+    Outcome::Dead {
+        reason: DeadReason::Rejected,
+        failure: Failure { class: ErrorClass::ClientError, error: "400 Bad Request".to_owned() },
+    }
+}

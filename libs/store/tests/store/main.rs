@@ -1,0 +1,95 @@
+//! What the store promises, on both databases: the bodies of the tests are the same.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod concurrency;
+mod connecting;
+mod databases;
+mod deliveries;
+mod fixtures;
+mod idempotency;
+mod nodes;
+mod outbox;
+mod outcomes;
+mod requests;
+mod schema;
+
+use crate::databases::{on_postgres, on_sqlite};
+
+/// Makes of each body a test on SQLite and one on PostgreSQL.
+macro_rules! on_both_databases {
+    ($($module:ident: $($body:ident),+ $(,)?;)+) => {
+        mod postgres {
+            $(mod $module {
+                $(#[test] fn $body() { crate::on_postgres(crate::$module::$body); })+
+            })+
+        }
+        mod sqlite {
+            $(mod $module {
+                $(#[test] fn $body() { crate::on_sqlite(crate::$module::$body); })+
+            })+
+        }
+    };
+}
+
+on_both_databases! {
+    requests:
+        bodies_come_back_byte_for_byte,
+        texts_and_times_come_back_as_they_were,
+        a_status_shows_the_request_its_deliveries_and_their_attempts,
+        an_unknown_request_has_no_status,
+        a_batch_may_be_large,
+        an_id_that_is_taken_fails_the_batch_for_good,
+        what_is_rolled_back_was_never_there;
+    idempotency:
+        a_key_repeats_for_the_same_body_and_conflicts_for_another,
+        verdicts_come_in_the_order_of_the_claims,
+        an_expired_key_is_taken_over,
+        only_expired_keys_are_purged_and_no_more_than_asked,
+        a_key_belongs_to_its_route,
+        a_claim_that_is_rolled_back_leaves_the_key_free;
+    outbox:
+        a_node_sees_its_own_rows_in_the_order_of_ids,
+        a_page_begins_after_an_id_and_ends_where_bodies_fill_it,
+        what_is_removed_is_not_pending,
+        rows_of_nodes_that_are_gone_are_taken_over;
+    nodes:
+        the_lowest_id_that_nobody_had_is_leased_first,
+        a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed,
+        a_renewed_lease_lasts_longer,
+        a_released_id_is_free_at_once,
+        a_fixed_id_is_leased_or_refused,
+        none_is_leased_when_all_are_taken,
+        of_those_that_ran_out_the_longest_free_is_leased;
+    outcomes:
+        an_attempt_ends_its_delivery,
+        a_dead_delivery_says_why,
+        the_same_report_again_changes_nothing,
+        delivered_wins_over_dead_and_stays,
+        a_cancelled_delivery_stays_cancelled,
+        reports_of_unknown_requests_are_handed_back_and_harm_no_others,
+        a_delivery_to_a_new_destination_is_added,
+        a_batch_may_hold_several_reports_of_one_delivery,
+        an_answer_with_nul_characters_is_kept;
+    deliveries:
+        what_is_due_is_claimed_the_longest_overdue_first,
+        a_dropped_claim_stays_due,
+        a_postponed_delivery_is_due_later,
+        only_the_named_are_postponed,
+        a_delivery_that_ended_meanwhile_is_not_due_again,
+        what_is_in_the_outbox_is_not_due,
+        what_was_published_late_is_due_later_and_never_earlier,
+        a_claim_keeps_no_writer_waiting,
+        a_refused_request_ends_dead,
+        everything_unfinished_can_be_made_due;
+    schema:
+        an_empty_database_is_behind,
+        migrating_brings_the_schema_up_to_date_once,
+        a_newer_schema_is_refused,
+        a_migration_with_another_text_is_refused,
+        two_who_migrate_at_once_apply_each_migration_once,
+        what_goes_up_comes_down;
+    connecting:
+        a_connected_database_answers,
+        a_closed_database_is_unavailable;
+}

@@ -1,0 +1,83 @@
+use std::time::Duration;
+
+use chrono::DateTime;
+use sea_orm::ConnectionTrait;
+use throughline_snowflake::NodeId;
+use throughline_store::Store;
+use throughline_store::nodes::{self, Lease};
+
+use crate::databases::Db;
+use crate::fixtures::node;
+
+const LONG: Duration = Duration::from_mins(1);
+
+async fn acquire(store: &Store, holder: &str, ttl: Duration) -> Lease {
+    nodes::acquire(store, holder, ttl, None).await.unwrap().unwrap()
+}
+
+pub(crate) async fn the_lowest_id_that_nobody_had_is_leased_first(db: Db) {
+    let first = acquire(&db.store, "a", LONG).await;
+    let second = acquire(&db.store, "b", LONG).await;
+    assert_eq!((first.node, first.epoch, first.not_before), (node(0), 1, DateTime::UNIX_EPOCH));
+    assert_eq!((second.node, second.epoch), (node(1), 1));
+    assert!(second.expires_at > first.expires_at);
+}
+
+pub(crate) async fn a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed(db: Db) {
+    let old = nodes::acquire(&db.store, "a", Duration::ZERO, Some(node(3))).await.unwrap().unwrap();
+    let new = nodes::acquire(&db.store, "b", LONG, Some(node(3))).await.unwrap().unwrap();
+    assert_eq!((new.node, new.epoch, new.not_before), (node(3), 2, old.expires_at));
+    let connection = db.store.connection();
+    assert!(!nodes::renew(connection, &old, "a", LONG).await.unwrap());
+    nodes::release(connection, &old, "a").await.unwrap();
+    assert!(nodes::renew(connection, &new, "b", LONG).await.unwrap(), "the old holder ended the new lease");
+    assert!(!nodes::renew(connection, &old, "b", LONG).await.unwrap(), "a lease of the same name, but older");
+}
+
+pub(crate) async fn a_renewed_lease_lasts_longer(db: Db) {
+    let lease = acquire(&db.store, "a", Duration::ZERO).await;
+    assert!(nodes::renew(db.store.connection(), &lease, "a", LONG).await.unwrap());
+    assert_eq!(nodes::acquire(&db.store, "b", LONG, Some(lease.node)).await.unwrap(), None);
+}
+
+pub(crate) async fn a_released_id_is_free_at_once(db: Db) {
+    let lease = acquire(&db.store, "a", LONG).await;
+    nodes::release(db.store.connection(), &lease, "a").await.unwrap();
+    let next = nodes::acquire(&db.store, "b", LONG, Some(lease.node)).await.unwrap().unwrap();
+    assert_eq!(next.epoch, 2);
+    assert!(next.not_before < lease.expires_at, "it ended when it was released");
+}
+
+pub(crate) async fn a_fixed_id_is_leased_or_refused(db: Db) {
+    let lease = nodes::acquire(&db.store, "a", LONG, Some(node(1023))).await.unwrap().unwrap();
+    assert_eq!(lease.node, node(1023));
+    assert_eq!(nodes::acquire(&db.store, "b", LONG, Some(node(1023))).await.unwrap(), None);
+}
+
+async fn lease_all(db: &Db) {
+    let sql = format!(
+        "WITH RECURSIVE ids (id) AS (SELECT 0 UNION ALL SELECT id + 1 FROM ids WHERE id + 1 < {}) \
+         INSERT INTO nodes (node_id, holder, epoch, expires_at) \
+         SELECT id, 'x', 1, '9999-01-01T00:00:00.000000+00:00' FROM ids",
+        NodeId::COUNT
+    );
+    db.store.connection().execute_unprepared(&sql).await.unwrap();
+}
+
+pub(crate) async fn none_is_leased_when_all_are_taken(db: Db) {
+    lease_all(&db).await;
+    assert_eq!(nodes::acquire(&db.store, "a", LONG, None).await.unwrap(), None);
+}
+
+pub(crate) async fn of_those_that_ran_out_the_longest_free_is_leased(db: Db) {
+    lease_all(&db).await;
+    for (node_id, day) in [(7, "03"), (9, "01"), (8, "02")] {
+        let sql = format!(
+            "UPDATE nodes SET expires_at = '2026-01-{day}T00:00:00.000000+00:00' WHERE node_id = {node_id}"
+        );
+        db.store.connection().execute_unprepared(&sql).await.unwrap();
+    }
+    for expected in [9, 8, 7] {
+        assert_eq!(acquire(&db.store, "a", LONG).await.node, node(expected));
+    }
+}

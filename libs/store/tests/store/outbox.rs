@@ -1,0 +1,71 @@
+use std::time::Duration;
+
+use throughline_store::{OutboxRequest, Store, nodes, outbox, requests};
+
+use crate::databases::Db;
+use crate::fixtures::{id, node, request};
+
+async fn insert_for(store: &Store, owner: u16, numbers: &[i64]) {
+    let new: Vec<_> = numbers.iter().copied().map(request).collect();
+    requests::insert(store.connection(), node(owner), &new).await.unwrap();
+}
+
+async fn pending(store: &Store, owner: u16, limit: u64) -> Vec<i64> {
+    let pending = outbox::pending(store.connection(), node(owner), None, limit, u64::MAX).await.unwrap();
+    pending.iter().map(|request| request.id.as_i64()).collect()
+}
+
+pub(crate) async fn a_node_sees_its_own_rows_in_the_order_of_ids(db: Db) {
+    insert_for(&db.store, 1, &[5, 3, 9]).await;
+    insert_for(&db.store, 2, &[4]).await;
+    assert_eq!(pending(&db.store, 1, 10).await, [3, 5, 9]);
+    assert_eq!(pending(&db.store, 1, 2).await, [3, 5]);
+    assert_eq!(pending(&db.store, 2, 10).await, [4]);
+    let first = outbox::pending(db.store.connection(), node(1), None, 1, u64::MAX).await.unwrap();
+    assert_eq!(first, [OutboxRequest::from(request(3))]);
+    assert_eq!(outbox::oldest(db.store.connection(), node(1)).await.unwrap(), Some(id(3)));
+    assert_eq!(outbox::oldest(db.store.connection(), node(7)).await.unwrap(), None);
+}
+
+pub(crate) async fn a_page_begins_after_an_id_and_ends_where_bodies_fill_it(db: Db) {
+    let size = u64::try_from(request(1).body.len()).unwrap();
+    insert_for(&db.store, 1, &[1, 2, 3, 4]).await;
+    for (after, rows, bytes, expected) in [
+        (None, 10, u64::MAX, &[1, 2, 3, 4][..]),
+        (Some(2), 10, u64::MAX, &[3, 4]),
+        (Some(4), 10, u64::MAX, &[]),
+        (None, 3, u64::MAX, &[1, 2, 3]),
+        (None, 10, 2 * size, &[1, 2]),
+        (None, 10, 2 * size + 1, &[1, 2, 3]),
+        (Some(1), 10, 1, &[2]),
+    ] {
+        let page = outbox::pending(db.store.connection(), node(1), after.map(id), rows, bytes).await.unwrap();
+        let page: Vec<_> = page.iter().map(|request| request.id.as_i64()).collect();
+        assert_eq!(page, expected, "after {after:?}, {rows} rows, {bytes} bytes");
+    }
+}
+
+pub(crate) async fn what_is_removed_is_not_pending(db: Db) {
+    insert_for(&db.store, 1, &[1, 2, 3]).await;
+    outbox::remove(db.store.connection(), &[]).await.unwrap();
+    outbox::remove(db.store.connection(), &[id(1), id(3), id(99)]).await.unwrap();
+    assert_eq!(pending(&db.store, 1, 10).await, [2]);
+}
+
+pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
+    let lease =
+        async |ttl| nodes::acquire(&db.store, "holder", ttl, None).await.unwrap().unwrap().node.as_u16();
+    let alive = lease(Duration::from_mins(1)).await;
+    let survivor = lease(Duration::from_mins(1)).await;
+    let gone = lease(Duration::ZERO).await;
+    let never_leased = 77;
+    insert_for(&db.store, alive, &[1]).await;
+    insert_for(&db.store, survivor, &[2]).await;
+    insert_for(&db.store, gone, &[3, 4]).await;
+    insert_for(&db.store, never_leased, &[5]).await;
+
+    assert_eq!(outbox::take_over(db.store.connection(), node(survivor)).await.unwrap(), 3);
+    assert_eq!(pending(&db.store, survivor, 10).await, [2, 3, 4, 5]);
+    assert_eq!(pending(&db.store, alive, 10).await, [1]);
+    assert_eq!(outbox::take_over(db.store.connection(), node(survivor)).await.unwrap(), 0);
+}

@@ -1,0 +1,108 @@
+use sea_orm::ConnectionTrait;
+use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome};
+use throughline_snowflake::RequestId;
+use throughline_store::{DeliveryState, Store, outcomes, requests};
+
+use crate::databases::Db;
+use crate::fixtures::{at, delivery, id, publish, rejected, report, request, status};
+
+async fn record(store: &Store, reports: &[AttemptReport], now: i64) -> Vec<RequestId> {
+    let transaction = store.begin().await.unwrap();
+    let unknown = outcomes::record(&transaction, reports, at(now)).await.unwrap();
+    transaction.commit().await.unwrap();
+    unknown
+}
+
+pub(crate) async fn an_attempt_ends_its_delivery(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    assert_eq!(record(&db.store, &[report(1, 1, Outcome::Delivered)], 5).await, []);
+    let delivery = delivery(&db.store, 1).await;
+    assert_eq!((delivery.state, delivery.attempt_count), (DeliveryState::Delivered, 1));
+    assert_eq!((delivery.due_at, delivery.updated_at), (None, at(5)));
+    assert_eq!((delivery.last_status, delivery.last_error, delivery.reason), (Some(200), None, None));
+    assert_eq!(delivery.attempts[0].outcome, "delivered");
+}
+
+pub(crate) async fn a_dead_delivery_says_why(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    record(&db.store, &[report(1, 1, rejected())], 5).await;
+    let delivery = delivery(&db.store, 1).await;
+    assert_eq!((delivery.state, delivery.due_at), (DeliveryState::Dead, None));
+    assert_eq!(delivery.reason.as_deref(), Some("rejected"));
+    assert_eq!(delivery.last_error_class.as_deref(), Some("client_error"));
+    assert_eq!(delivery.last_error.as_deref(), Some("400 Bad Request"));
+    assert_eq!(delivery.last_status, Some(400));
+}
+
+pub(crate) async fn the_same_report_again_changes_nothing(db: Db) {
+    publish(&db.store, &[request(1), request(2)]).await;
+    let reports = [report(1, 1, Outcome::Delivered), report(2, 1, rejected())];
+    record(&db.store, &reports, 5).await;
+    let before = (status(&db.store, 1).await, status(&db.store, 2).await);
+    record(&db.store, &reports, 6).await;
+    assert_eq!((status(&db.store, 1).await, status(&db.store, 2).await), before);
+}
+
+pub(crate) async fn delivered_wins_over_dead_and_stays(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    record(&db.store, &[report(1, 1, rejected())], 5).await;
+    record(&db.store, &[report(1, 2, Outcome::Delivered)], 6).await;
+    let delivered = delivery(&db.store, 1).await;
+    assert_eq!((delivered.state, delivered.attempt_count), (DeliveryState::Delivered, 2));
+    assert_eq!((delivered.reason, delivered.last_error, delivered.updated_at), (None, None, at(6)));
+
+    record(&db.store, &[report(1, 3, rejected())], 7).await;
+    let delivered = delivery(&db.store, 1).await;
+    assert_eq!((delivered.state, delivered.reason), (DeliveryState::Delivered, None));
+    assert_eq!((delivered.attempt_count, delivered.attempts.len()), (3, 3), "the call was made all the same");
+}
+
+pub(crate) async fn a_cancelled_delivery_stays_cancelled(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    let sql = "UPDATE deliveries SET state = 'cancelled', due_at = NULL";
+    db.store.connection().execute_unprepared(sql).await.unwrap();
+    record(&db.store, &[report(1, 1, Outcome::Delivered)], 5).await;
+    assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Cancelled);
+}
+
+pub(crate) async fn reports_of_unknown_requests_are_handed_back_and_harm_no_others(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    let reports = [report(404, 1, rejected()), report(1, 1, Outcome::Delivered)];
+    assert_eq!(record(&db.store, &reports, 5).await, [id(404)]);
+    assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
+    assert_eq!(requests::find(db.store.connection(), id(404)).await.unwrap(), None);
+    assert_eq!(record(&db.store, &[], 5).await, []);
+}
+
+pub(crate) async fn a_delivery_to_a_new_destination_is_added(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    let elsewhere = AttemptReport { destination: "four".to_owned(), ..report(1, 1, rejected()) };
+    assert_eq!(record(&db.store, &[elsewhere], 5).await, []);
+    let status = status(&db.store, 1).await;
+    let [four, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
+    assert_eq!((four.destination.as_str(), four.state), ("four", DeliveryState::Dead));
+    assert_eq!(four.attempts.len(), 1);
+    assert_eq!(three.state, DeliveryState::Pending);
+}
+
+pub(crate) async fn a_batch_may_hold_several_reports_of_one_delivery(db: Db) {
+    publish(&db.store, &[request(1), request(2)]).await;
+    let twice = report(1, 1, rejected());
+    let reports = [twice.clone(), report(2, 1, Outcome::Delivered), twice, report(1, 2, Outcome::Delivered)];
+    assert_eq!(record(&db.store, &reports, 5).await, []);
+    let delivery = delivery(&db.store, 1).await;
+    assert_eq!((delivery.state, delivery.attempt_count), (DeliveryState::Delivered, 2));
+    let attempts: Vec<_> = delivery.attempts.iter().map(|a| (a.number, a.outcome.as_str())).collect();
+    assert_eq!(attempts, [(1, "dead"), (2, "delivered")]);
+}
+
+pub(crate) async fn an_answer_with_nul_characters_is_kept(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    let failure = Failure { class: ErrorClass::ClientError, error: "a\0b".to_owned() };
+    let outcome = Outcome::Dead { reason: DeadReason::Rejected, failure };
+    let answer = AttemptReport { response_excerpt: Some("\0".to_owned()), ..report(1, 1, outcome) };
+    record(&db.store, &[answer], 5).await;
+    let delivery = delivery(&db.store, 1).await;
+    assert_eq!(delivery.last_error.as_deref(), Some("a\u{fffd}b"));
+    assert_eq!(delivery.attempts[0].response_excerpt.as_deref(), Some("\u{fffd}"));
+}

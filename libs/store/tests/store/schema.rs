@@ -1,0 +1,97 @@
+use std::path::Path;
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use sqlx::migrate::Migrator;
+use throughline_store::{Store, StoreError};
+
+use crate::databases::Db;
+
+fn folder(backend: DbBackend) -> &'static Path {
+    match backend {
+        DbBackend::Sqlite => Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/sqlite")),
+        _ => Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres")),
+    }
+}
+
+/// Undoes all migrations with the files that sqlx-cli reads.
+async fn undo(store: &Store) {
+    let connection = store.connection();
+    let migrator = Migrator::new(folder(connection.get_database_backend())).await.unwrap();
+    let undone = match connection.get_database_backend() {
+        DbBackend::Sqlite => migrator.undo(connection.get_sqlite_connection_pool(), 0).await,
+        _ => migrator.undo(connection.get_postgres_connection_pool(), 0).await,
+    };
+    undone.unwrap();
+}
+
+async fn tables(store: &Store) -> Vec<String> {
+    let backend = store.connection().get_database_backend();
+    let sql = match backend {
+        DbBackend::Sqlite => "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
+        _ => {
+            "SELECT relname::text AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace \
+             AND relkind IN ('r', 'S') ORDER BY relname"
+        }
+    };
+    let rows = store.connection().query_all_raw(Statement::from_string(backend, sql)).await.unwrap();
+    rows.iter().map(|row| row.try_get("", "name").unwrap()).collect()
+}
+
+pub(crate) async fn an_empty_database_is_behind(db: Db) {
+    undo(&db.store).await;
+    db.store.connection().execute_unprepared("DROP TABLE _sqlx_migrations").await.unwrap();
+    let error = db.store.check_schema().await.expect_err("nothing is there");
+    assert_eq!(error.to_string(), "the database lacks migration 0001 pipeline; run `throughline migrate`");
+    assert_eq!(tables(&db.store).await, [""; 0], "a look changed something");
+}
+
+pub(crate) async fn migrating_brings_the_schema_up_to_date_once(db: Db) {
+    undo(&db.store).await;
+    assert!(matches!(db.store.check_schema().await, Err(StoreError::SchemaBehind { .. })));
+    assert_eq!(db.store.migrate().await.unwrap(), ["0001 pipeline"]);
+    db.store.check_schema().await.unwrap();
+    assert_eq!(db.store.migrate().await.unwrap(), [""; 0]);
+}
+
+pub(crate) async fn a_newer_schema_is_refused(db: Db) {
+    let sql = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         SELECT 9001, 'from the future', success, checksum, 0 FROM _sqlx_migrations";
+    db.store.connection().execute_unprepared(sql).await.unwrap();
+    for refused in [db.store.check_schema().await, db.store.migrate().await.map(|_| ())] {
+        let error = refused.expect_err("it does not know 9001");
+        assert!(matches!(&error, StoreError::SchemaAhead { unknown } if unknown == &["9001"]), "{error}");
+        assert!(!error.is_unavailable());
+    }
+}
+
+pub(crate) async fn a_migration_with_another_text_is_refused(db: Db) {
+    let (blob, sql) = match db.store.connection().get_database_backend() {
+        DbBackend::Sqlite => ("x'00'", "UPDATE _sqlx_migrations SET checksum = "),
+        _ => ("'\\x00'", "UPDATE _sqlx_migrations SET checksum = "),
+    };
+    db.store.connection().execute_unprepared(&format!("{sql}{blob}")).await.unwrap();
+    for refused in [db.store.check_schema().await, db.store.migrate().await.map(|_| ())] {
+        assert!(matches!(refused, Err(StoreError::SchemaDiffers { .. })), "{refused:?}");
+    }
+}
+
+pub(crate) async fn two_who_migrate_at_once_apply_each_migration_once(db: Db) {
+    undo(&db.store).await;
+    let (one, other) =
+        (Store::connect(&db.settings).await.unwrap(), Store::connect(&db.settings).await.unwrap());
+    let (by_one, by_other) = tokio::join!(one.migrate(), other.migrate());
+    let mut applied = by_one.unwrap();
+    applied.extend(by_other.unwrap());
+    assert_eq!(applied, ["0001 pipeline"]);
+    one.close().await;
+    other.close().await;
+}
+
+pub(crate) async fn what_goes_up_comes_down(db: Db) {
+    let up = tables(&db.store).await;
+    assert!(up.contains(&"requests".to_owned()), "{up:?}");
+    undo(&db.store).await;
+    assert_eq!(tables(&db.store).await, ["_sqlx_migrations"]);
+    db.store.migrate().await.unwrap();
+    assert_eq!(tables(&db.store).await, up);
+}

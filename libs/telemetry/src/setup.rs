@@ -1,0 +1,172 @@
+use std::io::{IsTerminal, stdout};
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_semantic_conventions::resource::{SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION};
+use tokio::task::spawn_blocking;
+use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt, Targets, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::environment::Settings;
+use crate::error::TelemetryError;
+use crate::export;
+use crate::format::{Json, Readable};
+
+/// How long a process waits, at its end, for a collector.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an export itself makes use of. Were it exported, each export would cause the next.
+const EXPORT_PATH: [&str; 7] = ["h2", "hyper", "opentelemetry", "reqwest", "rustls", "tonic", "tower"];
+
+/// Libraries that say much at `info` that is nothing to the person who runs the service.
+const NOISY: [&str; 5] = ["hyper", "librdkafka", "rdkafka", "sea_orm", "sqlx"];
+
+/// Keeps telemetry going; to be [shut down](Self::shutdown) before the process ends.
+#[derive(Debug)]
+#[must_use = "what was not exported yet is lost without `shutdown`"]
+pub struct Telemetry {
+    traces: SdkTracerProvider,
+    logs: Option<SdkLoggerProvider>,
+}
+
+/// Sets up logs and traces for the process, as the environment asks.
+///
+/// # Errors
+/// When the environment asks for something that cannot be done, or telemetry was set up before.
+pub fn init(service: &'static str, version: &'static str) -> Result<Telemetry, TelemetryError> {
+    install(service, version, LevelFilter::INFO)
+}
+
+/// As [`init`], for a program that talks to a person: without `RUST_LOG` only warnings and errors are logged.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_quiet(service: &'static str, version: &'static str) -> Result<Telemetry, TelemetryError> {
+    install(service, version, LevelFilter::WARN)
+}
+
+fn install(
+    service: &'static str,
+    version: &'static str,
+    level: LevelFilter,
+) -> Result<Telemetry, TelemetryError> {
+    let settings = Settings::from_env()?;
+    let telemetry = Telemetry::new(service, version, &settings)?;
+    let filter = settings.log_filter.unwrap_or_else(|| default_filter(level));
+    let subscriber = telemetry.subscriber(service, &filter, stdout().is_terminal(), stdout);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)?;
+    Ok(telemetry)
+}
+
+impl Telemetry {
+    fn new(
+        service: &'static str,
+        version: &'static str,
+        settings: &Settings,
+    ) -> Result<Self, TelemetryError> {
+        let resource = resource(service, version, &settings.attributes);
+        let mut traces = SdkTracerProvider::builder()
+            .with_resource(resource.clone())
+            .with_sampler(settings.sampler.clone());
+        if let Some(collector) = &settings.traces {
+            traces = traces.with_batch_exporter(export::traces(collector)?);
+        }
+        let logs = match &settings.logs {
+            Some(collector) => Some(
+                SdkLoggerProvider::builder()
+                    .with_resource(resource)
+                    .with_batch_exporter(export::logs(collector)?)
+                    .build(),
+            ),
+            None => None,
+        };
+        Ok(Self { traces: traces.build(), logs })
+    }
+
+    fn subscriber<W>(
+        &self,
+        service: &'static str,
+        filter: &str,
+        is_terminal: bool,
+        writer: W,
+    ) -> impl Subscriber + Send + Sync + use<W>
+    where
+        W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+    {
+        // Events go to the logs, which carry the ids of their span; they are not repeated in the span.
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(self.traces.tracer(service))
+            .with_location(false)
+            .with_target(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(without_export_path(LevelFilter::INFO).and(filter_fn(is_span)));
+        let exported = self.logs.as_ref().map(|logs| {
+            let events = EnvFilter::new(filter).and(filter_fn(is_event));
+            OpenTelemetryTracingBridge::new(logs)
+                .with_filter(events.and(without_export_path(LevelFilter::TRACE)))
+        });
+        let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+        let lines = if is_terminal {
+            lines.event_format(Readable).boxed()
+        } else {
+            lines.with_ansi(false).event_format(Json).boxed()
+        };
+        let lines = lines.with_filter(EnvFilter::new(filter).and(filter_fn(is_event)));
+        Registry::default().with(spans).with(exported).with(lines)
+    }
+
+    /// Exports what is still waiting, for 5 seconds at most.
+    pub async fn shutdown(self) {
+        let Self { traces, logs } = self;
+        // The exporters need the runtime that this waits on: threads that may block do the waiting.
+        let traces = spawn_blocking(move || traces.shutdown_with_timeout(PATIENCE));
+        let logs = spawn_blocking(move || logs.map(|logs| logs.shutdown_with_timeout(PATIENCE)));
+        // An export that failed was logged; nothing is left to be done about it.
+        let _ = tokio::join!(traces, logs);
+    }
+}
+
+fn is_span(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span()
+}
+
+fn is_event(metadata: &Metadata<'_>) -> bool {
+    metadata.is_event()
+}
+
+fn default_filter(level: LevelFilter) -> String {
+    NOISY.iter().fold(level.to_string(), |filter, library| format!("{filter},{library}=warn"))
+}
+
+fn without_export_path(level: LevelFilter) -> Targets {
+    Targets::new().with_default(level).with_targets(EXPORT_PATH.map(|target| (target, LevelFilter::OFF)))
+}
+
+/// Who is speaking; what the environment says wins.
+fn resource(service: &'static str, version: &'static str, attributes: &[(String, String)]) -> Resource {
+    let host = gethostname::gethostname();
+    let instance = format!("{}:{}", host.to_string_lossy(), std::process::id());
+    Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_attributes([
+            KeyValue::new(SERVICE_NAME, service),
+            KeyValue::new(SERVICE_VERSION, version),
+            KeyValue::new(SERVICE_INSTANCE_ID, instance),
+        ])
+        .with_attributes(attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())))
+        .build()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use testcontainers_modules::postgres::Postgres;
+use testcontainers_modules::testcontainers::bollard::Docker;
+use testcontainers_modules::testcontainers::bollard::errors::Error::RequestTimeoutError;
+use testcontainers_modules::testcontainers::core::{CmdWaitFor, ExecCommand};
+use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
+use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt as _};
+use tokio::time::timeout;
+
+use crate::broker::Broker;
+use crate::programs::Programs;
+
+const POSTGRES_TAG: &str = "18";
+const POSTGRES_PORT: u16 = 5432;
+
+/// For a Docker engine to answer a ping.
+const PING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The servers that tests share. They end with it.
+pub struct Environment {
+    programs: Programs,
+    broker: Arc<Broker>,
+    postgres: Option<ContainerAsync<Postgres>>,
+    stages: AtomicU32,
+}
+
+impl Environment {
+    /// Parts that need no server: a SQLite file a stage, librdkafka's mock cluster.
+    ///
+    /// # Errors
+    /// If the mock cluster does not start.
+    pub async fn embedded(programs: Programs) -> anyhow::Result<Self> {
+        let broker = Arc::new(Broker::embedded(&programs).await?);
+        Ok(Self { programs, broker, postgres: None, stages: AtomicU32::new(0) })
+    }
+
+    /// PostgreSQL and Apache Kafka, in containers.
+    ///
+    /// # Errors
+    /// If one of them does not start.
+    pub async fn containers(programs: Programs) -> anyhow::Result<Self> {
+        let postgres = Postgres::default().with_tag(POSTGRES_TAG).start();
+        let (postgres, broker) = tokio::join!(postgres, Broker::container());
+        let postgres = Some(postgres.context("cannot start PostgreSQL")?);
+        Ok(Self { programs, broker: Arc::new(broker?), postgres, stages: AtomicU32::new(0) })
+    }
+
+    /// Asks whether there is an engine for containers.
+    ///
+    /// # Errors
+    /// If none answers.
+    pub async fn engine() -> anyhow::Result<()> {
+        let ping = async { Docker::connect_with_defaults()?.ping().await };
+        let answer = timeout(PING_DEADLINE, ping).await.unwrap_or(Err(RequestTimeoutError));
+        answer.map(drop).context("no Docker engine answers")
+    }
+
+    /// Whether its servers run in containers.
+    #[must_use]
+    pub fn has_containers(&self) -> bool {
+        self.postgres.is_some()
+    }
+
+    /// The broker that all stages share that have none of their own.
+    pub(crate) fn broker(&self) -> Arc<Broker> {
+        Arc::clone(&self.broker)
+    }
+
+    /// A broker like the shared one, for one stage alone.
+    pub(crate) async fn another_broker(&self) -> anyhow::Result<Broker> {
+        if self.has_containers() { Broker::container().await } else { Broker::embedded(&self.programs).await }
+    }
+
+    /// A name that no other stage has.
+    pub(crate) fn name_a_stage(&self) -> String {
+        format!("stage{}", self.stages.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// An empty database, and its URL.
+    pub(crate) async fn another_database(&self, name: &str, folder: &Path) -> anyhow::Result<String> {
+        let Some(postgres) = &self.postgres else {
+            return Ok(format!("sqlite://{}/throughline.db", folder.display()));
+        };
+        let create = ExecCommand::new(["createdb", "--username", "postgres", name]);
+        postgres
+            .exec(create.with_cmd_ready_condition(CmdWaitFor::exit_code(0)))
+            .await
+            .context("cannot create a database")?;
+        let port = postgres.get_host_port_ipv4(POSTGRES_PORT).await?;
+        Ok(format!("postgres://postgres:postgres@127.0.0.1:{port}/{name}"))
+    }
+}

@@ -1,0 +1,31 @@
+//! A broker, a database, third parties and the real programs, for tests.
+//!
+//! An [`Environment`] is what tests share: real servers in containers, or embedded parts. A [`Stage`]
+//! is what a test has for itself in it: a folder with a `throughline.yaml`, a database, names of its own
+//! on the broker, a [`ThirdParty`], and the services as child processes ([`Program`]), which it may
+//! start, stop and kill.
+//!
+//! Nothing here sleeps to wait: [`eventually`] looks until it sees what it waits for, and says at its
+//! deadline what it saw last.
+
+mod broker;
+mod configuration;
+mod embedded_broker;
+mod environment;
+mod eventually;
+mod output;
+mod program;
+mod programs;
+mod records;
+mod stage;
+mod third_party;
+
+pub use broker::Broker;
+pub use environment::Environment;
+pub use eventually::eventually;
+pub use output::Output;
+pub use program::{Ended, Program};
+pub use programs::Programs;
+pub use records::{Reader, produce};
+pub use stage::{Service, Stage};
+pub use third_party::{Call, ThirdParty};

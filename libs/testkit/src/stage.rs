@@ -1,0 +1,248 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use tempfile::TempDir;
+use throughline_config::Settings;
+use throughline_messages::Topics;
+use throughline_store::Store;
+
+use crate::broker::Broker;
+use crate::configuration::{self, Configuration};
+use crate::environment::Environment;
+use crate::output::Output;
+use crate::program::{Ended, Program};
+use crate::programs::Programs;
+use crate::third_party::ThirdParty;
+
+/// What a test has for itself in an [`Environment`].
+pub struct Stage {
+    configuration: Configuration,
+    settings: Settings,
+    folder: TempDir,
+    programs: Programs,
+    broker: Arc<Broker>,
+    third_party: ThirdParty,
+    ingest: Option<Running>,
+    dispatch: Option<Running>,
+    /// What all programs have printed that were ever started here.
+    printed: Vec<(Service, Output)>,
+}
+
+struct Running {
+    program: Program,
+    address: SocketAddr,
+}
+
+/// One of the two services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// HTTP in, database, Kafka out.
+    Ingest,
+    /// Kafka in, third parties.
+    Dispatch,
+}
+
+impl Service {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Ingest => "throughline-ingest",
+            Self::Dispatch => "throughline-dispatch",
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program())
+    }
+}
+
+impl FromStr for Service {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        [Self::Ingest, Self::Dispatch]
+            .into_iter()
+            .find(|service| service.program().ends_with(name))
+            .with_context(|| format!("no service is called {name}"))
+    }
+}
+
+impl Stage {
+    /// A folder, an empty database, a third party, a name on the broker.
+    ///
+    /// # Errors
+    /// If one of them is not to be had.
+    pub async fn set(environment: &Environment) -> anyhow::Result<Self> {
+        let name = environment.name_a_stage();
+        let folder = TempDir::with_prefix("throughline-")?;
+        let database = environment.another_database(&name, folder.path()).await?;
+        let broker = environment.broker();
+        let third_party = ThirdParty::open().await;
+        let configuration = Configuration {
+            name,
+            database,
+            broker: broker.bootstrap_servers(),
+            third_party: third_party.url(),
+        };
+        Ok(Self {
+            settings: configuration.write(folder.path())?,
+            configuration,
+            folder,
+            programs: environment.programs().clone(),
+            broker,
+            third_party,
+            ingest: None,
+            dispatch: None,
+            printed: Vec::new(),
+        })
+    }
+
+    /// Swaps the shared broker for one of its own, which may go away without harm to others.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn take_own_broker(&mut self, environment: &Environment) -> anyhow::Result<()> {
+        self.broker = Arc::new(environment.another_broker().await?);
+        self.configuration.broker = self.broker.bootstrap_servers();
+        self.settings = self.configuration.write(self.folder.path())?;
+        Ok(())
+    }
+
+    /// Starts a service and waits until it listens.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn start(&mut self, service: Service) -> anyhow::Result<()> {
+        ensure!(self.slot(service).is_none(), "{service} runs already");
+        self.broker.create_topics(&all_topics(&self.settings)).await?;
+        let mut program = self.spawn(service)?;
+        let address = program.listening().await.with_context(|| service.to_string())?;
+        *self.slot(service) = Some(Running { program, address });
+        Ok(())
+    }
+
+    /// Starts a service that is expected to give up.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn start_in_vain(&mut self, service: Service) -> anyhow::Result<Ended> {
+        self.spawn(service)?.ended().await.with_context(|| service.to_string())
+    }
+
+    /// The text of `throughline.yaml`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn configuration(&self) -> anyhow::Result<String> {
+        configuration::read(self.folder.path())
+    }
+
+    /// Puts any text in the place of `throughline.yaml`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn configure(&self, text: &str) -> anyhow::Result<()> {
+        configuration::write(self.folder.path(), text)
+    }
+
+    /// Kills a service.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn kill(&mut self, service: Service) -> anyhow::Result<()> {
+        self.take(service)?.kill().await.with_context(|| service.to_string())
+    }
+
+    /// Tells a service to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not run, or does not end in time.
+    pub async fn stop(&mut self, service: Service) -> anyhow::Result<Ended> {
+        self.take(service)?.terminate().await.with_context(|| service.to_string())
+    }
+
+    /// The configuration, as the services read it.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The database.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn store(&self) -> anyhow::Result<Store> {
+        Ok(Store::connect(&self.settings.database).await?)
+    }
+
+    /// The names of the internal topics.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::new(&self.settings.kafka.prefix)
+    }
+
+    /// The broker.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The third party.
+    #[must_use]
+    pub fn third_party(&self) -> &ThirdParty {
+        &self.third_party
+    }
+
+    /// Where a service listens.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn address(&self, service: Service) -> anyhow::Result<SocketAddr> {
+        let running = match service {
+            Service::Ingest => &self.ingest,
+            Service::Dispatch => &self.dispatch,
+        };
+        Ok(running.as_ref().with_context(|| format!("{service} does not run"))?.address)
+    }
+
+    /// What all services have printed that were started here, one after the other.
+    #[must_use]
+    pub fn printed(&self) -> &[(Service, Output)] {
+        &self.printed
+    }
+
+    fn spawn(&mut self, service: Service) -> anyhow::Result<Program> {
+        let program = Program::start(&self.programs.path(service.program()), &[], self.folder.path())?;
+        self.printed.push((service, program.output().clone()));
+        Ok(program)
+    }
+
+    fn slot(&mut self, service: Service) -> &mut Option<Running> {
+        match service {
+            Service::Ingest => &mut self.ingest,
+            Service::Dispatch => &mut self.dispatch,
+        }
+    }
+
+    fn take(&mut self, service: Service) -> anyhow::Result<Program> {
+        let running = self.slot(service).take();
+        Ok(running.with_context(|| format!("{service} does not run"))?.program)
+    }
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stage").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// The topics of the routes, and the internal ones.
+fn all_topics(settings: &Settings) -> Vec<String> {
+    let internal = Topics::new(&settings.kafka.prefix).all().map(str::to_owned);
+    let routes = settings.routes.values().map(|route| route.topic.clone());
+    internal.into_iter().chain(routes).collect()
+}

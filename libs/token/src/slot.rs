@@ -1,0 +1,265 @@
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
+
+use crate::access_token::AccessToken;
+use crate::answer::Grant;
+use crate::error::TokenError;
+
+/// How long before its end a token is no longer used, so that it does not expire on its way: clocks differ,
+/// and calls take their time.
+const SKEW: Duration = Duration::from_secs(30);
+
+/// How soon a renewal is tried again at the earliest.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a token is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Somebody waits for it.
+    Need,
+    /// The one that everybody uses ends soon.
+    Renewal,
+}
+
+/// The token of one identity, and the request for the next one.
+#[derive(Default)]
+pub(crate) struct Slot(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    fetch: Option<Fetch>,
+}
+
+struct Held {
+    token: AccessToken,
+    expires_at: Instant,
+    renew_at: Instant,
+}
+
+impl Held {
+    fn new(grant: &Grant, asked_at: Instant) -> Self {
+        let lifetime = grant.lifetime;
+        Self {
+            token: grant.token.clone(),
+            expires_at: asked_at + lifetime.saturating_sub(SKEW.min(lifetime / 10)),
+            renew_at: asked_at + lifetime / 5 * 4,
+        }
+    }
+
+    /// Puts the next renewal off by a quarter of the time that is left: often enough while it matters.
+    fn postpone_renewal(&mut self, now: Instant) {
+        self.renew_at = now + (self.expires_at.saturating_duration_since(now) / 4).max(SHORTEST_PAUSE);
+    }
+}
+
+type Outcome = Result<AccessToken, TokenError>;
+
+/// A request in a task of its own, so that nobody who waits for it can stop it for the others. It ends by its
+/// time-out, or with the slot.
+struct Fetch {
+    outcome: watch::Receiver<Option<Outcome>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Fetch {
+    fn is_over(&self) -> bool {
+        // The sender is gone without an outcome when the task panicked.
+        self.outcome.borrow().is_some() || self.outcome.has_changed().is_err()
+    }
+}
+
+impl Slot {
+    /// The held token, or the one that is being asked for. `fetch` is called where a request has to begin, at
+    /// most one at a time.
+    pub(crate) async fn token<F>(self: &Arc<Self>, fetch: impl FnOnce(Purpose) -> F) -> Outcome
+    where
+        F: Future<Output = Result<Grant, TokenError>> + Send + 'static,
+    {
+        let mut outcome = {
+            let mut state = self.lock();
+            let under_way = state.fetch.as_ref().filter(|fetch| !fetch.is_over());
+            let under_way = under_way.map(|fetch| fetch.outcome.clone());
+            let now = Instant::now();
+            if let Some(held) = state.held.as_ref().filter(|held| now < held.expires_at) {
+                let (token, due) = (held.token.clone(), now >= held.renew_at);
+                if due && under_way.is_none() {
+                    state.fetch = Some(self.start(now, fetch(Purpose::Renewal)));
+                }
+                return Ok(token);
+            }
+            match under_way {
+                Some(outcome) => outcome,
+                None => state.fetch.insert(self.start(now, fetch(Purpose::Need))).outcome.clone(),
+            }
+        };
+        let outcome = outcome.wait_for(Option::is_some).await.map_err(|_| TokenError::Interrupted)?;
+        outcome.clone().unwrap_or(Err(TokenError::Interrupted))
+    }
+
+    /// Forgets `token`, if it is still the one that is held.
+    pub(crate) fn discard(&self, token: &AccessToken) {
+        let mut state = self.lock();
+        if state.held.as_ref().is_some_and(|held| held.token == *token) {
+            state.held = None;
+        }
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        asked_at: Instant,
+        fetch: impl Future<Output = Result<Grant, TokenError>> + Send + 'static,
+    ) -> Fetch {
+        let (sender, outcome) = watch::channel(None);
+        // Not to keep alive the slot that keeps the task.
+        let slot = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            let granted = fetch.await;
+            if let Some(slot) = slot.upgrade() {
+                slot.settle(asked_at, &granted);
+            }
+            sender.send_replace(Some(granted.map(|grant| grant.token)));
+        });
+        Fetch { outcome, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn settle(&self, asked_at: Instant, granted: &Result<Grant, TokenError>) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        match granted {
+            Ok(grant) => state.held = Some(Held::new(grant, asked_at)),
+            Err(error) => {
+                // Without a good token somebody waits, and gets the error.
+                if let Some(held) = state.held.as_mut().filter(|held| now < held.expires_at) {
+                    held.postpone_renewal(now);
+                    warn!(%error, "a token was not renewed; the present one is kept until it expires");
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is complete in itself: a panic leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(token: &str) -> Grant {
+        Grant { token: AccessToken::bearer(token).unwrap(), lifetime: Duration::from_mins(1) }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_panics_is_an_error_and_not_the_end() {
+        let slot = Arc::<Slot>::default();
+        let got = slot.token(|_| async { panic!("on purpose") }).await;
+        assert_eq!(got, Err(TokenError::Interrupted));
+        assert!(slot.token(|_| async { Ok(grant("t")) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_ends_with_its_slot() {
+        let slot = Arc::<Slot>::default();
+        let (alive, mut gone) = watch::channel(());
+        let endless = async move {
+            let _alive = alive;
+            std::future::pending().await
+        };
+        let got = tokio::time::timeout(Duration::ZERO, slot.token(|_| endless)).await;
+        assert!(got.is_err());
+        drop(slot);
+        let ended = tokio::time::timeout(Duration::from_secs(30), gone.changed()).await;
+        assert!(ended.expect("the task goes on").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lifetime_begins_when_the_token_is_asked_for() {
+        let slot = Arc::<Slot>::default();
+        let answer = |name| async move {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            Ok(grant(name))
+        };
+        assert_eq!(slot.token(|_| answer("one")).await, Ok(grant("one").token));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(slot.token(|_| answer("two")).await, Ok(grant("two").token));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_is_one_at_a_time() {
+        let slot = Arc::<Slot>::default();
+        let held = slot.token(|_| async { Ok(grant("one")) }).await;
+        tokio::time::advance(Duration::from_secs(49)).await;
+        let mut purposes = Vec::new();
+        for _ in 0..3 {
+            let got = slot.token(|purpose| {
+                purposes.push(purpose);
+                std::future::pending()
+            });
+            assert_eq!(got.await, held);
+        }
+        assert_eq!(purposes, [Purpose::Renewal]);
+    }
+
+    /// Gets a token while every request fails, and says whether one was made.
+    async fn failing(slot: &Arc<Slot>) -> (Outcome, bool) {
+        let mut asked = false;
+        let got = slot.token(|_| {
+            asked = true;
+            std::future::ready(Err(TokenError::NotBearer))
+        });
+        let got = got.await;
+        // Lets the request's task come to its end.
+        tokio::task::yield_now().await;
+        (got, asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_renewal_keeps_the_token_and_is_tried_again_in_a_while() {
+        let slot = Arc::<Slot>::default();
+        let held = slot.token(|_| async { Ok(grant("one")) }).await;
+        // To be renewed after 48 s, of no more use after 54 s.
+        tokio::time::advance(Duration::from_secs(50)).await;
+        assert_eq!(failing(&slot).await, (held.clone(), true));
+        assert_eq!(failing(&slot).await, (held.clone(), false), "a quarter of 4 s is not yet over");
+        tokio::time::advance(Duration::from_millis(1100)).await;
+        assert_eq!(failing(&slot).await, (held.clone(), true));
+        tokio::time::advance(Duration::from_millis(900)).await;
+        assert_eq!(failing(&slot).await, (held.clone(), false), "not sooner than after a second");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(slot.token(|_| async { Ok(grant("two")) }).await, held);
+        tokio::task::yield_now().await;
+        assert_eq!(failing(&slot).await, (Ok(grant("two").token), false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_could_not_be_renewed_is_not_used_beyond_its_end() {
+        let slot = Arc::<Slot>::default();
+        let held = slot.token(|_| async { Ok(grant("one")) }).await;
+        tokio::time::advance(Duration::from_millis(53_900)).await;
+        assert_eq!(failing(&slot).await, (held, true));
+        tokio::time::advance(Duration::from_millis(200)).await;
+        assert_eq!(failing(&slot).await, (Err(TokenError::NotBearer), true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_when_the_token_has_ended_waits_for_the_renewal_under_way() {
+        let slot = Arc::<Slot>::default();
+        let held = slot.token(|_| async { Ok(grant("one")) }).await;
+        tokio::time::advance(Duration::from_secs(50)).await;
+        let renewal = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(grant("two"))
+        };
+        assert_eq!(slot.token(|_| renewal).await, held);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(failing(&slot).await, (Ok(grant("two").token), false));
+    }
+}

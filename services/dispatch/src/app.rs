@@ -1,0 +1,140 @@
+//! The service, put together.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use throughline_clock::Clock;
+use throughline_config::Settings;
+use throughline_kafka::{Consumer, Handled, KafkaError, Lanes, Producer, Record, ensure_topics};
+use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
+use throughline_messages::{Topics, name};
+use throughline_token::Tokens;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::destination::token_client;
+use crate::error::StartError;
+use crate::health::{self, Readiness};
+use crate::processor::Processor;
+use crate::reporter::Reporter;
+use crate::routing::Routing;
+
+/// How long the broker may take to list and create topics before the start is given up.
+const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Everything was acknowledged when its record was finished; the rest is the goodbye to the broker.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Dispatch at work.
+pub struct Dispatch {
+    address: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Dispatch {
+    /// Where `/healthz` and `/readyz` answer.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for the end: what was in work is finished and reported, offsets are committed, the
+    /// group is left.
+    ///
+    /// # Errors
+    /// If a part of the service failed, or did not end before it was forced to.
+    pub async fn join(self) -> Result<(), TaskFailed> {
+        self.tasks.join().await
+    }
+}
+
+/// Starts dispatch: it works on records until `shutdown` begins.
+///
+/// # Errors
+/// [`StartError`] if the configuration, the address or the broker cannot be used.
+pub async fn start(settings: Settings, clock: Clock, shutdown: Shutdown) -> Result<Dispatch, StartError> {
+    let topics = Topics::new(&settings.kafka.prefix);
+    let group = format!("{}-dispatch", settings.kafka.prefix);
+    let routing = Routing::new(&settings)?;
+    let tokens = Tokens::new(token_client()?);
+
+    let configured = settings.dispatch.address;
+    let listen_error = |source| StartError::Listen { address: configured, source };
+    let listener = TcpListener::bind(configured).await.map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+
+    let concurrency = NonZeroUsize::try_from(settings.dispatch.concurrency).unwrap_or(NonZeroUsize::MAX);
+    let producer = Producer::new(&settings.kafka)?;
+    let consumer = subscribe(&settings, &topics, &group, concurrency.get()).await?;
+    let readiness = Readiness::new(producer.clone(), shutdown.soft().clone());
+    let processor = Processor {
+        routing,
+        tokens,
+        reporter: Reporter::new(producer.clone(), topics.clone()),
+        clock,
+        retries: topics.retries,
+        group,
+    };
+
+    let mut tasks = Tasks::new(shutdown.clone());
+    // The health endpoints answer until all work is finished, however that ends.
+    let finished = CancellationToken::new();
+    let finishing = finished.clone().drop_guard();
+    tasks.spawn("consumer", async move {
+        let _finishing = finishing;
+        work_off(consumer, Lanes::new(concurrency), processor, &shutdown).await?;
+        producer.flush(FLUSH_DEADLINE).await
+    });
+    tasks.spawn("health", async move {
+        axum::serve(listener, health::router(readiness))
+            .with_graceful_shutdown(finished.cancelled_owned())
+            .await
+    });
+    info!(%address, "listening");
+    Ok(Dispatch { address, tasks })
+}
+
+/// Sees to the topics and joins the group that consumes the routes' and the retries.
+async fn subscribe(
+    settings: &Settings,
+    topics: &Topics,
+    group: &str,
+    buffer: usize,
+) -> Result<Consumer, KafkaError> {
+    let mut subscribed: BTreeSet<&str> = settings.routes.values().map(|route| route.topic.as_str()).collect();
+    subscribed.insert(&topics.retries);
+    let needed: BTreeSet<&str> = subscribed.iter().copied().chain(topics.all()).collect();
+    ensure_topics(&settings.kafka, &Vec::from_iter(needed), TOPICS_DEADLINE).await?;
+    Consumer::subscribe(&settings.kafka, group, &Vec::from_iter(subscribed), buffer)
+}
+
+/// Works on records until the shut-down, then finishes what was begun and leaves the group.
+async fn work_off(
+    consumer: Consumer,
+    lanes: Lanes,
+    processor: Processor,
+    shutdown: &Shutdown,
+) -> Result<(), KafkaError> {
+    let processor = Arc::new(processor);
+    let handler = |record: Record| {
+        let processor = Arc::clone(&processor);
+        async move {
+            processor.process(&record).await;
+            Handled::Done
+        }
+    };
+    lanes.run(consumer, lane, handler, shutdown.soft(), shutdown.hard()).await
+}
+
+/// Records with the same lane are worked on one after the other: those of one key of one route,
+/// whatever topic they came by. A record without a key waits for none.
+fn lane(record: &Record) -> Option<(Bytes, Bytes)> {
+    let key = record.key.clone()?;
+    let route = record.headers.iter().rev().find(|(name, _)| name == name::CE_TYPE);
+    Some((route.map(|(_, route)| route.clone()).unwrap_or_default(), key))
+}

@@ -1,0 +1,163 @@
+//! One HTTP call to a third party: token, request, response.
+
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderValue};
+use reqwest::Response;
+use throughline_config::OAuth2;
+use throughline_messages::ErrorClass;
+use throughline_snowflake::RequestId;
+use throughline_token::{AccessToken, Tokens};
+use tokio::time::{Instant, timeout_at};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, info_span};
+
+use crate::cause;
+use crate::classify::CallError;
+use crate::destination::{Body, Destination, IDEMPOTENCY_KEY};
+use crate::excerpt::Excerpt;
+
+/// How a call ended.
+pub(crate) struct Called {
+    /// The response's status, once its head is there.
+    pub(crate) status: Option<StatusCode>,
+    /// The beginning of the response's body, for people.
+    pub(crate) excerpt: Option<String>,
+    /// The status of a complete response, or why there is none.
+    pub(crate) end: Result<StatusCode, CallError>,
+}
+
+impl Called {
+    pub(crate) fn without_response(error: CallError) -> Self {
+        Self { status: None, excerpt: None, end: Err(error) }
+    }
+}
+
+/// A call that is to be made.
+pub(crate) struct Call<'a> {
+    pub(crate) destination: &'a Destination,
+    pub(crate) tokens: &'a Tokens,
+    pub(crate) id: RequestId,
+    pub(crate) attempt: u32,
+    pub(crate) body: Body,
+}
+
+impl Call<'_> {
+    /// Makes the call within the destination's time-out: token, request and response together.
+    ///
+    /// A token that the third party does not take is thrown away and the call made once more.
+    pub(crate) async fn make(&self) -> Called {
+        let deadline = Instant::now() + self.destination.timeout;
+        let Some(oauth2) = &self.destination.oauth2 else { return self.post(None, 0, deadline).await };
+        let token = match self.token(oauth2, deadline).await {
+            Ok(token) => token,
+            Err(error) => return Called::without_response(error),
+        };
+        let called = self.post(Some(token.authorization()), 0, deadline).await;
+        if called.status != Some(StatusCode::UNAUTHORIZED) {
+            return called;
+        }
+        self.tokens.discard(oauth2, &token).await;
+        match self.token(oauth2, deadline).await {
+            Ok(token) => self.post(Some(token.authorization()), 1, deadline).await,
+            Err(error) => Called::without_response(error),
+        }
+    }
+
+    async fn token(&self, oauth2: &OAuth2, deadline: Instant) -> Result<AccessToken, CallError> {
+        timeout_at(deadline, self.tokens.get(oauth2))
+            .await
+            .map_err(|_| CallError::TokenTimeout(self.destination.timeout))?
+            .map_err(CallError::Token)
+    }
+
+    async fn post(&self, authorization: Option<HeaderValue>, resend: u32, deadline: Instant) -> Called {
+        let span = self.span(resend);
+        let mut request = self.destination.request(&self.body);
+        let headers = request.headers_mut();
+        headers.insert(IDEMPOTENCY_KEY, idempotency_key(self.id));
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        throughline_telemetry::inject(&span, headers);
+
+        let mut status = None;
+        let mut excerpt = Excerpt::default();
+        let exchange = async {
+            let response = self.destination.execute(request).await?;
+            let status = *status.insert(response.status());
+            read(response, self.destination.response_limit, &mut excerpt).await?;
+            Ok(status)
+        };
+        let end = match timeout_at(deadline, exchange.instrument(span.clone())).await {
+            Ok(end) => end.map_err(|error: reqwest::Error| cause::of_call(&error)),
+            Err(_) => Err(CallError::Timeout(self.destination.timeout)),
+        };
+        let called = Called { status, excerpt: excerpt.into_text(), end };
+        record(&span, &called);
+        called
+    }
+
+    /// The CLIENT span, after OpenTelemetry's conventions for HTTP.
+    fn span(&self, resend: u32) -> Span {
+        let shown = &self.destination.shown;
+        let span = info_span!(
+            "call",
+            otel.kind = "client",
+            otel.name = "POST",
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+            error.type = Empty,
+            http.request.method = "POST",
+            http.request.resend_count = Empty,
+            http.response.status_code = Empty,
+            server.address = shown.host,
+            server.port = shown.port,
+            url.full = shown.url,
+            throughline.destination = self.destination.name,
+            throughline.delivery.attempt = self.attempt,
+            throughline.request.id = %self.id,
+        );
+        if resend > 0 {
+            span.record("http.request.resend_count", resend);
+        }
+        span
+    }
+}
+
+#[expect(clippy::expect_used, reason = "an id is 20 digits")]
+fn idempotency_key(id: RequestId) -> HeaderValue {
+    HeaderValue::try_from(id.to_string()).expect("digits are a header's value")
+}
+
+fn record(span: &Span, called: &Called) {
+    if let Some(status) = called.status {
+        span.record("http.response.status_code", status.as_u16());
+    }
+    match &called.end {
+        Ok(status) if status.is_success() => {}
+        Ok(status) => {
+            span.record("error.type", status.as_str());
+            span.record("otel.status_code", "ERROR");
+        }
+        Err(error) => {
+            let class: ErrorClass = error.class();
+            span.record("error.type", class.as_str());
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", error.to_string());
+        }
+    }
+}
+
+/// Reads the response up to the limit, so that its connection can serve the next call; what is
+/// longer is not worth its time, and costs the connection.
+async fn read(mut response: Response, limit: usize, excerpt: &mut Excerpt) -> Result<(), reqwest::Error> {
+    let mut length = 0;
+    while let Some(chunk) = response.chunk().await? {
+        excerpt.push(&chunk);
+        length += chunk.len();
+        if length > limit {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! What lies behind an error of the HTTP client.
+
+use std::error::Error;
+use std::io;
+
+use crate::classify::CallError;
+
+/// Tells the failures of a connection apart.
+///
+/// The text is that of the innermost error: the outer ones repeat the kind and, in reqwest's case,
+/// the URL, which may hold secrets.
+pub(crate) fn of_call(error: &reqwest::Error) -> CallError {
+    tell(error, error.is_connect())
+}
+
+fn tell(error: &(dyn Error + 'static), while_connecting: bool) -> CallError {
+    if let Some(tls) = chain(error).find_map(|error| error.downcast_ref::<rustls::Error>()) {
+        return match tls {
+            rustls::Error::InvalidCertificate(_) => CallError::Certificate(tls.to_string()),
+            _ => CallError::Tls(tls.to_string()),
+        };
+    }
+    let innermost = chain(error).last().map_or_else(|| "no reason given".to_owned(), ToString::to_string);
+    if while_connecting { CallError::Connect(innermost) } else { CallError::Transport(innermost) }
+}
+
+/// The sources of an error, without itself.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(inner(error), |error| inner(*error))
+}
+
+/// The next source. An [`io::Error`] that wraps another error does not name that as its source, but
+/// the source of that; TLS errors come wrapped so.
+fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("error sending request for url (https://user:password@example.com/?key=secret)")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_bad_certificate_is_told_from_another_tls_error() {
+        let certificate = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        let error = tell(&Outer(io::Error::other(certificate)), true);
+        assert!(matches!(&error, CallError::Certificate(text) if text.contains("Expired")), "{error}");
+        let error = tell(&Outer(io::Error::other(rustls::Error::HandshakeNotComplete)), true);
+        assert!(matches!(error, CallError::Tls(_)), "{error}");
+    }
+
+    #[test]
+    fn a_refused_connection_is_told_from_one_that_broke() {
+        let refused = || Outer(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert!(matches!(tell(&refused(), true), CallError::Connect(text) if text == "connection refused"));
+        assert!(matches!(tell(&refused(), false), CallError::Transport(_)));
+    }
+
+    #[test]
+    fn the_text_never_holds_the_url() {
+        for while_connecting in [true, false] {
+            let error =
+                tell(&Outer(io::Error::from(io::ErrorKind::BrokenPipe)), while_connecting).to_string();
+            assert!(!error.contains("secret") && !error.contains("password"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Kafka in, third-party APIs out.
+//!
+//! Dispatch takes requests from the routes' topics and from the retries topic, calls the
+//! destinations, and reports every attempt on the outcomes topic. It has no database: what it knows
+//! comes with a record, and what it found out goes back to Kafka. A record's offset is finished only
+//! once Kafka has acknowledged everything that there was to say of the record, so a crash repeats
+//! calls and loses none; the third party recognises a repeated call by its `Idempotency-Key`.
+//!
+//! In here: `app` puts the parts together; `work` says what a record asks for and `processor` sees
+//! to it; a `delivery` is one attempt at one `destination`, made by `call` and judged by `classify`;
+//! `reporter` tells Kafka.
+
+mod app;
+mod call;
+mod cause;
+mod classify;
+mod delivery;
+mod destination;
+mod error;
+mod excerpt;
+mod health;
+mod processor;
+mod reporter;
+mod routing;
+mod work;
+
+pub use app::{Dispatch, start};
+pub use error::StartError;

@@ -1,0 +1,157 @@
+//! What happens to a record, from its headers to its last acknowledgement.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+use throughline_clock::Clock;
+use throughline_kafka::Record;
+use throughline_messages::{Adoption, DeadReason, TraceContext};
+use throughline_token::Tokens;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, error, info, info_span};
+
+use crate::delivery::Delivery;
+use crate::reporter::{Reporter, origin};
+use crate::routing::Routing;
+use crate::work::{Deliveries, Work};
+
+/// An attempt that comes later than this after the acceptance starts a trace of its own: those who
+/// store traces have closed the first one long since.
+const MUCH_LATER: TimeDelta = TimeDelta::minutes(5);
+
+/// Works on records. A call ends when Kafka has all that there is to say of the record.
+pub(crate) struct Processor {
+    pub(crate) routing: Routing,
+    pub(crate) tokens: Tokens,
+    pub(crate) reporter: Reporter,
+    pub(crate) clock: Clock,
+    /// The topic whose records name their destination themselves.
+    pub(crate) retries: String,
+    /// The consumer group, for the spans.
+    pub(crate) group: String,
+}
+
+impl Processor {
+    /// Does what the record asks for.
+    pub(crate) async fn process(&self, record: &Record) {
+        let work = if record.topic == self.retries {
+            Work::of_retry(&record.headers)
+        } else {
+            Work::of_request(&record.topic, &record.headers, &self.routing)
+        };
+        let span = self.span(record, &work);
+        let trace = throughline_telemetry::context_of(&span);
+        let work = async {
+            match work {
+                Work::Deliver(deliveries) => self.deliver(record, &deliveries).await,
+                Work::Adopt { route } => self.adopt(record, route, trace).await,
+                Work::Bury { reason, error } => self.bury(record, reason, &error).await,
+            }
+        };
+        work.instrument(span).await;
+    }
+
+    /// Each destination is called at the same time: the slow ones make none wait.
+    async fn deliver(&self, record: &Record, deliveries: &Deliveries) {
+        let delivery = |destination| Delivery { record, deliveries, destination }.run(self);
+        join_all(deliveries.destinations.iter().map(delivery)).await;
+    }
+
+    async fn adopt(&self, record: &Record, route: String, trace: Option<TraceContext>) {
+        let adoption = Adoption {
+            route,
+            origin: origin(record),
+            content_type: content_type(record),
+            trace: trace.or_else(|| TraceContext::from_headers(&record.headers)),
+        };
+        self.reporter.adoption(record, &adoption).await;
+        info!(origin = %adoption.origin, route = adoption.route, "adopted a foreign record");
+    }
+
+    async fn bury(&self, record: &Record, reason: DeadReason, error: &str) {
+        error!(origin = %origin(record), reason = reason.as_str(), error, "a record cannot be delivered");
+        let span = Span::current();
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", reason.as_str());
+        self.reporter.dead_letter(record, None, reason, error).await;
+    }
+
+    /// The CONSUMER span, after OpenTelemetry's conventions for messaging: part of the request's
+    /// trace and linked to it, or, of a late attempt, the root of a trace that is linked to it.
+    fn span(&self, record: &Record, work: &Work) -> Span {
+        let span = info_span!(
+            parent: None,
+            "process",
+            otel.kind = "consumer",
+            otel.name = format!("process {}", record.topic),
+            otel.status_code = Empty,
+            error.type = Empty,
+            messaging.system = "kafka",
+            messaging.operation.name = "process",
+            messaging.operation.type = "process",
+            messaging.consumer.group.name = self.group,
+            messaging.destination.name = record.topic,
+            messaging.destination.partition.id = record.partition.to_string(),
+            messaging.kafka.offset = record.offset,
+            messaging.message.id = Empty,
+            messaging.message.body.size = record.payload.len(),
+            throughline.request.id = Empty,
+            throughline.route = Empty,
+        );
+        if let Work::Deliver(Deliveries { request, .. }) = work {
+            let id = request.id.to_string();
+            span.record("messaging.message.id", &id);
+            span.record("throughline.request.id", &id);
+            span.record("throughline.route", &request.route);
+        }
+        if let Some(context) = TraceContext::from_headers(&record.headers) {
+            let is_late = match work {
+                Work::Deliver(deliveries) => deliveries.are_late(self.clock.now()),
+                Work::Adopt { .. } | Work::Bury { .. } => false,
+            };
+            if !is_late {
+                throughline_telemetry::set_parent(&span, &context);
+            }
+            throughline_telemetry::add_link(&span, &context);
+        }
+        span
+    }
+}
+
+impl Deliveries {
+    fn are_late(&self, now: DateTime<Utc>) -> bool {
+        self.attempt > 1 || now - self.request.accepted_at > MUCH_LATER
+    }
+}
+
+/// The media type that a foreign record says it has.
+fn content_type(record: &Record) -> Option<String> {
+    let (_, value) =
+        record.headers.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("content-type"))?;
+    String::from_utf8(value.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use throughline_messages::RequestRecord;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_late_if_it_is_not_the_first_or_comes_much_later_than_the_acceptance() {
+        let accepted_at = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+        for (attempt, minutes, is_late) in [(1, 0, false), (1, 5, false), (1, 6, true), (2, 0, true)] {
+            let request = RequestRecord {
+                id: "00000000000000000042".parse().unwrap(),
+                route: "one".to_owned(),
+                accepted_at,
+                content_type: "application/json".to_owned(),
+                trace: None,
+            };
+            let content_type = HeaderValue::from_static("application/json");
+            let deliveries = Deliveries { request, content_type, destinations: Vec::new(), attempt };
+            let now = accepted_at + TimeDelta::minutes(minutes);
+            assert_eq!(deliveries.are_late(now), is_late, "attempt {attempt} after {minutes} minutes");
+        }
+    }
+}

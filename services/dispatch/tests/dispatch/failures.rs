@@ -1,0 +1,141 @@
+//! What becomes of a delivery that fails.
+
+use std::time::Duration;
+
+use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Outcome, name};
+use wiremock::matchers::path;
+use wiremock::{Mock, ResponseTemplate};
+
+use crate::world::{World, header, in_the_world};
+
+async fn answer(world: &World, at: &str, response: ResponseTemplate) {
+    Mock::given(path(at)).respond_with(response).mount(&world.third).await;
+}
+
+/// What a report says of a delivery that ended dead.
+fn end(report: &AttemptReport) -> (DeadReason, ErrorClass, &str) {
+    match &report.outcome {
+        Outcome::Dead { reason, failure } => (*reason, failure.class, &failure.error),
+        Outcome::Delivered => panic!("was delivered: {report:?}"),
+    }
+}
+
+#[test]
+fn a_rejected_request_is_reported_dead_and_kept_as_a_dead_letter() {
+    in_the_world(async |world| {
+        answer(world, "/rejecting", ResponseTemplate::new(400).set_body_string("no such key")).await;
+        let report = world.attempt("rejecting", r#"{ "kept": 1.0 }"#).await;
+        assert_eq!(end(&report), (DeadReason::Rejected, ErrorClass::ClientError, "400 Bad Request"));
+        assert_eq!((report.status, report.response_excerpt.as_deref()), (Some(400), Some("no such key")));
+
+        let id = report.request_id.to_string();
+        let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, (name::CE_ID, &id)).await;
+        assert_eq!(letter.payload, r#"{ "kept": 1.0 }"#);
+        assert_eq!(letter.key.as_deref(), Some(id.as_bytes()));
+        assert_eq!(header(&letter, name::CE_TYPE), Some("rejecting"));
+        assert_eq!(header(&letter, name::DESTINATION), Some("rejecting"));
+        assert_eq!(header(&letter, name::REASON), Some("rejected"));
+        assert_eq!(header(&letter, name::ERROR), Some("400 Bad Request"));
+        assert!(header(&letter, name::ORIGIN).unwrap().starts_with("rejecting-requests/"));
+    });
+}
+
+#[test]
+fn a_failure_that_may_pass_ends_the_delivery_for_lack_of_attempts() {
+    in_the_world(async |world| {
+        answer(world, "/failing", ResponseTemplate::new(503)).await;
+        let report = world.attempt("failing", "{}").await;
+        let expected = (DeadReason::AttemptsExhausted, ErrorClass::ServerError, "503 Service Unavailable");
+        assert_eq!(end(&report), expected);
+        assert_eq!(world.calls("/failing").await.len(), 1);
+    });
+}
+
+#[test]
+fn a_refused_connection_is_told_without_the_secrets_of_the_url() {
+    in_the_world(async |world| {
+        let report = world.attempt("refusing", "{}").await;
+        let (reason, class, error) = end(&report);
+        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Connect));
+        assert!(error.starts_with("no connection: Connection refused"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    });
+}
+
+#[test]
+fn a_third_party_that_is_too_slow_times_out() {
+    in_the_world(async |world| {
+        answer(world, "/slow", ResponseTemplate::new(200).set_delay(Duration::from_mins(1))).await;
+        let report = world.attempt("slow", "{}").await;
+        let expected =
+            (DeadReason::AttemptsExhausted, ErrorClass::Timeout, "no complete response within 150ms");
+        assert_eq!(end(&report), expected);
+        assert_eq!(report.status, None);
+        assert!((150..5_000).contains(&report.duration_ms), "{}", report.duration_ms);
+    });
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    in_the_world(async |world| {
+        let elsewhere = format!("{}/elsewhere", world.third.uri());
+        let redirect = ResponseTemplate::new(307).insert_header("location", elsewhere.as_str());
+        answer(world, "/redirecting", redirect).await;
+        let report = world.attempt("redirecting", "{}").await;
+        assert_eq!(end(&report), (DeadReason::Rejected, ErrorClass::Redirect, "307 Temporary Redirect"));
+        assert_eq!(world.calls("/elsewhere").await.len(), 0);
+    });
+}
+
+#[test]
+fn a_body_that_the_filter_fails_on_is_never_sent() {
+    in_the_world(async |world| {
+        let report = world.attempt("untransformable", r#"{"a":"text"}"#).await;
+        let (reason, class, _) = end(&report);
+        assert_eq!((reason, class), (DeadReason::Untransformable, ErrorClass::Transform));
+        assert_eq!(world.calls("/untransformable").await.len(), 0);
+    });
+}
+
+#[test]
+fn a_certificate_that_nobody_signed_is_final_and_a_failed_handshake_is_not() {
+    in_the_world(async |world| {
+        let report = world.attempt("untrusted", "{}").await;
+        let (reason, class, error) = end(&report);
+        assert_eq!((reason, class), (DeadReason::Rejected, ErrorClass::Tls), "{error}");
+        assert!(error.contains("certificate"), "{error}");
+
+        let report = world.attempt("plaintext", "{}").await;
+        let (reason, class, error) = end(&report);
+        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Tls), "{error}");
+    });
+}
+
+#[test]
+fn a_response_without_end_is_read_up_to_the_limit_and_judged_by_its_status() {
+    in_the_world(async |world| {
+        let report = world.attempt("endless", "{}").await;
+        assert_eq!((&report.outcome, report.status), (&Outcome::Delivered, Some(200)));
+        assert_eq!(report.response_excerpt.unwrap(), "x".repeat(1024));
+    });
+}
+
+#[test]
+fn a_response_that_breaks_off_is_a_failure_that_keeps_its_status() {
+    in_the_world(async |world| {
+        let report = world.attempt("breaking", "{}").await;
+        let (reason, class, error) = end(&report);
+        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Transport), "{error}");
+        assert_eq!((report.status, report.response_excerpt.as_deref()), (Some(200), Some("half")));
+    });
+}
+
+#[test]
+fn without_a_token_the_third_party_is_not_called() {
+    in_the_world(async |world| {
+        let report = world.attempt("tokenless", "{}").await;
+        let (reason, class, error) = end(&report);
+        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Token), "{error}");
+        assert_eq!(world.calls("/tokenless").await.len(), 0);
+    });
+}

@@ -1,0 +1,10 @@
+//! Dispatch as a whole, between a real broker client and third parties that answer over HTTP.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+mod deliveries;
+mod failures;
+mod records;
+mod restarts;
+mod third_party;
+mod world;

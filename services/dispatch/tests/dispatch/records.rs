@@ -1,0 +1,92 @@
+//! Records that are not simply a request to deliver.
+
+use bytes::Bytes;
+use throughline_messages::{Adoption, DeadReason, ErrorClass, Outcome, RetryRecord, name};
+use wiremock::matchers::path;
+use wiremock::{Mock, ResponseTemplate};
+
+use crate::world::{header, in_the_world, request};
+
+fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Bytes)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect()
+}
+
+#[test]
+fn a_foreign_record_is_adopted_with_its_origin_its_key_and_its_trace() {
+    in_the_world(async |world| {
+        let foreign = headers(&[
+            ("Content-Type", "application/cloudevents+json"),
+            ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ]);
+        let key = Bytes::from_static(b"their key");
+        world.kafka.produce("foreign-requests", Some(key.clone()), foreign, r#"{ "theirs": 1.0 }"#).await;
+
+        let adoptions = &world.kafka.topics.adoptions;
+        let record = world.kafka.heard.record(adoptions, (name::CE_TYPE, "foreign")).await;
+        let adoption = Adoption::from_headers(&record.headers).unwrap();
+        assert_eq!(adoption.origin.topic, "foreign-requests");
+        assert_eq!(adoption.content_type.as_deref(), Some("application/cloudevents+json"));
+        assert!(adoption.trace.unwrap().traceparent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"));
+        assert_eq!(record.key, Some(key));
+        assert_eq!(record.payload, r#"{ "theirs": 1.0 }"#);
+        assert_eq!(world.calls("/foreign").await.len(), 0);
+    });
+}
+
+#[test]
+fn a_malformed_record_becomes_a_dead_letter_and_those_after_it_are_delivered() {
+    in_the_world(async |world| {
+        Mock::given(path("/readable")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
+        let malformed = headers(&[("ce_id", "42"), ("ce_type", "readable"), ("own", "kept")]);
+        world.kafka.produce("readable-requests", None, malformed, "its body").await;
+        let report = world.attempt("readable", "{}").await;
+        assert_eq!(report.outcome, Outcome::Delivered);
+
+        let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, ("own", "kept")).await;
+        assert_eq!(letter.payload, "its body");
+        assert_eq!(header(&letter, name::REASON), Some("malformed"));
+        assert!(header(&letter, name::ERROR).unwrap().contains("ce_id"), "{letter:?}");
+        assert!(header(&letter, name::ORIGIN).unwrap().starts_with("readable-requests/"), "{letter:?}");
+        assert_eq!(header(&letter, name::DESTINATION), None);
+    });
+}
+
+#[test]
+fn a_retry_that_cannot_be_read_becomes_a_dead_letter() {
+    in_the_world(async |world| {
+        let mut retry = request("readable").to_headers();
+        retry.extend(headers(&[(name::DESTINATION, "readable"), (name::ATTEMPT, "soon"), ("own", "retry")]));
+        world.kafka.produce(&world.kafka.topics.retries, None, retry, "{}").await;
+        let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, ("own", "retry")).await;
+        assert_eq!(header(&letter, name::REASON), Some("malformed"));
+    });
+}
+
+#[test]
+fn a_request_of_an_unknown_route_becomes_a_dead_letter() {
+    in_the_world(async |world| {
+        let request = request("abolished");
+        let id = request.id.to_string();
+        world.kafka.produce("readable-requests", None, request.to_headers(), "{}").await;
+        let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, (name::CE_ID, &id)).await;
+        assert_eq!(header(&letter, name::REASON), Some("unroutable"));
+    });
+}
+
+#[test]
+fn a_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead_letter() {
+    in_the_world(async |world| {
+        let retry =
+            RetryRecord { request: request("readable"), destination: "abolished".to_owned(), attempt: 1 };
+        world.kafka.produce(&world.kafka.topics.retries, None, retry.to_headers(), "{}").await;
+        let report = world.kafka.heard.report(retry.request.id).await;
+        let Outcome::Dead { reason, failure } = report.outcome else { panic!("was delivered") };
+        assert_eq!((reason, failure.class), (DeadReason::Unroutable, ErrorClass::Configuration));
+        assert_eq!(report.destination, "abolished");
+
+        let id = retry.request.id.to_string();
+        let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, (name::CE_ID, &id)).await;
+        assert_eq!(header(&letter, name::DESTINATION), Some("abolished"));
+        assert_eq!(header(&letter, name::REASON), Some("unroutable"));
+    });
+}

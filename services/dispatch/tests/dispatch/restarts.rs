@@ -1,0 +1,134 @@
+//! Dispatch that stops, starts, and loses its broker for a while.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+use throughline_kafka::Record;
+use throughline_lifecycle::Shutdown;
+use throughline_snowflake::RequestId;
+use tokio::time::timeout;
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use crate::world::{Kafka, PATIENCE, in_the_world, request};
+
+const RECORDS: usize = 120;
+
+async fn publish(kafka: &Kafka) {
+    for _ in 0..RECORDS {
+        kafka.publish(&request("work"), None, "{}").await;
+    }
+}
+
+/// The requests that were reported on, once there are so many.
+async fn reported(kafka: &Kafka, at_least: usize) -> HashSet<RequestId> {
+    kafka
+        .heard
+        .wait_for(|records: &[Record]| {
+            let ids: HashSet<_> = kafka.heard.reports_in(records).map(|report| report.request_id).collect();
+            (ids.len() >= at_least).then_some(ids)
+        })
+        .await
+}
+
+async fn calls(third: &MockServer) -> usize {
+    third.received_requests().await.unwrap().len()
+}
+
+/// Waits for the first call.
+async fn called(third: &MockServer) {
+    let called = async {
+        while calls(third).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, called).await.expect("calls are made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shut_down_under_load_reports_every_call_and_a_restart_does_the_rest_once() {
+    let third = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_delay(Duration::from_millis(100));
+    Mock::given(wiremock::matchers::any()).respond_with(slow).mount(&third).await;
+    let kafka = Kafka::start(&json!({"work": {"url": third.uri()}}));
+    publish(&kafka).await;
+
+    let shutdown = Shutdown::new();
+    let dispatch = kafka.dispatch(shutdown.clone()).await;
+    called(&third).await;
+    shutdown.begin();
+    timeout(PATIENCE, dispatch.join()).await.expect("ends").expect("ends well");
+    let finished = calls(&third).await;
+    assert!(finished < RECORDS, "the shut-down came too late to show anything");
+    assert_eq!(reported(&kafka, finished).await.len(), finished);
+
+    let _restarted = kafka.dispatch(Shutdown::new()).await;
+    assert_eq!(reported(&kafka, RECORDS).await.len(), RECORDS);
+    assert_eq!(calls(&third).await, RECORDS, "nothing was called twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_work_at_a_forced_end_is_done_after_a_restart() {
+    let third = MockServer::start().await;
+    let is_hanging = Arc::new(AtomicBool::new(true));
+    let hangs = Arc::clone(&is_hanging);
+    let answer = move |_: &Request| {
+        let pause = if hangs.load(Ordering::SeqCst) { Duration::from_mins(10) } else { Duration::ZERO };
+        ResponseTemplate::new(200).set_delay(pause)
+    };
+    Mock::given(wiremock::matchers::any()).respond_with(answer).mount(&third).await;
+    let kafka = Kafka::start(&json!({"work": {"url": third.uri(), "timeout": "10m"}}));
+    publish(&kafka).await;
+
+    let shutdown = Shutdown::new();
+    let dispatch = kafka.dispatch(shutdown.clone()).await;
+    called(&third).await;
+    shutdown.begin();
+    shutdown.force();
+    timeout(PATIENCE, dispatch.join()).await.expect("ends though calls hang").ok();
+
+    is_hanging.store(false, Ordering::SeqCst);
+    let _restarted = kafka.dispatch(Shutdown::new()).await;
+    assert_eq!(reported(&kafka, RECORDS).await.len(), RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_waits_for_a_broker_that_is_away_and_dispatch_is_not_ready_meanwhile() {
+    let third = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_delay(Duration::from_millis(300));
+    Mock::given(wiremock::matchers::any()).respond_with(slow).mount(&third).await;
+    let kafka = Kafka::start(&json!({"work": {"url": third.uri()}}));
+    let dispatch = kafka.dispatch(Shutdown::new()).await;
+    let ready = format!("http://{}/readyz", dispatch.address());
+    becomes(&ready, StatusCode::OK).await;
+
+    let request = request("work");
+    kafka.publish(&request, None, "{}").await;
+    called(&third).await;
+    kafka.broker.down().unwrap();
+    becomes(&ready, StatusCode::SERVICE_UNAVAILABLE).await;
+    kafka.broker.up().unwrap();
+    assert_eq!(kafka.heard.report(request.id).await.outcome.as_str(), "delivered");
+}
+
+async fn becomes(url: &str, status: StatusCode) {
+    let client = reqwest::Client::new();
+    let becomes = async {
+        while client.get(url).send().await.unwrap().status() != status {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, becomes).await.unwrap_or_else(|_| panic!("{url} never answers {status}"));
+}
+
+#[test]
+fn a_running_dispatch_is_alive_and_ready() {
+    in_the_world(async |world| {
+        let address = world.dispatch.address();
+        becomes(&format!("http://{address}/healthz"), StatusCode::OK).await;
+        becomes(&format!("http://{address}/readyz"), StatusCode::OK).await;
+    });
+}

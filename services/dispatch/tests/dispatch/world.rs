@@ -1,0 +1,249 @@
+//! A broker, and what comes out of dispatch.
+
+use std::io::Write as _;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use throughline_clock::Clock;
+use throughline_config::{Flags, Settings};
+use throughline_dispatch::Dispatch;
+use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
+use throughline_lifecycle::Shutdown;
+use throughline_messages::{AttemptReport, Headers, RequestRecord, Topics};
+use throughline_snowflake::RequestId;
+use throughline_telemetry::Telemetry;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use wiremock::MockServer;
+
+use crate::third_party;
+
+/// For anything that a test waits for. Joining a group alone takes the mock broker three seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One dispatch that all tests share which do not stop it: every test has its own routes.
+pub(crate) struct World {
+    pub(crate) kafka: Kafka,
+    pub(crate) third: MockServer,
+    pub(crate) dispatch: Dispatch,
+    _telemetry: Telemetry,
+}
+
+static SHARED: LazyLock<(Runtime, World)> = LazyLock::new(|| {
+    let runtime = Runtime::new().unwrap();
+    let world = runtime.block_on(World::start());
+    (runtime, world)
+});
+
+/// Runs a test in the shared world.
+pub(crate) fn in_the_world<Test: AsyncFnOnce(&'static World)>(test: Test) {
+    let (runtime, world) = &*SHARED;
+    runtime.block_on(test(world));
+}
+
+impl World {
+    async fn start() -> Self {
+        let telemetry = throughline_telemetry::init_quiet("throughline-dispatch", "0").unwrap();
+        let third = MockServer::start().await;
+        let kafka = Kafka::start(&third_party::routes(&third.uri()));
+        let dispatch = kafka.dispatch(Shutdown::new()).await;
+        Self { kafka, third, dispatch, _telemetry: telemetry }
+    }
+
+    /// Publishes a request as ingest does, and returns its id.
+    pub(crate) async fn publish(&self, route: &str, body: &'static str) -> RequestId {
+        let request = request(route);
+        self.kafka.publish(&request, None, body).await;
+        request.id
+    }
+
+    /// Publishes a request and waits for the report on it.
+    pub(crate) async fn attempt(&self, route: &str, body: &'static str) -> AttemptReport {
+        let id = self.publish(route, body).await;
+        self.kafka.heard.report(id).await
+    }
+
+    /// The calls that a path of the third party got.
+    pub(crate) async fn calls(&self, path: &str) -> Vec<wiremock::Request> {
+        let calls = self.third.received_requests().await.unwrap();
+        calls.into_iter().filter(|call| call.url.path() == path).collect()
+    }
+}
+
+/// A broker, and everything that dispatch says there.
+pub(crate) struct Kafka {
+    pub(crate) broker: EmbeddedBroker,
+    pub(crate) topics: Topics,
+    pub(crate) heard: Heard,
+    settings: Settings,
+    producer: Producer,
+}
+
+impl Kafka {
+    /// Each route has the topic `<name>-requests`.
+    pub(crate) fn start(destinations: &Value) -> Self {
+        let broker = EmbeddedBroker::start(4).unwrap();
+        let settings = settings(&broker.bootstrap_servers(), destinations);
+        let topics = Topics::new(&settings.kafka.prefix);
+        broker.create_topics(&topics.all()).unwrap();
+        for route in settings.routes.values() {
+            broker.create_topics(&[&route.topic]).unwrap();
+        }
+        let producer = Producer::new(&settings.kafka).unwrap();
+        let heard = Heard::listen(&settings, &[&topics.outcomes, &topics.dead_letters, &topics.adoptions]);
+        Self { broker, topics, heard, settings, producer }
+    }
+
+    /// Starts dispatch.
+    pub(crate) async fn dispatch(&self, shutdown: Shutdown) -> Dispatch {
+        throughline_dispatch::start(self.settings.clone(), Clock::system(), shutdown).await.unwrap()
+    }
+
+    /// Publishes a request with an ordering key, or with its id for a key.
+    pub(crate) async fn publish(
+        &self,
+        request: &RequestRecord,
+        key: Option<&'static str>,
+        body: &'static str,
+    ) {
+        let topic = format!("{}-requests", request.route);
+        let key = key.map_or_else(|| request.id.to_string().into(), |key| Bytes::from_static(key.as_bytes()));
+        self.produce(&topic, Some(key), request.to_headers(), body).await;
+    }
+
+    pub(crate) async fn produce(
+        &self,
+        topic: &str,
+        key: Option<Bytes>,
+        headers: Headers,
+        body: &'static str,
+    ) {
+        let payload = Bytes::from_static(body.as_bytes());
+        let record = Outgoing { topic: topic.to_owned(), key, headers, payload };
+        self.producer.send(&record).await.unwrap();
+    }
+}
+
+/// What dispatch has said so far: records of its outcomes, dead letters and adoptions.
+pub(crate) struct Heard {
+    records: watch::Receiver<Vec<Record>>,
+    outcomes: String,
+    _listener: JoinHandle<()>,
+}
+
+impl Heard {
+    fn listen(settings: &Settings, topics: &[&str]) -> Self {
+        let mut consumer = Consumer::subscribe(&settings.kafka, "listener", topics, 64).unwrap();
+        let (sender, records) = watch::channel(Vec::new());
+        let listener = tokio::spawn(async move {
+            while let Some(received) = consumer.recv().await {
+                sender.send_modify(|records| records.push(received.record));
+                received.receipt.done();
+            }
+        });
+        Self { records, outcomes: topics[0].to_owned(), _listener: listener }
+    }
+
+    /// Waits until what was heard is enough to answer.
+    pub(crate) async fn wait_for<T>(&self, answer: impl Fn(&[Record]) -> Option<T>) -> T {
+        let mut records = self.records.clone();
+        let found = async {
+            loop {
+                if let Some(found) = answer(&records.borrow_and_update()) {
+                    return found;
+                }
+                records.changed().await.expect("the listener listens");
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.expect("dispatch says what the test waits for")
+    }
+
+    /// Waits for a record on a topic with this header.
+    pub(crate) async fn record(&self, topic: &str, header: (&str, &str)) -> Record {
+        self.wait_for(|records| {
+            records.iter().find(|record| record.topic == topic && has(record, header)).cloned()
+        })
+        .await
+    }
+
+    /// Waits for as many reports as a request has destinations.
+    pub(crate) async fn reports(&self, id: RequestId, destinations: usize) -> Vec<AttemptReport> {
+        self.wait_for(|records| {
+            let reports: Vec<_> = self.reports_in(records).filter(|report| report.request_id == id).collect();
+            (reports.len() >= destinations).then_some(reports)
+        })
+        .await
+    }
+
+    /// Waits for the report on a request that has one destination.
+    pub(crate) async fn report(&self, id: RequestId) -> AttemptReport {
+        self.reports(id, 1).await.remove(0)
+    }
+
+    /// The reports among records.
+    pub(crate) fn reports_in(&self, records: &[Record]) -> impl Iterator<Item = AttemptReport> {
+        let outcomes = records.iter().filter(|record| record.topic == self.outcomes);
+        outcomes.map(|record| serde_json::from_slice(&record.payload).unwrap())
+    }
+}
+
+/// A new request on a route, accepted now.
+pub(crate) fn request(route: &str) -> RequestRecord {
+    static LAST_ID: AtomicI64 = AtomicI64::new(0);
+    RequestRecord {
+        id: RequestId::from_i64(LAST_ID.fetch_add(1, Ordering::Relaxed) + 1).unwrap(),
+        route: route.to_owned(),
+        accepted_at: Clock::system().now(),
+        content_type: "application/json".to_owned(),
+        trace: None,
+    }
+}
+
+pub(crate) fn has(record: &Record, (name, value): (&str, &str)) -> bool {
+    header(record, name) == Some(value)
+}
+
+pub(crate) fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
+    let (_, value) = record.headers.iter().rev().find(|(header, _)| header == name)?;
+    std::str::from_utf8(value).ok()
+}
+
+/// One route a destination, of the same name; and `both`, which has two.
+fn settings(bootstrap_servers: &str, destinations: &Value) -> Settings {
+    let names = destinations.as_object().unwrap().keys();
+    let route = |name: &str, destinations: &[&str]| {
+        let route = json!({
+            "path": format!("/{name}"),
+            "topic": format!("{name}-requests"),
+            "destinations": destinations,
+        });
+        (name.to_owned(), route)
+    };
+    let mut routes: serde_json::Map<_, _> = names.map(|name| route(name, &[name])).collect();
+    if destinations.get("left").is_some() {
+        routes.extend([route("both", &["left", "right"])]);
+    }
+    let file = json!({
+        "kafka": {
+            "bootstrap_servers": bootstrap_servers,
+            "properties": {
+                // The mock broker has a group whose last member left wait that long for another one.
+                "session.timeout.ms": "3000",
+                "heartbeat.interval.ms": "500",
+                // Tests wait for every single record.
+                "fetch.wait.max.ms": "20",
+            },
+        },
+        "dispatch": {"address": "127.0.0.1:0", "concurrency": 32},
+        "routes": routes,
+        "destinations": destinations,
+    });
+    let mut path = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    write!(path, "{file}").unwrap();
+    let flags = Flags { config: Some(path.path().to_owned()), http: None, kafka: None, database: None };
+    throughline_config::load(&flags).unwrap_or_else(|problems| panic!("{problems}")).settings
+}

@@ -1,0 +1,173 @@
+//! What a body must be before it is kept: JSON, within its route's schema, with an ordering key that
+//! can be one.
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use throughline_config::Route;
+
+use crate::error::StartError;
+
+/// A route's demands on bodies, compiled.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    schema: Option<jsonschema::Validator>,
+    ordering_key: Option<String>,
+}
+
+/// Why a body is not accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is not JSON; says where and why.
+    NotJson(String),
+    /// It is JSON that the route does not take.
+    Violation(Vec<Violation>),
+}
+
+/// One place in a body that does not fit, and why.
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Violation {
+    /// JSON pointer (RFC 6901) to the place.
+    pub(crate) pointer: String,
+    /// What is wrong there.
+    pub(crate) detail: String,
+}
+
+/// A body lists at most this many violations: enough to mend it, too few to flood an answer.
+const MOST_VIOLATIONS: usize = 20;
+
+impl Admission {
+    /// # Errors
+    /// If the route's schema does not compile.
+    pub(crate) fn new(name: &str, route: &Route) -> Result<Self, StartError> {
+        let compile = |schema| {
+            jsonschema::validator_for(schema)
+                .map_err(|error| StartError::Schema { route: name.to_owned(), problem: error.to_string() })
+        };
+        Ok(Self {
+            schema: route.schema.as_ref().map(|schema| compile(schema.document())).transpose()?,
+            ordering_key: route.ordering_key.clone(),
+        })
+    }
+
+    /// Checks a body and finds its ordering key.
+    ///
+    /// The body itself is never rewritten. It is parsed into a tree only where the route asks what is
+    /// in it.
+    pub(crate) fn check(&self, body: &Bytes) -> Result<Option<String>, Refusal> {
+        let text =
+            std::str::from_utf8(body).map_err(|error| Refusal::NotJson(format!("not UTF-8: {error}")))?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| Refusal::NotJson(error.to_string()))?;
+        if self.schema.is_none() && self.ordering_key.is_none() {
+            return Ok(None);
+        }
+        // Sound JSON may still be more than a tree can hold: 1e400, or ten thousand nested arrays.
+        let tree = serde_json::from_str::<Value>(text)
+            .map_err(|error| violation("", format!("cannot be checked: {error}")))?;
+        self.check_schema(&tree)?;
+        self.find_ordering_key(&tree)
+    }
+
+    fn check_schema(&self, tree: &Value) -> Result<(), Refusal> {
+        let Some(schema) = &self.schema else { return Ok(()) };
+        let violations: Vec<_> = schema
+            .iter_errors(tree)
+            .take(MOST_VIOLATIONS)
+            .map(|error| Violation {
+                pointer: error.instance_path().to_string(),
+                detail: error.masked().to_string(),
+            })
+            .collect();
+        if violations.is_empty() { Ok(()) } else { Err(Refusal::Violation(violations)) }
+    }
+
+    fn find_ordering_key(&self, tree: &Value) -> Result<Option<String>, Refusal> {
+        let Some(pointer) = &self.ordering_key else { return Ok(None) };
+        match tree.pointer(pointer) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(key)) => Ok(Some(key.clone())),
+            Some(key @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(key.to_string())),
+            Some(Value::Array(_) | Value::Object(_)) => {
+                Err(violation(pointer, "orders deliveries: give a string, a number or a boolean".to_owned()))
+            }
+        }
+    }
+}
+
+fn violation(pointer: &str, detail: String) -> Refusal {
+    Refusal::Violation(vec![Violation { pointer: pointer.to_owned(), detail }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn admission(schema: Option<Value>, ordering_key: Option<&str>) -> Admission {
+        Admission {
+            schema: schema.map(|schema| jsonschema::validator_for(&schema).unwrap()),
+            ordering_key: ordering_key.map(str::to_owned),
+        }
+    }
+
+    fn check(admission: &Admission, body: &str) -> Result<Option<String>, Refusal> {
+        admission.check(&Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    #[test]
+    fn any_json_is_taken_where_nothing_is_asked_of_it() {
+        let open = admission(None, None);
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        for body in
+            ["{}", " [1e400, 1.0, -0] ", r#"{"a":1,"a":2}"#, r#""\ud83d\ude00""#, "null", "\n\t1\r\n", &deep]
+        {
+            assert_eq!(check(&open, body), Ok(None), "{}", &body[..body.len().min(40)]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused_with_its_place() {
+        let open = admission(None, None);
+        for body in ["", "{", "{'a':1}", "[1,]", "01", "{} {}", "\u{feff}{}", "nul", "\"\t\""] {
+            assert!(matches!(check(&open, body), Err(Refusal::NotJson(_))), "{body:?}");
+        }
+        let Err(Refusal::NotJson(detail)) = check(&open, "{\"a\":\n tru}") else { panic!() };
+        assert!(detail.contains("line 2"), "{detail}");
+        let not_utf8 = open.check(&Bytes::from_static(b"\"\xff\""));
+        assert!(matches!(not_utf8, Err(Refusal::NotJson(_))));
+    }
+
+    #[test]
+    fn every_violation_of_the_schema_is_named_with_its_pointer_and_without_the_value() {
+        let schema =
+            json!({"type": "object", "required": ["id"], "properties": {"age": {"type": "integer"}}});
+        let Err(Refusal::Violation(violations)) =
+            check(&admission(Some(schema), None), r#"{"age":"s3cret"}"#)
+        else {
+            panic!()
+        };
+        let pointers: Vec<_> = violations.iter().map(|v| v.pointer.as_str()).collect();
+        assert_eq!(pointers.len(), 2);
+        assert!(pointers.contains(&"/age") && pointers.contains(&""), "{pointers:?}");
+        assert!(violations.iter().all(|v| !v.detail.contains("s3cret")), "{violations:?}");
+    }
+
+    #[test]
+    fn what_a_tree_cannot_hold_is_refused_only_where_a_tree_is_needed() {
+        let keyed = admission(None, Some("/user"));
+        let Err(Refusal::Violation(violations)) = check(&keyed, r#"{"user":"u","n":1e400}"#) else {
+            panic!()
+        };
+        assert!(violations[0].detail.contains("cannot be checked"), "{violations:?}");
+    }
+
+    #[test]
+    fn the_ordering_key_is_a_scalar_of_the_body() {
+        let keyed = admission(None, Some("/user/id"));
+        assert_eq!(check(&keyed, r#"{"user":{"id":"u-1"}}"#), Ok(Some("u-1".to_owned())));
+        assert_eq!(check(&keyed, r#"{"user":{"id":7}}"#), Ok(Some("7".to_owned())));
+        assert_eq!(check(&keyed, r#"{"user":{"id":null}}"#), Ok(None));
+        assert_eq!(check(&keyed, "[]"), Ok(None));
+        assert!(matches!(check(&keyed, r#"{"user":{"id":[]}}"#), Err(Refusal::Violation(_))));
+    }
+}

@@ -1,0 +1,133 @@
+//! Accepts foreign records, which dispatch has found on a route's topic, as if they had come by HTTP.
+
+use futures_util::future::join_all;
+use throughline_kafka::{Consumer, KafkaError, Received, Record};
+use throughline_lifecycle::Shutdown;
+use throughline_messages::{Adoption, TraceContext};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, info_span};
+
+use crate::CLOSE_DEADLINE;
+use crate::backoff::Backoff;
+use crate::intake::{Intake, Intakes, NotTaken, Offer};
+use crate::refusals::DeadLetters;
+use crate::writer::Room;
+
+/// Most records offered to the writer at once.
+const BATCH: usize = 64;
+
+pub(crate) struct Adopter {
+    pub(crate) consumer: Consumer,
+    pub(crate) intakes: Intakes,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Adopter {
+    /// Runs until told to stop; what it has taken by then is accepted.
+    pub(crate) async fn run(mut self) -> Result<(), KafkaError> {
+        loop {
+            let batch = self.shutdown.soft().run_until_cancelled(self.consumer.recv_batch(BATCH)).await;
+            match batch {
+                Some(batch) if !batch.is_empty() => {
+                    join_all(batch.into_iter().map(|received| self.step(received))).await;
+                }
+                _ => return self.consumer.close(CLOSE_DEADLINE).await,
+            }
+        }
+    }
+
+    /// Accepts one record, or puts it to dead letters.
+    async fn step(&self, Received { record, receipt }: Received) {
+        let span = process_span(&record);
+        let adopted = match Adoption::from_headers(&record.headers) {
+            Ok(adoption) => self.adopt(&record, adoption).instrument(span).await,
+            Err(error) => Err(error.to_string()),
+        };
+        let finished = match adopted {
+            Ok(finished) => finished,
+            Err(error) => self.dead_letters.put(&record, &error).await,
+        };
+        if finished {
+            receipt.done();
+        }
+    }
+
+    /// False if told to stop before it was accepted.
+    ///
+    /// # Errors
+    /// In words, if it can never be accepted.
+    async fn adopt(&self, record: &Record, adoption: Adoption) -> Result<bool, String> {
+        let intake = self
+            .intakes
+            .get(&adoption.route)
+            .ok_or_else(|| format!("the configuration has no route {}", adoption.route))?;
+        let mut backoff = Backoff::default();
+        loop {
+            let not_now = match intake.queue().reserve(record.payload.len() as u64) {
+                Some(room) => offer(intake, record, &adoption, room).await?,
+                None => Some("there is no room for its body"),
+            };
+            let Some(why) = not_now else { return Ok(true) };
+            if !backoff.pause(self.shutdown.soft(), "a foreign record cannot be accepted now", &why).await {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Offers the record to its route once; gives the reason if it is not accepted now.
+///
+/// # Errors
+/// In words, if it can never be accepted.
+async fn offer(
+    intake: &Intake,
+    record: &Record,
+    adoption: &Adoption,
+    room: Room,
+) -> Result<Option<&'static str>, String> {
+    let offer = Offer {
+        body: record.payload.clone(),
+        content_type: adoption.content_type.clone().unwrap_or_else(|| "application/json".to_owned()),
+        headers: Vec::new(),
+        trace: throughline_telemetry::context_of(&Span::current()).or_else(|| adoption.trace.clone()),
+        // No client can send a key that begins with a space.
+        idempotency_key: Some(format!(" {}", adoption.origin)),
+        room,
+    };
+    match intake.take(offer).await {
+        Ok(id) => {
+            Span::current().record("throughline.request.id", tracing::field::display(id));
+            tracing::info!(request_id = %id, origin = %adoption.origin, "adopted a foreign record");
+            Ok(None)
+        }
+        Err(NotTaken::Full) => Ok(Some("the writer's queue is full")),
+        Err(NotTaken::Unavailable) => Ok(Some("the database is away")),
+        Err(NotTaken::NotJson(detail)) => Err(format!("not JSON: {detail}")),
+        Err(NotTaken::Violation(violations)) => {
+            let places: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.pointer, v.detail)).collect();
+            Err(format!("not what the route takes: {}", places.join("; ")))
+        }
+        Err(NotTaken::KeyReused) => Err("its origin was adopted with another body".to_owned()),
+        Err(NotTaken::Failed) => Err("it cannot be stored".to_owned()),
+    }
+}
+
+fn process_span(record: &Record) -> Span {
+    let span = info_span!(
+        "process",
+        otel.kind = "consumer",
+        otel.name = format!("process {}", record.topic),
+        messaging.system = "kafka",
+        messaging.operation.name = "process",
+        messaging.operation.r#type = "process",
+        messaging.destination.name = record.topic,
+        messaging.destination.partition.id = %record.partition,
+        messaging.kafka.offset = record.offset,
+        throughline.request.id = Empty,
+    );
+    if let Some(trace) = TraceContext::from_headers(&record.headers) {
+        throughline_telemetry::set_parent(&span, &trace);
+    }
+    span
+}

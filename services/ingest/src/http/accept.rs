@@ -1,0 +1,159 @@
+//! `POST` on a route's path.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, StatusCode};
+use serde_json::json;
+use throughline_snowflake::RequestId;
+use tokio::time::timeout;
+use tracing::Span;
+
+use super::problem::Problem;
+use crate::intake::{Intake, NotTaken, Offer};
+
+const BUSY: &str = "Too many requests are waiting to be stored.";
+const AWAY: &str = "The database did not answer in time. The request may have been kept: send it again with the same Idempotency-Key.";
+
+/// A route's path.
+#[derive(Clone)]
+pub(super) struct Entrance {
+    pub(super) intake: Arc<Intake>,
+    /// The largest body, in bytes.
+    pub(super) limit: u64,
+    /// For the body to arrive, and again for the request to be committed.
+    pub(super) timeout: Duration,
+}
+
+pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let content_type = json_content_type(&head.headers)?;
+    let idempotency_key = idempotency_key(&head.headers)?;
+    let expected = expected_bytes(&head.headers, entrance.limit)?;
+    // Before the body is read: memory is bounded by what was announced, not by what is here already.
+    let room = entrance.intake.queue().reserve(expected).ok_or(Problem::Unavailable(BUSY))?;
+    let offer = Offer {
+        body: read(body, entrance.limit, entrance.timeout).await?,
+        content_type,
+        headers: kept(&head.headers, entrance.intake.keep_headers()),
+        trace: throughline_telemetry::context_of(&Span::current())
+            .or_else(|| throughline_telemetry::extract(&head.headers)),
+        idempotency_key,
+        room,
+    };
+    let taken = timeout(entrance.timeout, entrance.intake.take(offer)).await;
+    Ok(created(taken.unwrap_or(Err(NotTaken::Unavailable))?))
+}
+
+fn created(id: RequestId) -> Response {
+    Span::current().record("throughline.request.id", tracing::field::display(id));
+    let location = [(LOCATION, format!("/v1/requests/{id}"))];
+    (StatusCode::CREATED, location, Json(json!({ "request_id": id }))).into_response()
+}
+
+impl From<NotTaken> for Problem {
+    fn from(not_taken: NotTaken) -> Self {
+        match not_taken {
+            NotTaken::NotJson(detail) => Self::NotJson(detail),
+            NotTaken::Violation(violations) => Self::SchemaViolation(violations),
+            NotTaken::KeyReused => Self::IdempotencyKeyReused,
+            NotTaken::Full => Self::Unavailable(BUSY),
+            NotTaken::Unavailable => Self::Unavailable(AWAY),
+            NotTaken::Failed => Self::Internal,
+        }
+    }
+}
+
+/// `application/json` or anything that ends in `+json` (RFC 6839), as it was sent.
+fn json_content_type(headers: &HeaderMap) -> Result<String, Problem> {
+    let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_json = essence == "application/json" || (essence.contains('/') && essence.ends_with("+json"));
+    if is_json { Ok(text.to_owned()) } else { Err(Problem::UnsupportedMediaType) }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().map_err(|_| Problem::IdempotencyKeyInvalid)?.trim();
+    if key.is_empty() || key.len() > 255 {
+        Err(Problem::IdempotencyKeyInvalid)
+    } else {
+        Ok(Some(key.to_owned()))
+    }
+}
+
+/// How large the body may turn out to be.
+fn expected_bytes(headers: &HeaderMap, limit: u64) -> Result<u64, Problem> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match announced {
+        Some(length) if length > limit => Err(Problem::BodyTooLarge { limit }),
+        Some(length) => Ok(length),
+        None => Ok(limit),
+    }
+}
+
+async fn read(body: Body, limit: u64, deadline: Duration) -> Result<Bytes, Problem> {
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let body = timeout(deadline, to_bytes(body, most)).await.map_err(|_| Problem::BodyTimeout)?;
+    body.map_err(|error| {
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            if error.is::<http_body_util::LengthLimitError>() {
+                return Problem::BodyTooLarge { limit };
+            }
+            cause = error.source();
+        }
+        Problem::BodyBroken
+    })
+}
+
+/// The headers that the route keeps; what is not text is not kept.
+fn kept(headers: &HeaderMap, names: &[String]) -> Vec<(String, String)> {
+    let values = |name: &String| {
+        let name = name.to_ascii_lowercase();
+        let values: Vec<_> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
+        values.into_iter().map(|value| (name.clone(), value.to_owned())).collect::<Vec<_>>()
+    };
+    names.iter().flat_map(values).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_content_type(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(CONTENT_TYPE, http::HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn json_media_types_are_taken_as_they_were_sent() {
+        for sent in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json"] {
+            assert_eq!(json_content_type(&with_content_type(sent)).ok().as_deref(), Some(sent));
+        }
+        for sent in
+            ["", "text/plain", "text/json", "application/jsonp", "+json", "application/x-www-form-urlencoded"]
+        {
+            assert!(json_content_type(&with_content_type(sent)).is_err(), "{sent}");
+        }
+        assert!(json_content_type(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn only_the_named_headers_are_kept() {
+        let headers: HeaderMap = [("x-tenant", "a"), ("x-tenant", "b"), ("cookie", "c")]
+            .into_iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+            .collect();
+        let tenant = |value: &str| ("x-tenant".to_owned(), value.to_owned());
+        assert_eq!(
+            kept(&headers, &["X-Tenant".to_owned(), "missing".to_owned()]),
+            [tenant("a"), tenant("b")]
+        );
+    }
+}

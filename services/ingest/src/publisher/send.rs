@@ -1,0 +1,72 @@
+//! A request as a record, with its PRODUCER span.
+
+use bytes::Bytes;
+use throughline_kafka::{Outgoing, Position, SendError};
+use throughline_messages::{Headers, RequestRecord, TraceContext};
+use throughline_store::OutboxRequest;
+use tracing::field::Empty;
+use tracing::{Span, info_span};
+
+/// The record of a request for a topic, and the span of its sending, which is over when dropped.
+///
+/// `headers` makes the record's headers from what they say of the request.
+pub(crate) fn outgoing(
+    topic: &str,
+    request: OutboxRequest,
+    headers: impl FnOnce(RequestRecord) -> Headers,
+) -> (Outgoing, Span) {
+    let span = send_span(topic, &request);
+    let key = request.ordering_key.clone().unwrap_or_else(|| request.id.to_string());
+    let trace: Option<TraceContext> = throughline_telemetry::context_of(&span).or(request.trace);
+    let record = RequestRecord {
+        id: request.id,
+        route: request.route,
+        accepted_at: request.accepted_at,
+        content_type: request.content_type,
+        trace,
+    };
+    let outgoing = Outgoing {
+        topic: topic.to_owned(),
+        key: Some(Bytes::from(key)),
+        headers: headers(record),
+        payload: request.body,
+    };
+    (outgoing, span)
+}
+
+fn send_span(topic: &str, request: &OutboxRequest) -> Span {
+    let span = info_span!(
+        parent: None,
+        "send",
+        otel.kind = "producer",
+        otel.name = format!("send {topic}"),
+        otel.status_code = Empty,
+        error.r#type = Empty,
+        messaging.system = "kafka",
+        messaging.operation.name = "send",
+        messaging.operation.r#type = "send",
+        messaging.destination.name = topic,
+        messaging.destination.partition.id = Empty,
+        messaging.kafka.offset = Empty,
+        messaging.message.id = %request.id,
+        messaging.message.body.size = request.body.len(),
+    );
+    if let Some(trace) = &request.trace {
+        throughline_telemetry::set_parent(&span, trace);
+    }
+    span
+}
+
+/// Writes into the span how the sending ended.
+pub(crate) fn note(span: &Span, sent: &Result<Position, SendError>) {
+    match sent {
+        Ok(position) => {
+            span.record("messaging.destination.partition.id", position.partition.to_string());
+            span.record("messaging.kafka.offset", position.offset);
+        }
+        Err(error) => {
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", if error.is_refusal() { "refused" } else { "failed" });
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! How much may be published and not yet be off our hands.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use throughline_snowflake::RequestId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use crate::Broker;
+
+/// Bytes of bodies in librdkafka's hands: well below its own bound, so that a record is refused only
+/// for what it is.
+const BYTES: usize = 128 << 20;
+/// The embedded broker keeps some 5 MB a partition and forgets what is older; all may fall into one.
+const FORGETFUL_BYTES: usize = 4 << 20;
+const UNIT: usize = 1 << 10;
+/// How often a full window is looked at for shares whose patience has ended.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Bounds requests that are published and not yet acknowledged, or, where the broker forgets, not
+/// yet heard of again.
+#[derive(Debug)]
+pub(crate) struct Window {
+    requests: Arc<Semaphore>,
+    units: Arc<Semaphore>,
+    most_units: usize,
+    forgetful: Option<Forgetful>,
+}
+
+/// Shares of requests that a broker which forgets may have: held until an outcome is recorded, or
+/// until the sweeper will publish them again anyway.
+#[derive(Debug)]
+struct Forgetful {
+    published: Mutex<HashMap<RequestId, (Instant, Share)>>,
+    patience: Duration,
+}
+
+/// A share of the window; dropping it gives it back.
+#[derive(Debug)]
+struct Share {
+    _request: OwnedSemaphorePermit,
+    _units: OwnedSemaphorePermit,
+}
+
+/// What a request that is on its way to the broker holds of the window.
+///
+/// Where the broker forgets, the window itself keeps the share, from before the record is sent: its
+/// outcome may be recorded before its acknowledgement is seen.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    _until_acknowledged: Option<Share>,
+}
+
+impl Window {
+    pub(crate) fn new(requests: usize, broker: Broker, patience: Duration) -> Self {
+        let (bytes, forgetful) = match broker {
+            Broker::Durable => (BYTES, None),
+            Broker::Forgetful => (FORGETFUL_BYTES, Some(Forgetful { published: Mutex::default(), patience })),
+        };
+        let most_units = bytes / UNIT;
+        Self {
+            requests: Arc::new(Semaphore::new(requests)),
+            units: Arc::new(Semaphore::new(most_units)),
+            most_units,
+            forgetful,
+        }
+    }
+
+    /// Takes a share for a request, if there is one now.
+    pub(crate) fn try_hold(&self, id: RequestId, bytes: usize) -> Option<Hold> {
+        self.give_up_the_overdue();
+        let units = Arc::clone(&self.units).try_acquire_many_owned(self.units_of(bytes)).ok()?;
+        let request = Arc::clone(&self.requests).try_acquire_owned().ok()?;
+        Some(self.register(id, Share { _request: request, _units: units }))
+    }
+
+    /// Takes a share for a request as soon as there is one.
+    pub(crate) async fn hold(&self, id: RequestId, bytes: usize) -> Option<Hold> {
+        loop {
+            self.give_up_the_overdue();
+            let share = async {
+                let units = Arc::clone(&self.units).acquire_many_owned(self.units_of(bytes)).await.ok()?;
+                let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
+                Some(Share { _request: request, _units: units })
+            };
+            // Nobody says when patience ends: look again.
+            if let Ok(share) = timeout(LOOK_AGAIN, share).await {
+                return Some(self.register(id, share?));
+            }
+        }
+    }
+
+    /// An outcome of the request is recorded.
+    pub(crate) fn heard_of(&self, id: RequestId) {
+        if let Some(forgetful) = &self.forgetful {
+            forgetful.lock().remove(&id);
+        }
+    }
+
+    fn register(&self, id: RequestId, share: Share) -> Hold {
+        let Some(forgetful) = &self.forgetful else { return Hold { _until_acknowledged: Some(share) } };
+        forgetful.lock().insert(id, (Instant::now(), share));
+        Hold { _until_acknowledged: None }
+    }
+
+    fn give_up_the_overdue(&self) {
+        if let Some(forgetful) = &self.forgetful {
+            forgetful.lock().retain(|_, (since, _)| since.elapsed() < forgetful.patience);
+        }
+    }
+
+    /// A body larger than the whole window takes all of it, alone.
+    fn units_of(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT).max(1).min(self.most_units)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Forgetful {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, (Instant, Share)>> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    fn id(n: i64) -> RequestId {
+        RequestId::from_i64(n).unwrap()
+    }
+
+    #[test]
+    fn where_the_broker_keeps_what_it_takes_the_hold_is_all() {
+        let window = Window::new(1, Broker::Durable, PATIENCE);
+        let hold = window.try_hold(id(1), 10).unwrap();
+        assert!(window.try_hold(id(2), 10).is_none());
+        drop(hold);
+        assert!(window.try_hold(id(2), 10).is_some());
+    }
+
+    #[test]
+    fn where_the_broker_forgets_only_an_outcome_frees_the_share_whatever_comes_first() {
+        let window = Window::new(1, Broker::Forgetful, PATIENCE);
+        drop(window.try_hold(id(1), 10).unwrap());
+        assert!(window.try_hold(id(2), 10).is_none(), "acknowledged, and not heard of");
+        window.heard_of(id(1));
+        let hold = window.try_hold(id(2), 10).unwrap();
+        window.heard_of(id(2));
+        drop(hold);
+        assert!(window.try_hold(id(3), 10).is_some(), "heard of before its acknowledgement was seen");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_window_gives_up_what_patience_has_given_up() {
+        let window = Window::new(1, Broker::Forgetful, PATIENCE);
+        window.try_hold(id(1), 10).unwrap();
+        let began = Instant::now();
+        assert!(window.hold(id(2), 10).await.is_some());
+        assert!(began.elapsed() >= PATIENCE && began.elapsed() < PATIENCE + 2 * LOOK_AGAIN);
+    }
+
+    #[test]
+    fn a_body_larger_than_the_window_goes_alone() {
+        let window = Window::new(10, Broker::Durable, PATIENCE);
+        let hold = window.try_hold(id(1), 1 << 30).unwrap();
+        assert!(window.try_hold(id(2), 1).is_none());
+        drop(hold);
+        assert!(window.try_hold(id(2), 1).is_some());
+    }
+}

@@ -1,0 +1,262 @@
+//! The composition root: builds every part of ingest and starts it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use throughline_clock::Clock;
+use throughline_config::Settings;
+use throughline_kafka::{Consumer, Producer, ensure_topics};
+use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
+use throughline_messages::Topics;
+use throughline_store::{Store, deliveries};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::Broker;
+use crate::adopter::Adopter;
+use crate::error::StartError;
+use crate::http::{Readiness, router, serve};
+use crate::intake::intakes;
+use crate::node::{self, Keeper};
+use crate::publisher::{self, Window, publisher};
+use crate::recorder::Recorder;
+use crate::refusals::DeadLetters;
+use crate::sweeper::Sweeper;
+use crate::writer::{self, Writer};
+
+/// How long the broker may take to say which topics there are, and to create what is missing.
+const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
+/// Rows of one page of the outbox, and bytes of bodies that it may bring into memory.
+const PAGE_ROWS: u64 = 512;
+const PAGE_BYTES: u64 = 16 << 20;
+/// Most outcomes and foreign records that wait in memory.
+const BUFFER: usize = 1024;
+
+/// A running ingest.
+#[derive(Debug)]
+pub struct Ingest {
+    address: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Ingest {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// If a part of it failed, or did not end within the shut-down's deadline.
+    pub async fn join(self) -> Result<(), TaskFailed> {
+        self.tasks.join().await
+    }
+}
+
+/// Starts ingest and returns once it listens.
+///
+/// # Errors
+/// [`StartError`], which says what to change.
+pub async fn start(
+    settings: Settings,
+    broker: Broker,
+    clock: Clock,
+    shutdown: Shutdown,
+) -> Result<Ingest, StartError> {
+    let listener = listen(settings.http.address).await?;
+    let address = listener.local_addr().map_err(|source| listen_error(settings.http.address, source))?;
+    let parts = Parts::connect(settings, broker, clock, shutdown).await?;
+    let tasks = parts.assemble(listener).await?;
+    tracing::info!(%address, "listening");
+    Ok(Ingest { address, tasks })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| listen_error(address, source))
+}
+
+fn listen_error(address: SocketAddr, source: std::io::Error) -> StartError {
+    StartError::Listen { address, source }
+}
+
+/// What all parts stand on.
+struct Parts {
+    settings: Settings,
+    topics: Topics,
+    store: Store,
+    producer: Producer,
+    window: Arc<Window>,
+    broker: Broker,
+    clock: Clock,
+    shutdown: Shutdown,
+}
+
+impl Parts {
+    async fn connect(
+        settings: Settings,
+        broker: Broker,
+        clock: Clock,
+        shutdown: Shutdown,
+    ) -> Result<Self, StartError> {
+        let topics = Topics::new(&settings.kafka.prefix);
+        let store = Store::connect(&settings.database).await?;
+        if settings.database.migrate {
+            store.migrate().await?;
+        }
+        store.check_schema().await?;
+        if broker == Broker::Forgetful {
+            deliveries::make_unfinished_due(store.connection(), clock.now()).await?;
+        }
+        let routes = settings.routes.values().map(|route| route.topic.as_str());
+        let names: Vec<&str> = routes.chain(topics.all()).collect();
+        ensure_topics(&settings.kafka, &names, TOPICS_DEADLINE).await?;
+        let producer = Producer::new(&settings.kafka)?;
+        let unacknowledged = settings.ingest.unacknowledged.get() as usize;
+        let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
+        Ok(Self { settings, topics, store, producer, window, broker, clock, shutdown })
+    }
+
+    async fn assemble(self, listener: TcpListener) -> Result<Tasks, StartError> {
+        let holder = holder(&self.clock);
+        let lease = node::acquire(&self.store, &self.settings, &holder).await?;
+        let all_is_out = CancellationToken::new();
+
+        let (publisher, remover, handover) = publisher(
+            self.publisher_terms(&lease),
+            self.store.clone(),
+            self.producer.clone(),
+            Arc::clone(&self.window),
+        );
+        let gate = publisher.gate();
+        let (queue, writer) =
+            Writer::new(self.store.clone(), lease.clone(), self.clock.clone(), self.writer_terms(), handover);
+        let intakes = intakes(&self.settings, &queue)?;
+        drop(queue);
+
+        let readiness =
+            Readiness::new(self.store.clone(), self.producer.clone(), self.shutdown.soft().clone());
+        let router = router(&self.settings, &intakes, self.store.clone(), Arc::new(readiness));
+        let adopter = self.adopter(intakes)?;
+        let recorder = self.recorder()?;
+
+        // Everything is there: from here on nothing fails.
+        let mut tasks = Tasks::new(self.shutdown.clone());
+        let drain = 2 * self.settings.http.timeout;
+        let all_answered = CancellationToken::new();
+        let answering = all_answered.clone().drop_guard();
+        let server = serve(listener, router, self.shutdown.soft().clone(), drain);
+        tasks.spawn("http server", async move {
+            let _answering = answering;
+            server.await
+        });
+        tasks.spawn("adopter", adopter.run());
+        tasks.spawn("writer", writer.run(all_answered));
+        tasks.spawn("publisher", publisher.run());
+        let done = all_is_out.clone().drop_guard();
+        tasks.spawn("outbox remover", async move {
+            let _done = done;
+            remover.await
+        });
+        tasks.spawn("recorder", recorder.run());
+        tasks.spawn("sweeper", self.sweeper().run());
+        let keeper = Keeper {
+            store: self.store,
+            lease,
+            holder,
+            term: self.settings.ingest.node_lease,
+            clock: self.clock,
+            gate,
+            done: all_is_out,
+        };
+        tasks.spawn("node lease", keeper.run());
+        Ok(tasks)
+    }
+
+    fn publisher_terms(&self, lease: &node::Lease) -> publisher::Terms {
+        let routes = self.settings.routes.iter();
+        let topics: BTreeMap<_, _> =
+            routes.map(|(name, route)| (name.clone(), route.topic.clone())).collect();
+        publisher::Terms {
+            node: lease.node(),
+            topics,
+            page_rows: PAGE_ROWS,
+            page_bytes: PAGE_BYTES,
+            patience: delta(self.settings.ingest.patience),
+            clock: self.clock.clone(),
+            hard: self.shutdown.hard().clone(),
+        }
+    }
+
+    fn writer_terms(&self) -> writer::Terms {
+        let ingest = &self.settings.ingest;
+        writer::Terms {
+            batch: ingest.batch.get() as usize,
+            queue: ingest.queue.get() as usize,
+            body_limit: self.settings.http.body_limit.as_u64(),
+            deadline: self.settings.http.timeout,
+            idempotency_window: delta(ingest.idempotency_window),
+            patience: delta(ingest.patience),
+        }
+    }
+
+    fn consumer(&self, role: &str, topic: &str) -> Result<Consumer, StartError> {
+        let group = format!("{}-{role}", self.settings.kafka.prefix);
+        Ok(Consumer::subscribe(&self.settings.kafka, &group, &[topic], BUFFER)?)
+    }
+
+    fn dead_letters(&self) -> DeadLetters {
+        DeadLetters {
+            producer: self.producer.clone(),
+            topics: self.topics.clone(),
+            hard: self.shutdown.hard().clone(),
+        }
+    }
+
+    fn adopter(&self, intakes: crate::intake::Intakes) -> Result<Adopter, StartError> {
+        Ok(Adopter {
+            consumer: self.consumer("adopter", &self.topics.adoptions)?,
+            intakes,
+            dead_letters: self.dead_letters(),
+            shutdown: self.shutdown.clone(),
+        })
+    }
+
+    fn recorder(&self) -> Result<Recorder, StartError> {
+        Ok(Recorder {
+            consumer: self.consumer("recorder", &self.topics.outcomes)?,
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            window: Arc::clone(&self.window),
+            dead_letters: self.dead_letters(),
+            broker: self.broker,
+            shutdown: self.shutdown.clone(),
+        })
+    }
+
+    fn sweeper(&self) -> Sweeper {
+        Sweeper {
+            store: self.store.clone(),
+            producer: self.producer.clone(),
+            topics: self.topics.clone(),
+            clock: self.clock.clone(),
+            patience: delta(self.settings.ingest.patience),
+            window: Arc::clone(&self.window),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+/// Names this process among the holders of node ids.
+fn holder(clock: &Clock) -> String {
+    let host = gethostname::gethostname();
+    format!("{}/{}/{}", host.to_string_lossy(), std::process::id(), clock.now().timestamp_micros())
+}
+
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}

@@ -1,0 +1,227 @@
+//! Group commit: one writer commits whatever has queued up while it committed last.
+//!
+//! Nobody waits longer than for the commit before and their own. A batch that fails is tried again
+//! row by row, so that one bad request harms only itself.
+
+mod plan;
+mod queue;
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use throughline_clock::Clock;
+use throughline_snowflake::Generator;
+use throughline_store::idempotency::{self, Claim};
+use throughline_store::{NewRequest, Store, StoreError, requests};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::plan::{Plan, Row};
+use self::queue::Queued;
+pub(crate) use self::queue::{Queue, Room, Submission, Verdict};
+use crate::node::Lease;
+use crate::publisher::Handover;
+
+/// Bytes of bodies that ingest holds for clients at once. Beyond, it answers 503.
+const ROOM: u64 = 256 << 20;
+/// Bytes of bodies in one commit: enough for hundreds of ordinary requests, small enough that a
+/// statement with large ones stays a fraction of what `PostgreSQL` takes (1 GiB).
+const BATCH_BYTES: usize = 8 << 20;
+/// How the writer works, from the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    /// Most requests in one commit.
+    pub(crate) batch: usize,
+    /// Most requests that wait.
+    pub(crate) queue: usize,
+    /// The largest body.
+    pub(crate) body_limit: u64,
+    /// How long a commit may take.
+    pub(crate) deadline: Duration,
+    /// How long an idempotency key stands.
+    pub(crate) idempotency_window: TimeDelta,
+    /// How long a delivery may stay silent.
+    pub(crate) patience: TimeDelta,
+}
+
+/// Commits requests, in the order of their ids.
+pub(crate) struct Writer {
+    entries: mpsc::Receiver<Queued>,
+    store: Store,
+    lease: Lease,
+    ids: Generator,
+    clock: Clock,
+    terms: Terms,
+    handover: Handover,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        store: Store,
+        lease: Lease,
+        clock: Clock,
+        terms: Terms,
+        handover: Handover,
+    ) -> (Queue, Self) {
+        let (queue, entries) = Queue::new(terms.queue, ROOM.max(terms.body_limit));
+        let ids = Generator::new(lease.node(), clock.clone(), lease.not_before());
+        (queue, Self { entries, store, lease, ids, clock, terms, handover })
+    }
+
+    /// Runs until every [`Queue`] is gone, or `closing` says that nobody is served any more, and
+    /// what was queued by then is answered.
+    pub(crate) async fn run(mut self, closing: CancellationToken) -> Result<(), std::convert::Infallible> {
+        loop {
+            let batch = if let Some(batch) = closing.run_until_cancelled(self.next_batch()).await {
+                batch
+            } else {
+                self.entries.close();
+                self.next_batch().await
+            };
+            let Some(batch) = batch else { return Ok(()) };
+            self.step(batch).await;
+        }
+    }
+
+    /// Waits for one request and takes what is there with it.
+    async fn next_batch(&mut self) -> Option<Vec<Queued>> {
+        let mut batch = vec![self.entries.recv().await?];
+        let mut bytes = batch[0].submission.body.len();
+        while batch.len() < self.terms.batch && bytes < BATCH_BYTES {
+            let Ok(queued) = self.entries.try_recv() else { break };
+            bytes += queued.submission.body.len();
+            batch.push(queued);
+        }
+        Some(batch)
+    }
+
+    /// Commits a batch and answers it.
+    async fn step(&mut self, batch: Vec<Queued>) {
+        let (submissions, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|queued| (queued.submission, queued.answer)).unzip();
+        for (verdict, answer) in self.commit(submissions).await.into_iter().zip(answers) {
+            // A client that has gone away does not undo what was committed.
+            let _ = answer.send(verdict);
+        }
+    }
+
+    async fn commit(&mut self, submissions: Vec<Submission>) -> Vec<Verdict> {
+        // Another node may own this node's id as soon as the lease has run out.
+        if !self.lease.is_valid() {
+            return vec![Verdict::Unavailable; submissions.len()];
+        }
+        let plan = Plan::new(submissions, &self.ids, self.clock.now(), &self.terms);
+        let verdicts = match self.commit_rows(&plan.rows).await {
+            Ok(verdicts) => verdicts,
+            Err(error) if error.is_final() && plan.rows.len() > 1 => {
+                tracing::warn!(%error, requests = plan.rows.len(), "a batch failed, its requests are tried one by one");
+                self.commit_one_by_one(&plan.rows).await
+            }
+            Err(error) => vec![error.verdict(); plan.rows.len()],
+        };
+        plan.spread(&verdicts)
+    }
+
+    /// So that one bad row harms only itself. Once the database is away, the rest is not tried.
+    async fn commit_one_by_one(&self, rows: &[Row]) -> Vec<Verdict> {
+        let mut verdicts = Vec::with_capacity(rows.len());
+        for row in rows {
+            match self.commit_rows(std::slice::from_ref(row)).await {
+                Ok(verdict) => verdicts.extend(verdict),
+                Err(error) => verdicts.push(error.verdict()),
+            }
+            if verdicts.last() == Some(&Verdict::Unavailable) {
+                break;
+            }
+        }
+        verdicts.resize(rows.len(), Verdict::Unavailable);
+        verdicts
+    }
+
+    /// Commits rows in one transaction, and hands them to the publisher.
+    async fn commit_rows(&self, rows: &[Row]) -> Result<Vec<Verdict>, NotCommitted> {
+        // Held over the commit, so that the publisher knows of every commit either from memory or
+        // from the table.
+        let mut turn = self.handover.turn().await;
+        let committed = match timeout(self.terms.deadline, self.transact(rows)).await {
+            Ok(committed) => committed.map_err(NotCommitted::Store),
+            Err(_) => Err(NotCommitted::Overdue(self.terms.deadline)),
+        };
+        match committed {
+            Ok((verdicts, new)) => {
+                turn.committed(new);
+                Ok(verdicts)
+            }
+            Err(error) => {
+                // The commit may have gone through although its answer did not: only the table knows.
+                turn.look_in_the_table();
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims the idempotency keys and keeps what is new.
+    async fn transact(&self, rows: &[Row]) -> Result<(Vec<Verdict>, Vec<NewRequest>), StoreError> {
+        let transaction = self.store.begin().await?;
+        let verdicts = claim(&transaction, rows, self.clock.now()).await?;
+        let is_new = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_));
+        let new = rows.iter().zip(&verdicts).filter(|(_, verdict)| is_new(verdict));
+        let new: Vec<NewRequest> = new.map(|(row, _)| row.request.clone()).collect();
+        requests::insert(&transaction, self.lease.node(), &new).await?;
+        transaction.commit().await?;
+        Ok((verdicts, new))
+    }
+}
+
+/// Why rows are not known to be committed.
+#[derive(Debug, thiserror::Error)]
+enum NotCommitted {
+    #[error(transparent)]
+    Store(StoreError),
+    #[error("the database did not answer within {0:?}")]
+    Overdue(Duration),
+}
+
+impl NotCommitted {
+    /// Whether the same rows will never be committed together.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Store(error) => !error.is_unavailable(),
+            Self::Overdue(_) => false,
+        }
+    }
+
+    /// What becomes of a request that is not committed; logged here, once.
+    fn verdict(&self) -> Verdict {
+        if self.is_final() {
+            tracing::error!(error = %self, "a request cannot be stored");
+            Verdict::Failed
+        } else {
+            tracing::warn!(error = %self, "the database does not take requests");
+            Verdict::Unavailable
+        }
+    }
+}
+
+async fn claim(
+    connection: &impl throughline_store::ConnectionTrait,
+    rows: &[Row],
+    now: DateTime<Utc>,
+) -> Result<Vec<Verdict>, StoreError> {
+    let mut verdicts: Vec<_> = rows.iter().map(|row| Verdict::Accepted(row.request.id)).collect();
+    let (claimants, claims): (Vec<usize>, Vec<Claim>) =
+        rows.iter().enumerate().filter_map(|(index, row)| Some((index, row.claim.clone()?))).unzip();
+    if claims.is_empty() {
+        return Ok(verdicts);
+    }
+    let decided = idempotency::claim(connection, &claims, now).await?;
+    for (index, decision) in claimants.into_iter().zip(decided) {
+        verdicts[index] = match decision {
+            idempotency::Verdict::New => Verdict::Accepted(rows[index].request.id),
+            idempotency::Verdict::Repeats(id) => Verdict::Repeated(id),
+            idempotency::Verdict::Conflicts => Verdict::KeyReused,
+        };
+    }
+    Ok(verdicts)
+}

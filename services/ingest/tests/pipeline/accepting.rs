@@ -1,0 +1,110 @@
+use futures_util::future::join_all;
+use serde_json::Value;
+use throughline_messages::{Adoption, Origin, RequestRecord, TraceContext};
+
+use crate::world::{TOPIC, World, id_of};
+
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+#[tokio::test]
+async fn a_body_travels_byte_for_byte_with_its_trace() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let body = " {\"b\":1.0,\r\n\"b\" : 1e2,\t\"\\u0061\":\"\u{1f600}\"} ";
+    let trace = [("traceparent", TRACEPARENT), ("tracestate", "vendor=1")];
+    let response = world.post_with(&ingest, body, &trace).await;
+    assert_eq!(response.status(), 201);
+    let location = response.headers()["location"].to_str().unwrap().to_owned();
+    let id = id_of(response).await;
+    assert_eq!(location, format!("/v1/requests/{id}"));
+
+    let records = world.records(TOPIC, 1).await;
+    assert_eq!(records[0].payload, body.as_bytes());
+    let read = RequestRecord::from_headers(&records[0].headers).unwrap().unwrap();
+    assert_eq!((read.id, read.route.as_str()), (id, "one"));
+    let TraceContext { traceparent, tracestate } = read.trace.unwrap();
+    assert!(traceparent.contains("0af7651916cd43dd8448eb211c80319c"), "{traceparent}");
+    assert_ne!(traceparent, TRACEPARENT, "the parent is ingest's own span");
+    assert_eq!(tracestate.as_deref(), Some("vendor=1"));
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_answered_once_and_for_one_body() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let key = [("idempotency-key", "k-1")];
+    let at_once = (0..20).map(|_| async { id_of(world.post_with(&ingest, "{}", &key).await).await });
+    let ids = join_all(at_once).await;
+    assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
+    let other = world.post_with(&ingest, "[]", &key).await;
+    assert_eq!(other.status(), 422);
+    let problem: Value = other.json().await.unwrap();
+    assert_eq!(problem["type"], "https://throughline.dev/problems/idempotency-key-reused");
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_larger_than_the_limit_is_refused_however_it_is_sent() {
+    let world = World::new("http: { body_limit: 1KiB }");
+    let ingest = world.start().await;
+    let large = format!("\"{}\"", "x".repeat(2000));
+    let announced = world.post(&ingest, large.clone()).await;
+    assert_eq!(announced.status(), 413);
+    let chunks = futures_util::stream::iter([Ok::<_, std::io::Error>(large.clone()), Ok(large)]);
+    let streamed = world.post(&ingest, reqwest::Body::wrap_stream(chunks)).await;
+    assert_eq!(streamed.status(), 413);
+    assert_eq!(streamed.headers()["content-type"], "application/problem+json");
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_foreign_record_is_adopted_once_however_often_it_is_forwarded() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let adoption = Adoption {
+        route: "one".to_owned(),
+        origin: Origin { topic: TOPIC.to_owned(), partition: 0, offset: 41 },
+        content_type: None,
+        trace: None,
+    };
+    for _ in 0..2 {
+        world
+            .produce(
+                &world.topics().adoptions,
+                adoption.to_headers(),
+                r#"{"n":1e400}"#.replace("1e400", "1.0"),
+            )
+            .await;
+    }
+    let broken = Adoption { origin: Origin { offset: 42, ..adoption.origin.clone() }, ..adoption };
+    world.produce(&world.topics().adoptions, broken.to_headers(), "not JSON").await;
+    let dead = world.records(&world.topics().dead_letters, 1).await;
+    assert_eq!(dead[0].payload, "not JSON");
+    // One more by HTTP shows that nothing stands between.
+    let last = world.accepted(&ingest, "{}").await;
+    let records = world.records(TOPIC, 2).await;
+    assert_eq!(records[0].payload, r#"{"n":1.0}"#);
+    assert_eq!(crate::world::ids(&records)[1], last);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn ready_only_while_database_and_broker_answer() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let ready = || async { world.http.get(format!("{}/readyz", ingest.base)).send().await.unwrap() };
+    assert_eq!(ready().await.status(), 200);
+    world.broker.down().unwrap();
+    let down = async {
+        while ready().await.status() != 503 {
+            tokio::task::yield_now().await;
+        }
+        ready().await.json::<Value>().await.unwrap()
+    };
+    let report = tokio::time::timeout(crate::world::DEADLINE, down).await.unwrap();
+    assert_eq!(report, serde_json::json!({ "database": "up", "broker": "down" }));
+    assert_eq!(world.http.get(format!("{}/healthz", ingest.base)).send().await.unwrap().status(), 200);
+    world.broker.up().unwrap();
+    ingest.stop().await;
+}

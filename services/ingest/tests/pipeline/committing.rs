@@ -1,0 +1,107 @@
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use serde_json::Value;
+use throughline_clock::Clock;
+use throughline_snowflake::{Generator, NodeId};
+use throughline_store::{ConnectionTrait as _, NewRequest, Transaction, nodes, requests};
+
+use crate::world::{Running, TOPIC, World, ids};
+
+/// Takes the database's one turn to write, so that nobody else gets it.
+async fn hold_the_database(world: &World) -> Transaction {
+    world.store().await.begin().await.unwrap()
+}
+
+async fn problem(response: reqwest::Response) -> (u16, bool, Value) {
+    let (status, retry_after) = (response.status().as_u16(), response.headers().contains_key("retry-after"));
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    (status, retry_after, response.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_stored_harms_only_itself_and_shows_nothing_from_within() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON requests WHEN NEW.content_type LIKE '%poison%' \
+                  BEGIN SELECT RAISE(ABORT, 'from within'); END";
+    world.store().await.connection().execute_unprepared(poison).await.unwrap();
+    // So that they are committed together.
+    let held = hold_the_database(&world).await;
+    let good = join_all((0..20).map(|_| world.accepted(&ingest, "{}")));
+    let bad = world.post_with(&ingest, "{}", &[("content-type", "application/poison+json")]);
+    let release = async { drop(held) };
+    let ((good, bad), ()) = join(join(good, bad), release).await;
+    let (status, _, problem) = problem(bad).await;
+    assert_eq!((status, &problem["type"]), (500, &"https://throughline.dev/problems/internal".into()));
+    assert!(!problem.to_string().contains("from within"), "{problem}");
+    assert_eq!(ids(&world.records(TOPIC, 20).await).len(), good.len());
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_database_does_not_answer_requests_are_refused_in_time_and_later_taken() {
+    let world = World::new("{http: {timeout: 300ms}, ingest: {queue: 1, batch: 1}}");
+    let ingest = world.start().await;
+    let held = hold_the_database(&world).await;
+    let refused = join_all((0..10).map(|_| async { problem(world.post(&ingest, "{}").await).await })).await;
+    assert!(refused.iter().all(|(status, retry_after, _)| *status == 503 && *retry_after), "{refused:?}");
+    let details: Vec<_> = refused.iter().map(|(.., problem)| problem["detail"].as_str().unwrap()).collect();
+    assert!(details.iter().any(|detail| detail.contains("did not answer in time")), "{details:?}");
+    assert!(details.iter().any(|detail| detail.contains("Too many requests")), "{details:?}");
+    drop(held);
+    world.taken_again(&ingest).await;
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
+    let world = World::new("");
+    let living = world.start().await;
+    let store = world.store().await;
+    let dead = nodes::acquire(&store, "dead", Duration::from_millis(1), None).await.unwrap().unwrap();
+    let clock = Clock::system();
+    let left = NewRequest {
+        id: Generator::new(dead.node, clock.clone(), dead.not_before).generate(),
+        route: "one".to_owned(),
+        ordering_key: None,
+        body: "{}".into(),
+        content_type: "application/json".to_owned(),
+        headers: Vec::new(),
+        trace: None,
+        accepted_at: clock.now(),
+        destinations: vec!["three".to_owned()],
+        due_at: clock.now() + Duration::from_mins(15),
+    };
+    let transaction = store.begin().await.unwrap();
+    requests::insert(&transaction, dead.node, std::slice::from_ref(&left)).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(ids(&world.records(TOPIC, 1).await), [left.id]);
+    living.stop().await;
+}
+
+#[tokio::test]
+async fn a_configured_node_id_that_is_taken_is_refused() {
+    let world = World::new("ingest: {node_id: 7}");
+    let first = world.start().await;
+    assert_eq!(world.accepted(&first, "{}").await.node(), NodeId::try_from(7).unwrap());
+    let refused = world.try_start().await.unwrap_err().to_string();
+    assert!(refused.contains("node id 7 is leased to another replica"), "{refused}");
+    first.stop().await;
+    // Given back at the end, not only when its term is over.
+    let next: Running = world.start().await;
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_request_does_not_hold_up_the_end() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let world = World::new("http: {timeout: 200ms}");
+    let ingest = world.start().await;
+    let address = ingest.base.trim_start_matches("http://");
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    client.write_all(b"POST /one HT").await.unwrap();
+    world.accepted(&ingest, "{}").await;
+    ingest.stop().await;
+}

@@ -1,0 +1,89 @@
+use futures_util::future::join_all;
+use throughline_snowflake::RequestId;
+use throughline_store::outbox;
+
+use crate::world::{TOPIC, World, ids};
+
+fn assert_in_order_and_once(published: &[RequestId], accepted: &[RequestId]) {
+    assert!(published.is_sorted_by(|a, b| a < b), "not in the order of ids, or twice: {published:?}");
+    let mut accepted = accepted.to_vec();
+    accepted.sort_unstable();
+    assert_eq!(published, accepted);
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_published_once_in_order_and_leaves_the_outbox() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let accepted =
+        join_all((0..100).map(|n| world.accepted(&ingest, format!(r#"{{"user":"u","n":{n}}}"#)))).await;
+    let records = world.records(TOPIC, 100).await;
+    assert_in_order_and_once(&ids(&records), &accepted);
+    assert!(records.iter().all(|record| record.key.as_deref() == Some(b"u")));
+    ingest.stop().await;
+    let store = world.store().await;
+    for node in 0..2u16 {
+        let left =
+            outbox::pending(store.connection(), node.try_into().unwrap(), None, 10, 1 << 20).await.unwrap();
+        assert!(left.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_the_broker_delays_and_keeps_the_order() {
+    // So few in memory that the table has to help.
+    let world = World::new("ingest: { unacknowledged: 3 }");
+    let ingest = world.start().await;
+    let mut accepted = vec![world.accepted(&ingest, r#"{"user":"u"}"#).await];
+    world.records(TOPIC, 1).await;
+    world.broker.down().unwrap();
+    for _ in 0..20 {
+        accepted.push(world.accepted(&ingest, r#"{"user":"u"}"#).await);
+    }
+    world.broker.up().unwrap();
+    for _ in 0..20 {
+        accepted.push(world.accepted(&ingest, r#"{"user":"u"}"#).await);
+    }
+    assert_in_order_and_once(&ids(&world.records(TOPIC, 41).await), &accepted);
+    // And from memory again.
+    accepted.push(world.accepted(&ingest, r#"{"user":"u"}"#).await);
+    assert_in_order_and_once(&ids(&world.records(TOPIC, 42).await), &accepted);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn what_one_life_could_not_publish_the_next_one_does() {
+    let world = World::new("shutdown_deadline: 1s");
+    let ingest = world.start().await;
+    world.broker.down().unwrap();
+    let accepted = vec![world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await];
+    // Without a broker it ends at the deadline, in order: the outbox keeps what is left.
+    ingest.shutdown.begin();
+    ingest.shutdown.force();
+    ingest.stop().await;
+    world.broker.up().unwrap();
+    let next = world.start().await;
+    assert_in_order_and_once(&ids(&world.records(TOPIC, 2).await), &accepted);
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_memory_never_lets_a_later_request_overtake() {
+    let world = World::new("ingest: { unacknowledged: 2, batch: 5 }");
+    let ingest = world.start().await;
+    let accepted = join_all((0..200).map(|_| world.accepted(&ingest, r#"{"user":"u"}"#))).await;
+    assert_in_order_and_once(&ids(&world.records(TOPIC, 200).await), &accepted);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn two_ingests_on_one_database_have_nodes_of_their_own() {
+    let world = World::new("");
+    let (a, b) = (world.start().await, world.start().await);
+    let first = world.accepted(&a, "{}").await;
+    let second = world.accepted(&b, "{}").await;
+    assert_ne!(first.node(), second.node());
+    assert_eq!(world.records(TOPIC, 2).await.len(), 2);
+    a.stop().await;
+    b.stop().await;
+}

@@ -1,0 +1,197 @@
+//! An ingest on embedded parts of its own, and ways to look at what it does.
+
+use std::path::PathBuf;
+use std::str::FromStr as _;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use throughline_clock::Clock;
+use throughline_config::{Flags, Settings, Sources, load_from};
+use throughline_ingest::{Broker, Ingest, StartError};
+use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
+use throughline_lifecycle::Shutdown;
+use throughline_messages::{RequestRecord, Topics};
+use throughline_snowflake::RequestId;
+use throughline_store::Store;
+use throughline_telemetry::Telemetry;
+use throughline_testkit::eventually;
+
+/// Longest wait for anything in these tests.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const TOPIC: &str = "one-requests";
+
+pub(crate) struct World {
+    pub(crate) broker: EmbeddedBroker,
+    pub(crate) http: reqwest::Client,
+    folder: tempfile::TempDir,
+    overrides: String,
+}
+
+/// An ingest that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) base: String,
+    pub(crate) shutdown: Shutdown,
+    ingest: Ingest,
+}
+
+impl World {
+    /// `overrides` is YAML that goes over the test's own configuration.
+    pub(crate) fn new(overrides: &str) -> Self {
+        // Spans have ids, and carry them on.
+        static TELEMETRY: OnceLock<Telemetry> = OnceLock::new();
+        TELEMETRY.get_or_init(|| throughline_telemetry::init_quiet("ingest-tests", "0").unwrap());
+        let broker = EmbeddedBroker::start(1).unwrap();
+        let (http, folder) = (reqwest::Client::new(), tempfile::tempdir().unwrap());
+        let world = Self { broker, http, folder, overrides: overrides.to_owned() };
+        world.broker.create_topics(&[TOPIC]).unwrap();
+        world.broker.create_topics(&world.topics().all()).unwrap();
+        world
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("throughline.db")
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let defaults = format!(
+            r#"
+http: {{ address: "127.0.0.1:0" }}
+database: {{ url: "sqlite://{database}", migrate: true }}
+kafka:
+  bootstrap_servers: "{broker}"
+  topics: {{ create: true, partitions: 1 }}
+ingest: {{ node_lease: 2s }}
+routes:
+  one: {{ path: /one, topic: {TOPIC}, destinations: [three], ordering_key: /user }}
+destinations:
+  three: {{ url: "http://127.0.0.1:9/three" }}
+"#,
+            database = self.database().display(),
+            broker = self.broker.bootstrap_servers(),
+        );
+        let file = self.folder.path().join("throughline.yaml");
+        std::fs::write(&file, &self.overrides).unwrap();
+        let flags = Flags { config: Some(file), ..Flags::default() };
+        load_from(&flags, Sources { defaults: Some(&defaults) }).unwrap().settings
+    }
+
+    pub(crate) async fn start(&self) -> Running {
+        self.try_start().await.unwrap()
+    }
+
+    pub(crate) async fn try_start(&self) -> Result<Running, StartError> {
+        let shutdown = Shutdown::new();
+        let start =
+            throughline_ingest::start(self.settings(), Broker::Durable, Clock::system(), shutdown.clone());
+        let ingest = start.await?;
+        Ok(Running { base: format!("http://{}", ingest.address()), shutdown, ingest })
+    }
+
+    /// Waits until a request is accepted again.
+    pub(crate) async fn taken_again(&self, ingest: &Running) {
+        eventually("a request to be accepted", DEADLINE, async || {
+            let status = self.post(ingest, "{}").await.status();
+            anyhow::ensure!(status == 201, "{status}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+
+    pub(crate) async fn store(&self) -> Store {
+        Store::connect(&self.settings().database).await.unwrap()
+    }
+
+    pub(crate) async fn post(&self, ingest: &Running, body: impl Into<reqwest::Body>) -> reqwest::Response {
+        self.post_with(ingest, body, &[]).await
+    }
+
+    pub(crate) async fn post_with(
+        &self,
+        ingest: &Running,
+        body: impl Into<reqwest::Body>,
+        headers: &[(&str, &str)],
+    ) -> reqwest::Response {
+        let mut all = HeaderMap::new();
+        for (name, value) in [("content-type", "application/json")].iter().chain(headers) {
+            all.insert(HeaderName::from_str(name).unwrap(), value.parse().unwrap());
+        }
+        let request = self.http.post(format!("{}/one", ingest.base)).headers(all);
+        request.body(body).send().await.unwrap()
+    }
+
+    /// Posts a body that must be accepted, and gives its id.
+    pub(crate) async fn accepted(&self, ingest: &Running, body: impl Into<reqwest::Body>) -> RequestId {
+        let response = self.post(ingest, body).await;
+        assert_eq!(response.status(), 201);
+        id_of(response).await
+    }
+
+    /// Reads a topic from its beginning until there are so many records.
+    pub(crate) async fn records(&self, topic: &str, count: usize) -> Vec<Record> {
+        let settings = self.settings();
+        let group = format!("test-{}", Clock::system().now().timestamp_micros());
+        let mut consumer = Consumer::subscribe(&settings.kafka, &group, &[topic], 64).unwrap();
+        let mut records = Vec::new();
+        while records.len() < count {
+            let received = tokio::time::timeout(DEADLINE, consumer.recv())
+                .await
+                .unwrap_or_else(|_| panic!("{} of {count} records on {topic}", records.len()));
+            records.push(received.expect("the consumer goes on").record);
+        }
+        records
+    }
+
+    /// Produces a record as somebody else would.
+    pub(crate) async fn produce(
+        &self,
+        topic: &str,
+        headers: Vec<(String, Bytes)>,
+        payload: impl Into<Bytes>,
+    ) {
+        let producer = Producer::new(&self.settings().kafka).unwrap();
+        let record = Outgoing { topic: topic.to_owned(), key: None, headers, payload: payload.into() };
+        producer.send(&record).await.unwrap();
+    }
+
+    /// What `GET /v1/requests/{id}` says as soon as `is` holds of it.
+    pub(crate) async fn status_when(
+        &self,
+        ingest: &Running,
+        id: RequestId,
+        is: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let url = format!("{}/v1/requests/{id}", ingest.base);
+        let look = eventually("the request's status", DEADLINE, async || {
+            let status: serde_json::Value = self.http.get(&url).send().await?.json().await?;
+            anyhow::ensure!(is(&status), "{status}");
+            Ok(status)
+        });
+        look.await.unwrap()
+    }
+
+    pub(crate) fn topics(&self) -> Topics {
+        Topics::new(&self.settings().kafka.prefix)
+    }
+}
+
+impl Running {
+    /// Tells it to stop and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.shutdown.begin();
+        tokio::time::timeout(DEADLINE, self.ingest.join()).await.expect("it stops").unwrap();
+    }
+}
+
+pub(crate) async fn id_of(response: reqwest::Response) -> RequestId {
+    let body: serde_json::Value = response.json().await.unwrap();
+    body["request_id"].as_str().expect("a request id").parse().unwrap()
+}
+
+/// The ids of records of ours, in the order of their offsets.
+pub(crate) fn ids(records: &[Record]) -> Vec<RequestId> {
+    records.iter().map(|record| RequestRecord::from_headers(&record.headers).unwrap().unwrap().id).collect()
+}

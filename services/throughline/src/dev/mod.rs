@@ -1,0 +1,129 @@
+//! The whole pipeline in one process, on embedded parts.
+
+mod sandbox;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+
+use anyhow::Context as _;
+use clap::Args;
+use throughline_clock::Clock;
+use throughline_config::{Flags, Settings, Sources, load_from};
+use throughline_ingest::{Broker, Ingest};
+use throughline_kafka::EmbeddedBroker;
+use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
+use throughline_messages::Topics;
+
+use tokio_util::sync::CancellationToken;
+
+use self::sandbox::Sandbox;
+use crate::command::say;
+
+/// Partitions of a topic of the embedded broker: enough to see keys spread.
+const PARTITIONS: u32 = 3;
+
+/// Run the whole pipeline in this process, on embedded parts.
+#[derive(Debug, Args)]
+pub(crate) struct DevFlags {
+    #[command(flatten)]
+    flags: Flags,
+    /// Where the database file is kept.
+    #[arg(long, value_name = "FOLDER", default_value = ".throughline")]
+    data: PathBuf,
+    /// Where the sandbox third party listens.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8097")]
+    sandbox: SocketAddr,
+}
+
+pub(crate) async fn run(dev: DevFlags) -> anyhow::Result<()> {
+    let folder = dev.data.display();
+    std::fs::create_dir_all(&dev.data)
+        .with_context(|| format!("cannot create {folder}; name a folder that can be written by --data"))?;
+    // Before any socket opens: where the embedded parts will listen does not matter for what is wrong.
+    load_from(&dev.flags, Sources { defaults: Some(&defaults(&dev, "localhost:0", dev.sandbox)) })?;
+    let broker = EmbeddedBroker::start(PARTITIONS)?;
+    let sandbox = Sandbox::bind(dev.sandbox).await?;
+    let defaults = defaults(&dev, &broker.bootstrap_servers(), sandbox.address());
+    let settings = load_from(&dev.flags, Sources { defaults: Some(&defaults) })?.settings;
+    let topics = Topics::new(&settings.kafka.prefix);
+    let routes = settings.routes.values().map(|route| route.topic.as_str());
+    broker.create_topics(&routes.chain(topics.all()).collect::<Vec<_>>())?;
+    let telemetry = throughline_telemetry::init_quiet("throughline", env!("CARGO_PKG_VERSION"))?;
+    let ended = pipeline(settings, &broker, sandbox).await;
+    telemetry.shutdown().await;
+    ended
+}
+
+async fn pipeline(settings: Settings, broker: &EmbeddedBroker, sandbox: Sandbox) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
+    let clock = Clock::system();
+    let (kind, watched) = if settings.kafka.bootstrap_servers == broker.bootstrap_servers() {
+        (Broker::Forgetful, "embedded, forgets on exit")
+    } else {
+        (Broker::Durable, "yours")
+    };
+    let third_party = sandbox.address();
+    // Ends after dispatch, whose last outcomes the embedded broker would forget.
+    let ingest_shutdown = Shutdown::new();
+    let ingest =
+        throughline_ingest::start(settings.clone(), kind, clock.clone(), ingest_shutdown.clone()).await?;
+    let dispatch = throughline_dispatch::start(settings.clone(), clock.clone(), shutdown.clone()).await?;
+    greet(&settings, watched, ingest.address(), dispatch.address(), third_party);
+
+    let mut tasks = Tasks::new(shutdown.clone());
+    tasks.spawn("sandbox", sandbox.serve(shutdown.soft().clone()));
+    tasks.spawn("watch", watch::run(settings, clock, shutdown.clone()));
+    tasks.spawn("ingest", end_with(ingest, shutdown.hard().clone(), ingest_shutdown.clone()));
+    tasks.spawn("dispatch", async move {
+        let _then_ingest = ingest_shutdown.soft().clone().drop_guard();
+        dispatch.join().await
+    });
+    Ok(tasks.join().await?)
+}
+
+/// Waits for ingest to end, and forces it to when the process is.
+async fn end_with(ingest: Ingest, forced: CancellationToken, shutdown: Shutdown) -> Result<(), TaskFailed> {
+    let mut ended = pin!(ingest.join());
+    tokio::select! {
+        ended = &mut ended => return ended,
+        () = forced.cancelled() => shutdown.force(),
+    }
+    ended.await
+}
+
+/// What `dev` starts from; a file, the environment and flags go over it.
+fn defaults(dev: &DevFlags, broker: &str, sandbox: SocketAddr) -> String {
+    let database = dev.data.join("throughline.db");
+    include_str!("dev.yaml")
+        .replace("{database}", &format!("sqlite://{}", database.display()))
+        .replace("{broker}", broker)
+        .replace("{sandbox}", &format!("http://{sandbox}"))
+}
+
+fn greet(settings: &Settings, broker: &str, ingest: SocketAddr, dispatch: SocketAddr, sandbox: SocketAddr) {
+    let routes: Vec<_> = settings.routes.values().map(|route| format!("POST {}", route.path)).collect();
+    let path = settings.routes.values().next().map_or("/one", |route| route.path.as_str());
+    say(&format!(
+        "\
+Throughline is up.
+
+  ingest     http://{ingest}   {routes}, /v1/requests/<id>, /readyz
+  dispatch   http://{dispatch}   /readyz
+  sandbox    http://{sandbox}   the third party: POST /token, POST /three, GET /three shows what came
+  broker     {bootstrap}   {broker}
+  database   {database}
+
+Try:
+
+  curl -i {ingest}{path} -H 'content-type: application/json' \\
+    -d '{{\"user_id\":\"u-1\",\"prompt\":\"What is the value of k1?\",\"data\":[{{\"key\":\"k1\",\"value\":\"15\"}}]}}'
+
+Each delivery is shown below as it ends; Ctrl-C stops.
+",
+        routes = routes.join(", "),
+        bootstrap = settings.kafka.bootstrap_servers,
+        database = settings.database.display_url(),
+    ));
+}

@@ -1,0 +1,10 @@
+//! The `throughline` command.
+//!
+//! `throughline dev` runs ingest, dispatch and a sandbox third party in one process on embedded
+//! parts: `SQLite`, and librdkafka's in-process broker. `throughline migrate` brings a database's
+//! schema up to date; `throughline config` checks and shows what the services would work with.
+
+mod command;
+mod dev;
+
+pub use command::Command;
