@@ -62,7 +62,8 @@ pub struct DueDelivery {
     pub attempts: u32,
 }
 
-/// Due deliveries that nobody else claims meanwhile. Dropped, they stay due.
+/// Due deliveries that nobody else claims meanwhile. Dropped, they stay due, and can be claimed again as soon
+/// as the database has heard of it.
 ///
 /// It may be held while they are published, however long that takes. On PostgreSQL it is a
 /// transaction that holds row locks. On `SQLite` a transaction would keep every other writer waiting,
