@@ -1,10 +1,11 @@
 # Every task a person runs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test features lint up down logs migrate
+.PHONY: help setup run test test-faults features lint up down logs migrate
 ARGS ?=
+MINUTES ?= 3
 
 help: ## Say which tasks there are; they take options in ARGS="..."
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup ## Run the whole pipeline in one process, on embedded parts
 	@cargo run --bin throughline -- dev $(ARGS)
@@ -13,12 +14,16 @@ test: setup ## Run all tests; where a Docker engine answers, on real PostgreSQL 
 	cargo build --workspace --all-targets
 	cargo test --workspace
 
+test-faults: setup ## Break real parts under load, and see that nothing is lost; MINUTES=30, ARGS="--seed 42"
+	cargo test --workspace --test faults -- --minutes $(MINUTES) $(ARGS)
+
 features: setup ## Run the acceptance tests alone; ARGS="--environment embedded --name killed"
 	cargo test --workspace --test acceptance -- $(ARGS)
 
 lint: setup ## Check format, lints, documentation, scripts, and who depends on what
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+	cargo clippy --workspace --test faults -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
 	@$(call with,shellcheck,shellcheck .ci/run)
 	@$(call with,cargo-deny,cargo deny check --allow unused-wrapper bans licenses sources)
@@ -42,6 +47,9 @@ with = if command -v $(1) >/dev/null; then echo '$(2)'; $(2); else echo 'SKIPPED
 # perl, which Debian's perl-base is not.
 setup:
 	@command -v cargo >/dev/null || { echo 'No Rust toolchain: see https://rustup.rs'; exit 1; }
+	@target="$${CARGO_TARGET_DIR:-$(CURDIR)/target}"; \
+	until [ -e "$$target" ]; do target=$$(dirname "$$target"); done; \
+	[ -w "$$target" ] || { echo "No permission to write to $$target: build as its owner, or set CARGO_TARGET_DIR"; exit 1; }
 	@if c++ --version && perl -MFindBin -MIPC::Cmd -e 1; then exit; fi >/dev/null 2>&1; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo 'Installing g++ and perl'; \

@@ -48,3 +48,47 @@ Feature: Refusing a request
       {"order_id": "7", "items": [{"quantity": 2}]}
       """
     Then the answer is 201
+
+  Scenario Outline: Where clients are configured, <who>
+    Given only these clients may call
+      | client   | key                     | routes | manage |
+      | shop     | the-key-of-the-shop     | one    | false  |
+      | operator | the-key-of-the-operator |        | true   |
+    And ingest is running
+    When a client with the key "<key>" sends <method> <path>
+    Then the answer is <status> with the problem "<problem>"
+
+    Examples:
+      | who                                         | key                     | method | path                              | status | problem         |
+      | a stranger may not hand in a request        | a-key-that-nobody-has   | POST   | /one                              | 401    | unauthorized    |
+      | a stranger may not ask for one              | a-key-that-nobody-has   | GET    | /v1/requests/00000000000000000042 | 401    | unauthorized    |
+      | a client may not use the routes of others   | the-key-of-the-shop     | POST   | /orders                           | 403    | forbidden       |
+      | a client may not manage                     | the-key-of-the-shop     | GET    | /v1/requests/00000000000000000042 | 403    | forbidden       |
+      | an operator may not hand in a request       | the-key-of-the-operator | POST   | /one                              | 403    | forbidden       |
+      | an operator may ask for any request         | the-key-of-the-operator | GET    | /v1/requests/00000000000000000042 | 404    | request-unknown |
+
+  Scenario: Where clients are configured, a request with a key is accepted and one without is not
+    Given only these clients may call
+      | client | key                 | routes | manage |
+      | shop   | the-key-of-the-shop | one    | false  |
+    And ingest is running
+    When a client with the key "the-key-of-the-shop" sends POST /one
+    Then the answer is 201
+    When a client posts to /one
+      """
+      {"user_id": "u-1"}
+      """
+    Then the answer is 401 with the problem "unauthorized"
+    And it asks for a bearer token
+
+  Scenario: A route takes as many requests as its rate says
+    Given the route "one" takes 2/h
+    And ingest is running
+    When 2 requests are posted to /one at once
+    Then all of them are accepted
+    When a client posts to /one
+      """
+      {"user_id": "u-1"}
+      """
+    Then the answer is 429 with the problem "rate-exceeded"
+    And it says to try again after 1700 to 1800 seconds

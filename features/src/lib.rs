@@ -1,4 +1,4 @@
-//! The acceptance tests of the project, in Gherkin.
+//! The acceptance tests of the project, in Gherkin, and its fault suite.
 //!
 //! What Throughline promises stands in the `.feature` files beside this crate, one idea a file, in words
 //! that need no knowledge of the code. The test binary `acceptance` takes them at their word: it starts
@@ -14,3 +14,7 @@
 //! Each scenario runs in two environments that differ only in their parts: `embedded` (`SQLite`,
 //! librdkafka's mock cluster) runs everywhere, `containers` (PostgreSQL, Apache Kafka) wherever a Docker
 //! engine answers. With `REQUIRE_CONTAINERS=1`, as in CI, what cannot run has failed.
+//!
+//! The test binary `faults` (`make test-faults`) goes further: real Kafka and PostgreSQL and two replicas of
+//! each service are killed, frozen and starved under load, and so is the third party; at the end what
+//! clients were answered, what the third party received and what the database says must agree.

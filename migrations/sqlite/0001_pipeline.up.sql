@@ -24,8 +24,21 @@ CREATE TABLE deliveries (
     state            text    NOT NULL
         CHECK (state IN ('pending', 'retrying', 'delivered', 'dead', 'cancelled')),
     attempts         integer NOT NULL,
+    -- How many of the attempts counted since its time began, which is when its request was accepted or when
+    -- it was replayed.
+    spent            integer NOT NULL DEFAULT 0,
+    since            text    NOT NULL CHECK (since GLOB '????-??-??T??:??:??.??????+00:00'),
     -- When to act if nothing was heard; null once it has ended.
     due_at           text    CHECK (due_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- When it was published last; null while it waits for its time. Whoever accepts a request publishes it.
+    published_at     text    CHECK (published_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- What it waits for that was deferred. Its destination's hold says how many may go on; or it is 'order', and
+    -- those before it in its lane have to end first.
+    deferred_by      text,
+    -- Deliveries of one lane to one destination are made one after the other; null where no order is kept.
+    lane             text,
+    -- When what was reported last had begun: what is not later was heard of before.
+    reported_at      text    CHECK (reported_at GLOB '????-??-??T??:??:??.??????+00:00'),
     last_status      integer,
     last_error_class text,
     last_error       text,
@@ -34,12 +47,30 @@ CREATE TABLE deliveries (
     updated_at       text    NOT NULL CHECK (updated_at GLOB '????-??-??T??:??:??.??????+00:00'),
     PRIMARY KEY (request_id, destination),
     CHECK ((due_at IS NOT NULL) = (state IN ('pending', 'retrying'))),
+    CHECK (due_at IS NOT NULL OR (published_at IS NULL AND deferred_by IS NULL)),
+    CHECK (published_at IS NULL OR deferred_by IS NULL),
     CHECK ((reason IS NOT NULL) = (state = 'dead'))
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX deliveries_due_at ON deliveries (due_at) WHERE due_at IS NOT NULL;
+-- One index for each way in which a delivery waits: for its time, for news, for its destination, for its turn.
+CREATE INDEX deliveries_planned ON deliveries (due_at)
+    WHERE due_at IS NOT NULL AND published_at IS NULL AND deferred_by IS NULL;
+CREATE INDEX deliveries_published ON deliveries (due_at) WHERE published_at IS NOT NULL;
+CREATE INDEX deliveries_deferred ON deliveries (destination, due_at) WHERE deferred_by <> 'order';
+CREATE INDEX deliveries_lane ON deliveries (lane, destination, request_id)
+    WHERE lane IS NOT NULL AND due_at IS NOT NULL;
+CREATE INDEX deliveries_dead ON deliveries (request_id, destination) WHERE state = 'dead';
 
--- One call made for a delivery.
+-- A destination whose deliveries are deferred, and how many of them may go on next.
+CREATE TABLE holds (
+    destination text    PRIMARY KEY,
+    allowance   integer NOT NULL CHECK (allowance > 0),
+    -- What was heard since some were let go: null, 'progress' or 'limit'.
+    news        text    CHECK (news IN ('progress', 'limit')),
+    next_at     text    NOT NULL CHECK (next_at GLOB '????-??-??T??:??:??.??????+00:00')
+) STRICT, WITHOUT ROWID;
+
+-- One call made for a delivery. A number comes again where a crash has had its record read again.
 CREATE TABLE attempts (
     request_id       integer NOT NULL,
     destination      text    NOT NULL,
@@ -52,9 +83,33 @@ CREATE TABLE attempts (
     error            text,
     response_excerpt text,
     trace_id         text,
-    PRIMARY KEY (request_id, destination, number),
+    PRIMARY KEY (request_id, destination, number, started_at),
     FOREIGN KEY (request_id, destination) REFERENCES deliveries ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
+
+-- Dead letters on their way back: which are meant, how fast, and how far it has come. In the order of
+-- requests and destinations, so that an interruption loses no place and repeats none.
+CREATE TABLE replays (
+    id               integer PRIMARY KEY AUTOINCREMENT,
+    -- Which are meant; null is any. Only those that had died before it was asked for.
+    route            text,
+    destination      text,
+    reason           text,
+    error_class      text,
+    died_since       text             CHECK (died_since GLOB '????-??-??T??:??:??.??????+00:00'),
+    died_before      text    NOT NULL CHECK (died_before GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- So many in so many milliseconds.
+    rate_count       integer NOT NULL CHECK (rate_count > 0),
+    rate_millis      integer NOT NULL CHECK (rate_millis > 0),
+    state            text    NOT NULL CHECK (state IN ('running', 'done', 'stopped')),
+    replayed         integer NOT NULL,
+    last_request_id  integer NOT NULL,
+    last_destination text    NOT NULL,
+    next_at          text    NOT NULL CHECK (next_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    updated_at       text    NOT NULL CHECK (updated_at GLOB '????-??-??T??:??:??.??????+00:00')
+) STRICT;
+
+CREATE INDEX replays_running ON replays (next_at) WHERE state = 'running';
 
 -- Which request a client's key stands for. A key is claimed before its request is inserted, and may
 -- outlive it: no foreign key.

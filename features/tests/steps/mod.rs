@@ -2,6 +2,7 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "cucumber hands over the words of a sentence by value")]
 
+mod admitting;
 mod adopting;
 mod asking;
 mod calls;
@@ -9,6 +10,7 @@ mod posting;
 mod programs;
 mod real_input;
 mod records;
+mod retrying;
 mod starting;
 
 use std::time::Duration;

@@ -12,7 +12,7 @@ use crate::world::{Step, World};
 
 const PROBLEMS: &str = "https://throughline.dev/problems/";
 
-async fn send(world: &mut World, question: Question<'_>) -> Step {
+pub(super) async fn send(world: &mut World, question: Question<'_>) -> Step {
     world.body.clone_from(&question.body);
     let answer = world.client.send(world.stage.address(Service::Ingest)?, question).await?;
     world.answers.push(answer);

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use figment::providers::YamlExtended;
 use figment::value::{Dict, Value};
 
 use crate::layer::Layer;
 use crate::path::Path;
 use crate::problems::Problem;
 use crate::schema::{Node, Schema};
+use crate::yaml;
 
 const PREFIX: &str = "THROUGHLINE_";
 const SEPARATOR: &str = "__";
@@ -107,12 +107,12 @@ fn same(key: &str, part: &str) -> bool {
 /// A variable's text as the type that its setting takes. A text that is none is left as it is, and
 /// reported with all else that is of a wrong type.
 fn read(text: &str, node: Node<'_>) -> Value {
-    let yaml = || YamlExtended::from_str(text).unwrap_or_else(|_| Value::from(text));
+    let yaml = || yaml::read(text).unwrap_or_else(|_| Value::from(text));
     if node.takes("string") {
         Value::from(text)
     } else if node.takes("array") && !text.trim_start().starts_with('[') {
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect::<Vec<_>>().into()
-    } else if node.takes("integer") || node.takes("boolean") || node.takes("array") || node.takes("object") {
+    } else if ["integer", "number", "boolean", "array", "object"].into_iter().any(|kind| node.takes(kind)) {
         yaml()
     } else {
         Value::from(text)

@@ -60,11 +60,15 @@ fn describe(violation: &Violation, configuration: &Value, schema: &Schema) -> Fi
 
 fn unknown(path: &Path, schema: &Schema) -> String {
     let Some(Segment::Key(key)) = path.segments().last() else { return "unknown".to_owned() };
-    let known: Vec<_> = schema.at(&path.parent()).into_iter().flat_map(Node::names).collect();
+    let section = schema.at(&path.parent());
+    let known: Vec<_> = section.into_iter().flat_map(Node::names).collect();
     let similarity = |name: &&str| strsim::normalized_damerau_levenshtein(name, &key.to_lowercase());
     let similar = known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     match similar.filter(|name| similarity(name) >= SIMILAR) {
         Some(name) => format!("there is no such key; did you mean `{name}`?"),
+        None if known.is_empty() => {
+            format!("there is no such key; expected {}", section.map(Node::expected).unwrap_or_default())
+        }
         None => format!("there is no such key (there are: {})", known.join(", ")),
     }
 }

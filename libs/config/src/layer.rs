@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use figment::providers::YamlExtended;
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use crate::environment::Environment;
 use crate::flags::Flags;
 use crate::problems::Problem;
+use crate::yaml;
 
 /// The file that is read when nobody names one.
 const DEFAULT_FILE: &str = "throughline.yaml";
@@ -34,7 +34,7 @@ impl Provider for Layer {
 impl Layer {
     pub(crate) fn yaml(origin: &str, text: &str) -> Result<Self, Problem> {
         let problem = |message| Problem { path: String::new(), message, source: Some(origin.to_owned()) };
-        let value = YamlExtended::from_str(text).map_err(|error| problem(format!("not YAML: {error}")))?;
+        let value = yaml::read(text).map_err(|error| problem(format!("not YAML: {error}")))?;
         let mut values = match value {
             Value::Dict(_, values) => values,
             Value::Empty(..) => Dict::new(),

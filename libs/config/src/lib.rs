@@ -20,7 +20,7 @@
 //! where it comes from. To that end the layers are not read into [`Settings`] at once, which would
 //! stop at the first mistake, but held against the JSON Schema of the type; what is wrong is taken
 //! out, and the rest is read and checked for sense: destinations that exist, filters and schemas that
-//! compile, topics that Kafka takes, paths that do not collide. Values that can be secrets are never
+//! compile, topics that Kafka takes, paths and keys that do not collide. Values that can be secrets are never
 //! repeated.
 
 mod check;
@@ -40,12 +40,14 @@ mod show;
 mod tests;
 mod text;
 mod value;
+mod yaml;
 
 pub use flags::Flags;
 pub use load::{Loaded, Sources, load, load_from};
 pub use problems::{Problem, Problems};
 pub use secret::Secret;
 pub use settings::{
-    Compression, Credentials, Database, Destination, Dispatch, Http, Ingest, Kafka, OAuth2, Route,
-    SchemaSource, Settings, Topics,
+    AfterFailure, Breaker, Client, Compression, Credentials, Database, Destination, Dispatch, Http, Ingest,
+    Kafka, Limits, OAuth2, Retry, Route, SchemaSource, Settings, StatusMeaning, Topics,
 };
+pub use text::Rate;

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use jsonschema::paths::{Location, LocationSegment};
+use serde_json::Value as Json;
 
 /// A place in the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,13 +30,20 @@ impl Path {
         self.and(Segment::Index(index))
     }
 
-    /// `rest` below this path.
-    pub(crate) fn join(&self, rest: &Location) -> Self {
-        let rest = rest.iter().map(|segment| match segment {
-            LocationSegment::Property(key) => Segment::Key(key.into_owned()),
-            LocationSegment::Index(index) => Segment::Index(index),
+    /// `rest` below this path, where `root` is. A location takes every number for an index; what is in an
+    /// object is a key.
+    pub(crate) fn join(&self, rest: &Location, root: &Json) -> Self {
+        let (path, _) = rest.iter().fold((self.clone(), Some(root)), |(path, value), segment| {
+            let key = match (segment, value) {
+                (LocationSegment::Index(index), Some(Json::Array(items))) => {
+                    return (path.index(index), items.get(index));
+                }
+                (LocationSegment::Index(index), _) => index.to_string(),
+                (LocationSegment::Property(key), _) => key.into_owned(),
+            };
+            (path.key(&key), value.and_then(|value| value.get(&key)))
         });
-        Self(self.0.iter().cloned().chain(rest).collect())
+        path
     }
 
     /// The path to what this one is in.

@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::path::{Path, Segment};
 use crate::settings::Settings;
-use crate::text::{self, DurationText, SizeText};
+use crate::text::{self, DurationText, Rate, SizeText};
 
 pub(crate) struct Schema {
     document: Json,
@@ -44,6 +44,7 @@ impl Schema {
             .should_validate_formats(true)
             .with_format(text::DURATION, |text: &str| DurationText::parse(text).is_some())
             .with_format(text::SIZE, |text: &str| SizeText::parse(text).is_some())
+            .with_format(text::RATE, |text: &str| text.parse::<Rate>().is_ok())
             .with_format(text::ADDRESS, |text: &str| text.parse::<SocketAddr>().is_ok())
             .with_format("uri", |text: &str| Url::parse(text).is_ok())
             .offline()
@@ -65,16 +66,19 @@ impl Schema {
     }
 
     pub(crate) fn violations(&self, configuration: &Json) -> Vec<Violation> {
-        let mut violations: Vec<_> =
-            self.validator.iter_errors(configuration).flat_map(|error| violation(&error)).collect();
+        let mut violations: Vec<_> = self
+            .validator
+            .iter_errors(configuration)
+            .flat_map(|error| violation(&error, configuration))
+            .collect();
         violations.sort_unstable();
         violations.dedup();
         violations
     }
 }
 
-fn violation(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
-    let path = Path::root().join(error.instance_path());
+fn violation(error: &jsonschema::ValidationError<'_>, configuration: &Json) -> Vec<Violation> {
+    let path = Path::root().join(error.instance_path(), configuration);
     match error.kind() {
         Kind::AdditionalProperties { unexpected } => {
             unexpected.iter().map(|key| Violation { path: path.key(key), fault: Fault::Unknown }).collect()
@@ -122,7 +126,10 @@ impl<'a> Node<'a> {
     /// What is known of a key, be it a setting or an entry of a map.
     pub(crate) fn child(self, key: &str) -> Option<Node<'a>> {
         let setting = self.0.get("properties").and_then(|properties| properties.get(key));
-        setting.or_else(|| self.0.get("additionalProperties").filter(|any| any.is_object())).map(Node)
+        let any_other = || self.0.get("additionalProperties").filter(|any| any.is_object());
+        // Of maps whose keys are numbers. There is one pattern, and a key that is none was reported.
+        let any_number = || self.0.get("patternProperties")?.as_object()?.values().next();
+        setting.or_else(any_other).or_else(any_number).map(Node)
     }
 
     pub(crate) fn item(self) -> Option<Node<'a>> {
@@ -166,6 +173,7 @@ impl<'a> Node<'a> {
         match (self.format(), self.0.get("type").and_then(Json::as_str)) {
             (Some("uri"), _) => "a URL, such as `https://api.example.com/three`".to_owned(),
             (_, Some("string")) => "a text".to_owned(),
+            (_, Some("number")) => "a number".to_owned(),
             (_, Some("boolean")) => "`true` or `false`".to_owned(),
             (_, Some("array")) => "a list, such as `[one, two]`".to_owned(),
             (_, Some("integer")) => match (number("minimum"), number("maximum")) {

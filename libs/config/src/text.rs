@@ -1,12 +1,15 @@
 //! Durations, sizes and addresses as people write them, and how the schema speaks of them.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The word in the schema for what people should write.
 pub(crate) const EXPECTED: &str = "x-expected";
@@ -120,5 +123,105 @@ impl JsonSchema for AddressText {
             "format": ADDRESS,
             EXPECTED: "an IP address and a port, such as `0.0.0.0:8099`",
         })
+    }
+}
+
+/// A status of HTTP, as the key of a mapping: `409`.
+pub(crate) struct StatusText;
+
+impl StatusText {
+    pub(crate) fn parse(text: &str) -> Option<u16> {
+        text.parse().ok().filter(|status| (100..=599).contains(status))
+    }
+}
+
+impl JsonSchema for StatusText {
+    fn schema_name() -> Cow<'static, str> {
+        "Status".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": "^[1-5][0-9]{2}$"})
+    }
+}
+
+/// So many in a time, such as `100/s`, `600/min` or `5/10s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: NonZeroU32,
+    /// In which time; above zero.
+    pub per: Duration,
+}
+
+/// The name of the format in the schema.
+pub(crate) const RATE: &str = "rate-text";
+
+impl FromStr for Rate {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (count, per) = text.split_once('/').ok_or(())?;
+        // `100/s` is a hundred in one second, `5/10s` five in ten.
+        let is_unit = !per.starts_with(|c: char| c.is_ascii_digit());
+        let per = if is_unit { DurationText::parse(&format!("1{per}")) } else { DurationText::parse(per) };
+        let per = per.ok_or(())?;
+        Ok(Self { count: count.parse().map_err(|_| ())?, per })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, humantime::format_duration(self.per))
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(|()| D::Error::custom("not a rate"))
+    }
+}
+
+impl JsonSchema for Rate {
+    fn schema_name() -> Cow<'static, str> {
+        "Rate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "format": RATE,
+            EXPECTED: "so many in a time, such as `100/s`, `600/min` or `5/10s`",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_in_a_time() {
+        let table = [
+            ("100/s", 100, Duration::from_secs(1), "100/1s"),
+            ("600/min", 600, Duration::from_mins(1), "600/1m"),
+            ("5/10s", 5, Duration::from_secs(10), "5/10s"),
+            ("1/500ms", 1, Duration::from_millis(500), "1/500ms"),
+        ];
+        for (text, count, per, shown) in table {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!((rate.count.get(), rate.per), (count, per), "{text}");
+            assert_eq!((rate.to_string().as_str(), shown.parse()), (shown, Ok(rate)));
+        }
+        for text in ["", "100", "/s", "0/s", "-1/s", "1/", "1/0s", "1.5/s", "1/x", "1/s/s"] {
+            assert_eq!(text.parse::<Rate>(), Err(()), "{text}");
+        }
     }
 }

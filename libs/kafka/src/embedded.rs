@@ -1,11 +1,10 @@
 use rdkafka::ClientConfig;
-use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 
 use crate::KafkaError;
-use crate::producer::Reports;
+use crate::producer::{self, Client, Reports};
 
 /// A broker inside this process: librdkafka's mock cluster, which speaks Kafka's protocol on a port
 /// of the loopback interface.
@@ -14,7 +13,7 @@ use crate::producer::Reports;
 /// create topics with [`EmbeddedBroker::create_topics`]. A group's first members wait some 3 s.
 pub struct EmbeddedBroker {
     /// The client that owns the cluster. (A `MockCluster` of its own could not be shared by threads.)
-    owner: ThreadedProducer<Reports>,
+    owner: Client,
     partitions: i32,
 }
 
@@ -26,7 +25,7 @@ impl EmbeddedBroker {
     pub fn start(partitions: u32) -> Result<Self, KafkaError> {
         let mut config = ClientConfig::new();
         config.set("test.mock.num.brokers", "1");
-        let owner = ThreadedProducer::from_config_and_context(&config, Reports).map_err(embedded)?;
+        let owner = producer::connect(&config).map_err(embedded)?;
         let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
         let broker = Self { owner, partitions };
         broker.cluster()?;

@@ -37,16 +37,42 @@ pub enum KafkaError {
     #[error("the Kafka client could not be created")]
     Client(#[source] Cause),
     /// A thread could not be started.
-    #[error("a thread for the Kafka consumer could not be started")]
+    #[error("a thread for Kafka could not be started")]
     Thread(#[source] std::io::Error),
     /// No broker answered in time.
-    #[error("no Kafka broker answered at {servers}")]
+    #[error("no Kafka broker answered at {servers}: {reason}; start it, or change kafka.bootstrap_servers")]
     Unreachable {
         /// `kafka.bootstrap_servers`.
         servers: String,
         /// What librdkafka made of it.
-        #[source]
-        source: Cause,
+        reason: String,
+    },
+    /// The broker takes connections and ends them, as it does if it wants TLS and gets none.
+    #[error(
+        "the Kafka broker hangs up: {reason}; \
+         set security.protocol in kafka.properties if it wants TLS or a password"
+    )]
+    HungUp {
+        /// What librdkafka says, with the broker's name.
+        reason: String,
+    },
+    /// The broker does not let us in.
+    #[error(
+        "the Kafka broker does not let us in: {reason}; \
+         change sasl.mechanism, sasl.username or sasl.password in kafka.properties"
+    )]
+    Credentials {
+        /// What librdkafka says, with the broker's name and words.
+        reason: String,
+    },
+    /// TLS with the broker did not come about.
+    #[error(
+        "no secure connection to the Kafka broker: {reason}; \
+         change ssl.ca.location (or ssl.ca.pem) or security.protocol in kafka.properties"
+    )]
+    Tls {
+        /// What librdkafka says, with the broker's name.
+        reason: String,
     },
     /// Topics are not there and are not to be created.
     #[error("missing topics: {}: create them, or set kafka.topics.create to true", names.join(", "))]
@@ -75,9 +101,6 @@ pub enum KafkaError {
         #[source]
         source: Option<Cause>,
     },
-    /// Offsets of finished records were not committed at the end; they will be consumed again.
-    #[error("the last offsets could not be committed")]
-    Commit(#[source] Cause),
     /// Records were still in work at the deadline; they will be consumed again.
     #[error("{records} records were still in work after {waited:?}")]
     Unfinished {
@@ -86,9 +109,6 @@ pub enum KafkaError {
         /// How long they were waited for.
         waited: Duration,
     },
-    /// The consumer did not leave its group in time.
-    #[error("the consumer did not close within {0:?}")]
-    CloseTimedOut(Duration),
     /// Records were still not acknowledged at the deadline.
     #[error("{records} records were not acknowledged within {deadline:?}")]
     Unflushed {

@@ -8,6 +8,7 @@
 //!   goes to another member is held, for a while, until its records in work are finished.
 //! - [`Lanes`] runs a handler over a consumer: many records at once, those of one key in order.
 //! - [`ensure_topics`] creates missing topics, or names them.
+//! - [`Progress`] says how far another group has come.
 //! - [`EmbeddedBroker`] is a broker inside the process.
 //!
 //! Nothing else in the project knows rdkafka. What people set under `kafka.properties` overrides what
@@ -22,13 +23,16 @@ mod log;
 mod offsets;
 mod partition;
 mod producer;
+mod progress;
 mod record;
 mod topics;
+mod trouble;
 
 pub use consumer::{Consumer, Receipt, Received};
 pub use embedded::EmbeddedBroker;
 pub use error::{Cause, KafkaError, SendError};
 pub use lanes::{Handled, Lanes};
 pub use producer::{Acknowledgement, Producer};
+pub use progress::Progress;
 pub use record::{Outgoing, Position, Record};
 pub use topics::ensure_topics;

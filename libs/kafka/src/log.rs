@@ -28,7 +28,12 @@ pub(crate) fn line(level: Level, facility: &str, text: &str) {
 pub(crate) fn error_event(error: &Native, reason: &str) {
     match error.rdkafka_error_code() {
         Some(
-            Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve | Code::OperationTimedOut,
+            Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::Authentication
+            | Code::SSL,
         ) => {
             debug!(target: "librdkafka", %error, "{reason}");
         }

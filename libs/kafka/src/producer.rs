@@ -8,14 +8,20 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use throughline_config::{Compression, Kafka};
 use tokio::sync::oneshot;
 
+use crate::trouble::Trouble;
 use crate::{KafkaError, Outgoing, Position, SendError, client, log};
 
 /// How often a full queue is asked for room: librdkafka does not say when there is some.
 const ROOM_POLL: Duration = Duration::from_millis(5);
+/// The first pause before a record that was not delivered is sent again; each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// What kept it away may end at any time, and is noticed within this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Produces records. Clones share one client.
 ///
@@ -32,7 +38,7 @@ struct Inner {
     client: RwLock<Client>,
 }
 
-type Client = ThreadedProducer<Reports>;
+pub(crate) type Client = ThreadedProducer<Reports>;
 type Report = Result<Position, SendError>;
 
 /// Resolves when the broker has acknowledged a record, or it is known that it will not.
@@ -91,6 +97,27 @@ impl Producer {
         }
     }
 
+    /// Produces a record again and again, until the broker has it or will never take it. Dropped before
+    /// that, it may have been taken, and will be if it waits in the queue.
+    ///
+    /// # Errors
+    /// If the record was refused.
+    pub async fn send_until_taken(&self, record: &Outgoing) -> Result<Position, SendError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.send(record).await {
+                Err(error) if !error.is_refusal() => {
+                    if pause == FIRST_PAUSE {
+                        tracing::warn!(topic = record.topic, %error, "a record was not delivered, trying until it is");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                taken_or_refused => return taken_or_refused,
+            }
+        }
+    }
+
     /// Waits until everything is acknowledged.
     ///
     /// # Errors
@@ -113,11 +140,7 @@ impl Producer {
     pub async fn probe(&self, deadline: Duration) -> Result<(), KafkaError> {
         let client = self.client();
         let servers = self.0.servers.clone();
-        blocking(move || match client.client().fetch_metadata(None, deadline) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(KafkaError::Unreachable { servers, source: source.into() }),
-        })
-        .await
+        blocking(move || ask(&client, &servers, deadline).map(drop)).await
     }
 
     fn client(&self) -> Client {
@@ -153,8 +176,18 @@ impl Producer {
     }
 }
 
-fn connect(config: &ClientConfig) -> Result<Client, Native> {
-    Client::from_config_and_context(config, Reports)
+pub(crate) fn connect(config: &ClientConfig) -> Result<Client, Native> {
+    Client::from_config_and_context(config, Reports::default())
+}
+
+/// Asks for the brokers' metadata. Blocks until one answers, or the time is up.
+pub(crate) fn ask(client: &Client, servers: &str, wait: Duration) -> Result<Metadata, KafkaError> {
+    let trouble = &client.context().trouble;
+    let answer = client.client().fetch_metadata(None, wait);
+    if answer.is_ok() {
+        trouble.is_over();
+    }
+    answer.map_err(|silence| trouble.explain(servers, &silence))
 }
 
 fn config(settings: &Kafka) -> Result<ClientConfig, KafkaError> {
@@ -178,7 +211,7 @@ fn config(settings: &Kafka) -> Result<ClientConfig, KafkaError> {
             ("queue.buffering.max.kbytes", "131072"),
             ("queue.buffering.max.messages", "100000"),
             // A topic's limit decides what is too large, and it counts compressed bytes.
-            ("message.max.bytes", crate::topics::MAX_MESSAGE_BYTES),
+            ("message.max.bytes", &settings.largest_record().to_string()),
             // Below a broker's usual limit of 1 MiB, so that what is refused as too large was alone in
             // its batch: a batch is refused as a whole.
             ("batch.size", "900000"),
@@ -196,15 +229,23 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Passes delivery reports on to who waits for them.
-pub(crate) struct Reports;
+#[derive(Default)]
+pub(crate) struct Reports {
+    pub(crate) trouble: Trouble,
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         log::line(level, facility, text);
+        // Its error, if it is one, comes after it.
+        if facility == "FAIL" {
+            self.trouble.note_line(text);
+        }
     }
 
     fn error(&self, error: Native, reason: &str) {
         log::error_event(&error, reason);
+        self.trouble.note(&error, reason);
     }
 }
 
@@ -250,6 +291,19 @@ mod tests {
         assert!(matches!(error, SendError::Failed { .. }), "{error:?}");
         assert!(producer.client().client().fatal_error().is_some());
         producer.send(&record()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_record_is_sent_until_it_is_taken_or_refused() {
+        let broker = EmbeddedBroker::start(1).unwrap();
+        let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+        let producer = Producer::new(&settings).unwrap();
+        producer.send(&record()).await.unwrap();
+        let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
+        broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);
+        producer.send_until_taken(&record()).await.unwrap();
+        let too_large = Outgoing { payload: vec![b'x'; 9 << 20].into(), ..record() };
+        assert!(producer.send_until_taken(&too_large).await.unwrap_err().is_refusal());
     }
 
     #[tokio::test]

@@ -1,33 +1,39 @@
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
+use rdkafka::metadata::Metadata;
+use rdkafka::producer::Producer as _;
 use throughline_config::Kafka;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::producer::{self, Client};
 use crate::{KafkaError, client};
-
-/// The largest record that is produced, and that a topic created here takes: 8 MiB. Bodies are
-/// limited by ingest, at 1 MiB by default; headers and a raised limit must fit too.
-pub(crate) const MAX_MESSAGE_BYTES: &str = "8388608";
 
 /// How long to wait before looking again for topics that were just created.
 const VISIBLE_POLL: Duration = Duration::from_millis(100);
+
+/// How long after one broker's refusal another may still answer.
+const SECOND_OPINION: Duration = Duration::from_secs(1);
 
 type Admin = AdminClient<DefaultClientContext>;
 
 /// Sees to it that topics are there: creates those that are missing if `kafka.topics.create` says so.
 ///
 /// # Errors
-/// [`KafkaError::MissingTopics`] names what is missing and not to be created.
+/// [`KafkaError::MissingTopics`] names what is missing and not to be created. A broker that refuses us
+/// is not asked until the deadline.
 pub async fn ensure_topics(settings: &Kafka, names: &[&str], deadline: Duration) -> Result<(), KafkaError> {
     let deadline = Instant::now() + deadline;
-    let admin = client::config(settings, &[])?.create::<Admin>().map_err(client::not_created)?;
-    let topics = Topics { admin: Arc::new(admin), settings, deadline };
+    // A broker that wants TLS closes the connections of who does not speak it.
+    let config = client::config(settings, &[("log.connection.close", "true")])?;
+    let client = producer::connect(&config).map_err(client::not_created)?;
+    let topics = Topics { client, settings, deadline };
     let missing = topics.missing(names).await?;
     if missing.is_empty() {
         return Ok(());
@@ -40,37 +46,54 @@ pub async fn ensure_topics(settings: &Kafka, names: &[&str], deadline: Duration)
 }
 
 struct Topics<'a> {
-    admin: Arc<Admin>,
+    /// To ask with: unlike an admin client, it hears why a broker does not answer.
+    client: Client,
     settings: &'a Kafka,
     deadline: Instant,
 }
 
 impl Topics<'_> {
     async fn missing(&self, names: &[&str]) -> Result<Vec<String>, KafkaError> {
-        let admin = self.admin.clone();
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let there = tokio::task::spawn_blocking(move || {
-            let metadata = admin.inner().fetch_metadata(None, left)?;
-            let usable = metadata.topics().iter().filter(|topic| topic.error().is_none());
-            Ok(usable.map(|topic| topic.name().to_owned()).collect::<HashSet<_>>())
-        })
-        .await
-        .map_err(|_| KafkaError::Cancelled)?
-        .map_err(|source: Native| self.unreachable(source))?;
+        let there = self.there().await?;
         Ok(names.iter().filter(|name| !there.contains(**name)).map(ToString::to_string).collect())
+    }
+
+    async fn there(&self) -> Result<HashSet<String>, KafkaError> {
+        let (client, servers) = (self.client.clone(), self.settings.bootstrap_servers.clone());
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let (report, answer) = oneshot::channel();
+        // Not one of the runtime's threads, which a process that gives up would have to wait for.
+        thread::Builder::new()
+            .name("kafka-topics".to_owned())
+            .spawn(move || {
+                // Nobody listens any more when a broker has refused us.
+                let _ = report.send(producer::ask(&client, &servers, left).map(|all| usable(&all)));
+            })
+            .map_err(KafkaError::Thread)?;
+        let refusal = async {
+            let error = self.client.context().trouble.refusal().await;
+            tokio::time::sleep(SECOND_OPINION).await;
+            error
+        };
+        tokio::select! {
+            there = answer => there.map_err(|_| KafkaError::Cancelled)?,
+            error = refusal => Err(error),
+        }
     }
 
     async fn create(&self, names: &[String]) -> Result<(), KafkaError> {
         let partitions = i32::try_from(self.settings.topics.partitions.get()).unwrap_or(i32::MAX);
         let replication = i32::try_from(self.settings.topics.replication.get()).unwrap_or(i32::MAX);
+        let largest = self.settings.largest_record().to_string();
         let topics: Vec<_> = names
             .iter()
             .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(replication)))
-            .map(|topic| topic.set("max.message.bytes", MAX_MESSAGE_BYTES))
+            .map(|topic| topic.set("max.message.bytes", &largest))
             .collect();
         let left = self.deadline.saturating_duration_since(Instant::now());
         let options = AdminOptions::new().request_timeout(Some(left)).operation_timeout(Some(left));
-        let results = self.admin.create_topics(&topics, &options).await.map_err(|source| {
+        let admin = client::config(self.settings, &[])?.create::<Admin>().map_err(client::not_created)?;
+        let results = admin.create_topics(&topics, &options).await.map_err(|source| {
             KafkaError::TopicNotCreated { name: names.join(", "), source: source.into() }
         })?;
         for result in results {
@@ -100,8 +123,9 @@ impl Topics<'_> {
             tokio::time::sleep(VISIBLE_POLL).await;
         }
     }
+}
 
-    fn unreachable(&self, source: Native) -> KafkaError {
-        KafkaError::Unreachable { servers: self.settings.bootstrap_servers.clone(), source: source.into() }
-    }
+fn usable(metadata: &Metadata) -> HashSet<String> {
+    let usable = metadata.topics().iter().filter(|topic| topic.error().is_none());
+    usable.map(|topic| topic.name().to_owned()).collect()
 }

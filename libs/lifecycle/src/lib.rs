@@ -1,4 +1,4 @@
-//! How a process ends: signals, a deadline, and tasks that never die unnoticed.
+//! How a process lives and ends: readiness, signals, a deadline, and tasks that never die unnoticed.
 //!
 //! [`Shutdown`] has two tokens. *Soft* says: take nothing new, finish what you have. *Hard* says: stop now.
 //! Soft is cancelled by the first SIGTERM or SIGINT, or by [`Shutdown::begin`]; hard by the deadline, which
@@ -8,7 +8,9 @@
 //! although nobody asked it to begins the shutdown, so that the process ends, with an error, instead of
 //! living on half dead.
 //!
-//! [`in_words`] gives the last words.
+//! [`Readiness`] says whether the process can do its work: asks what that depends on, not too often.
+//!
+//! [`in_words`] gives the last words, and [`exit_code`] says them.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -28,12 +30,14 @@
 //! # }
 //! ```
 
+mod readiness;
 mod shutdown;
 mod signals;
 mod tasks;
 mod words;
 
+pub use readiness::{Readiness, Report};
 pub use shutdown::Shutdown;
 pub use signals::SignalError;
 pub use tasks::{TaskFailed, Tasks};
-pub use words::in_words;
+pub use words::{exit_code, in_words};

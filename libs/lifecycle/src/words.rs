@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::process::ExitCode;
 
 /// An error and its causes in one line, each said once: many errors already say their cause themselves.
 #[must_use]
@@ -13,6 +14,18 @@ pub fn in_words(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     words
+}
+
+/// A program's exit code. A failure is said in one line on stderr: telemetry may not be there to say it.
+#[expect(clippy::print_stderr, reason = "somebody has to say it")]
+pub fn exit_code(program: &str, ended: Result<(), impl AsRef<dyn Error + Send + Sync>>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {}", in_words(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[cfg(test)]

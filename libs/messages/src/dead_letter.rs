@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::foreign::Origin;
 use crate::headers::{Headers, name, put};
+use crate::outcome::ErrorClass;
 
 /// Why a delivery ended without success. The list is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -11,6 +12,8 @@ pub enum DeadReason {
     Rejected,
     /// The last attempt failed, and there are no more.
     AttemptsExhausted,
+    /// Its time is over: the destination's window has closed before it could be delivered.
+    Expired,
     /// The body could not be transformed for the destination.
     Untransformable,
     /// The configuration knows no such route or destination.
@@ -28,6 +31,7 @@ impl DeadReason {
         match self {
             Self::Rejected => "rejected",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::Expired => "expired",
             Self::Untransformable => "untransformable",
             Self::Unroutable => "unroutable",
             Self::Malformed => "malformed",
@@ -47,6 +51,21 @@ pub struct DeadLetter {
     pub error: String,
     /// The record it comes from.
     pub origin: Origin,
+    /// The attempt that was the last; none if none was made.
+    pub last: Option<LastAttempt>,
+}
+
+/// What a dead letter tells of the last attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastAttempt {
+    /// Its number: as many attempts were made.
+    pub number: u32,
+    /// What kind of error it met.
+    pub class: ErrorClass,
+    /// The status of the response, if there was one.
+    pub status: Option<u16>,
+    /// The beginning of the response's body.
+    pub response_excerpt: Option<String>,
 }
 
 impl DeadLetter {
@@ -60,6 +79,17 @@ impl DeadLetter {
         put(&mut origin_headers, name::REASON, self.reason.as_str());
         put(&mut origin_headers, name::ERROR, self.error.clone());
         put(&mut origin_headers, name::ORIGIN, self.origin.to_string());
+        if let Some(last) = &self.last {
+            origin_headers.retain(|(header, _)| header != name::ATTEMPT);
+            put(&mut origin_headers, name::ATTEMPT, last.number.to_string());
+            put(&mut origin_headers, name::ERROR_CLASS, last.class.as_str());
+            if let Some(status) = last.status {
+                put(&mut origin_headers, name::STATUS, status.to_string());
+            }
+            if let Some(excerpt) = &last.response_excerpt {
+                put(&mut origin_headers, name::RESPONSE_EXCERPT, excerpt.clone());
+            }
+        }
         origin_headers
     }
 }

@@ -21,14 +21,26 @@ pub mod name {
     pub const TRACEPARENT: &str = "traceparent";
     /// W3C trace context: what vendors add.
     pub const TRACESTATE: &str = "tracestate";
+    /// A destination that is not to be called for this record; there may be several.
+    pub const HELD: &str = "throughline-held";
     /// On retries and dead letters: the destination meant.
     pub const DESTINATION: &str = "throughline-destination";
-    /// On retries: the number of the attempt to make, from 1.
+    /// On retries: the number of the attempt to make, from 1. On dead letters: that of the last one.
     pub const ATTEMPT: &str = "throughline-attempt";
+    /// On retries: how many of the attempts before it counted.
+    pub const SPENT: &str = "throughline-spent";
+    /// On retries: when the delivery's time began, RFC 3339.
+    pub const SINCE: &str = "throughline-since";
     /// On dead letters: why the delivery ended.
     pub const REASON: &str = "throughline-reason";
     /// On dead letters: the error in words.
     pub const ERROR: &str = "throughline-error";
+    /// On dead letters: what kind of error the last attempt met.
+    pub const ERROR_CLASS: &str = "throughline-error-class";
+    /// On dead letters: the status of the last response.
+    pub const STATUS: &str = "throughline-status";
+    /// On dead letters: the beginning of the last response's body.
+    pub const RESPONSE_EXCERPT: &str = "throughline-response-excerpt";
     /// On dead letters and adoptions: `topic/partition/offset` of the record they come from.
     pub const ORIGIN: &str = "throughline-origin";
 }
@@ -62,6 +74,14 @@ pub(crate) fn text<'a>(
     find(headers, name)
         .map(|value| std::str::from_utf8(value).map_err(|_| Malformed::new(name, "is not UTF-8")))
         .transpose()
+}
+
+/// All values of a header, as text.
+pub(crate) fn all(headers: &[(String, Bytes)], name: &'static str) -> Result<Vec<String>, Malformed> {
+    let values = headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+    let text =
+        |value: &Bytes| String::from_utf8(value.to_vec()).map_err(|_| Malformed::new(name, "is not UTF-8"));
+    values.map(|(_, value)| text(value)).collect()
 }
 
 /// The last value of a header that must be there.

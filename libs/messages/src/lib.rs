@@ -12,10 +12,10 @@ mod request;
 mod topics;
 mod trace;
 
-pub use dead_letter::{DeadLetter, DeadReason};
+pub use dead_letter::{DeadLetter, DeadReason, LastAttempt};
 pub use foreign::{Adoption, Origin};
 pub use headers::{Headers, Malformed, name};
-pub use outcome::{AttemptReport, ErrorClass, Failure, Outcome};
+pub use outcome::{AttemptReport, DeferralCause, ErrorClass, Failure, Outcome};
 pub use request::{RequestRecord, RetryRecord};
 pub use topics::Topics;
 pub use trace::TraceContext;

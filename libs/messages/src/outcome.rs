@@ -11,8 +11,11 @@ pub struct AttemptReport {
     pub request_id: RequestId,
     /// The destination that was called.
     pub destination: String,
-    /// Which attempt of the delivery it was, from 1.
+    /// Which attempt of the delivery it was, from 1; of a deferral, the one that was not made.
     pub attempt: u32,
+    /// How many attempts it has spent so far, this one included. Not every attempt counts.
+    #[serde(default)]
+    pub spent: u32,
     /// When it began.
     pub started_at: DateTime<Utc>,
     /// How long it took, token and transformation included, in milliseconds.
@@ -37,6 +40,22 @@ pub struct AttemptReport {
 pub enum Outcome {
     /// The third party has it.
     Delivered,
+    /// The attempt failed, and there is another to come.
+    Retry {
+        /// When; none if whoever made this one makes the next one at once.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        due_at: Option<DateTime<Utc>>,
+        /// What went wrong.
+        #[serde(flatten)]
+        failure: Failure,
+    },
+    /// No attempt was made: it has to wait, which is nobody's failure and costs it nothing but time.
+    Deferred {
+        /// When it is looked at again.
+        due_at: DateTime<Utc>,
+        /// What it waits for.
+        cause: DeferralCause,
+    },
     /// It ended without success.
     Dead {
         /// Why it ended.
@@ -53,6 +72,8 @@ impl Outcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Retry { .. } => "retry",
+            Self::Deferred { .. } => "deferred",
             Self::Dead { .. } => "dead",
         }
     }
@@ -61,8 +82,35 @@ impl Outcome {
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Delivered => None,
-            Self::Dead { failure, .. } => Some(failure),
+            Self::Delivered | Self::Deferred { .. } => None,
+            Self::Retry { failure, .. } | Self::Dead { failure, .. } => Some(failure),
+        }
+    }
+}
+
+/// What a delivery waits for that is deferred. The list is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeferralCause {
+    /// The destination's breaker is open: the third party fails, and is probed by a few calls.
+    BreakerOpen,
+    /// The destination has as many calls at once, or in a time, as it may have.
+    Limit,
+    /// The token endpoint does not answer.
+    TokenUnavailable,
+    /// The token endpoint refuses our credentials: an operator has to mend them.
+    TokenRefused,
+}
+
+impl DeferralCause {
+    /// The cause's name, as on the wire, in the database and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BreakerOpen => "breaker_open",
+            Self::Limit => "limit",
+            Self::TokenUnavailable => "token_unavailable",
+            Self::TokenRefused => "token_refused",
         }
     }
 }
@@ -97,12 +145,8 @@ pub enum ErrorClass {
     ServerError,
     /// The destination's filter failed on this body.
     Transform,
-    /// No token was to be had.
-    Token,
     /// The route or destination is not in dispatch's configuration.
     Configuration,
-    /// The record cannot be read.
-    Malformed,
     /// The broker refused the record.
     Broker,
 }
@@ -120,9 +164,7 @@ impl ErrorClass {
             Self::ClientError => "client_error",
             Self::ServerError => "server_error",
             Self::Transform => "transform",
-            Self::Token => "token",
             Self::Configuration => "configuration",
-            Self::Malformed => "malformed",
             Self::Broker => "broker",
         }
     }
@@ -132,32 +174,59 @@ impl ErrorClass {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_report_is_flat_json() {
-        let report = AttemptReport {
+    fn report(status: Option<u16>, outcome: Outcome) -> AttemptReport {
+        AttemptReport {
             request_id: "00000000000000000042".parse().unwrap(),
             destination: "three".to_owned(),
-            attempt: 1,
+            attempt: 2,
+            spent: 1,
             started_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap(),
             duration_ms: 12,
             trace_id: None,
-            status: Some(400),
-            response_excerpt: Some("no".to_owned()),
-            outcome: Outcome::Dead {
-                reason: DeadReason::Rejected,
-                failure: Failure { class: ErrorClass::ClientError, error: "400 Bad Request".to_owned() },
-            },
+            status,
+            response_excerpt: status.map(|_| "no".to_owned()),
+            outcome,
+        }
+    }
+
+    fn failure(class: ErrorClass, error: &str) -> Failure {
+        Failure { class, error: error.to_owned() }
+    }
+
+    /// The JSON of a report, read back; without what is the same in all.
+    fn json(report: &AttemptReport) -> serde_json::Value {
+        let json = serde_json::to_value(report).unwrap();
+        assert_eq!(&serde_json::from_value::<AttemptReport>(json.clone()).unwrap(), report);
+        json
+    }
+
+    #[test]
+    fn a_report_is_flat_json() {
+        let outcome = Outcome::Dead {
+            reason: DeadReason::Rejected,
+            failure: failure(ErrorClass::ClientError, "400 Bad Request"),
         };
-        let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
-            json,
+            json(&report(Some(400), outcome)),
             serde_json::json!({
-                "request_id": "00000000000000000042", "destination": "three", "attempt": 1,
+                "request_id": "00000000000000000042", "destination": "three", "attempt": 2, "spent": 1,
                 "started_at": "2026-01-01T00:00:00Z", "duration_ms": 12, "status": 400,
                 "response_excerpt": "no", "outcome": "dead", "reason": "rejected",
                 "error_class": "client_error", "error": "400 Bad Request",
             })
         );
-        assert_eq!(serde_json::from_value::<AttemptReport>(json).unwrap(), report);
+    }
+
+    #[test]
+    fn what_is_not_the_end_says_when_it_goes_on() {
+        let due_at = DateTime::from_timestamp(1_767_225_660, 0);
+        let failure = failure(ErrorClass::Timeout, "no complete response within 1s");
+        let later = json(&report(None, Outcome::Retry { due_at, failure: failure.clone() }));
+        assert_eq!((&later["outcome"], &later["due_at"]), (&"retry".into(), &"2026-01-01T00:01:00Z".into()));
+        let at_once = json(&report(None, Outcome::Retry { due_at: None, failure }));
+        assert_eq!(at_once.get("due_at"), None);
+        let deferred = Outcome::Deferred { due_at: due_at.unwrap(), cause: DeferralCause::BreakerOpen };
+        let deferred = json(&report(None, deferred));
+        assert_eq!((&deferred["outcome"], &deferred["cause"]), (&"deferred".into(), &"breaker_open".into()));
     }
 }

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use throughline_snowflake::RequestId;
 
-use crate::headers::{Headers, Malformed, find, name, parsed, put, required, text};
+use crate::headers::{Headers, Malformed, all, find, name, parsed, put, required, text};
 use crate::trace::TraceContext;
 
 const SOURCE: &str = "/throughline/ingest";
@@ -20,6 +20,8 @@ pub struct RequestRecord {
     pub content_type: String,
     /// The trace it belongs to.
     pub trace: Option<TraceContext>,
+    /// The destinations that are not to be called for this record: their turn has not come, or is over.
+    pub held: Vec<String>,
 }
 
 impl RequestRecord {
@@ -31,10 +33,13 @@ impl RequestRecord {
         put(&mut headers, name::CE_ID, self.id.to_string());
         put(&mut headers, name::CE_SOURCE, SOURCE);
         put(&mut headers, name::CE_TYPE, self.route.clone());
-        put(&mut headers, name::CE_TIME, self.accepted_at.to_rfc3339_opts(SecondsFormat::Millis, true));
+        put(&mut headers, name::CE_TIME, rfc3339(self.accepted_at));
         put(&mut headers, name::CONTENT_TYPE, self.content_type.clone());
         if let Some(trace) = &self.trace {
             trace.write(&mut headers);
+        }
+        for destination in &self.held {
+            put(&mut headers, name::HELD, destination.clone());
         }
         headers
     }
@@ -53,6 +58,7 @@ impl RequestRecord {
             accepted_at: parsed(headers, name::CE_TIME)?,
             content_type: text(headers, name::CONTENT_TYPE)?.unwrap_or("application/json").to_owned(),
             trace: TraceContext::from_headers(headers),
+            held: all(headers, name::HELD)?,
         }))
     }
 }
@@ -66,6 +72,10 @@ pub struct RetryRecord {
     pub destination: String,
     /// The number of the attempt to make, from 1.
     pub attempt: u32,
+    /// How many of those before it counted.
+    pub spent: u32,
+    /// When the delivery's time began: when its request was accepted, or when it was replayed.
+    pub since: DateTime<Utc>,
 }
 
 impl RetryRecord {
@@ -75,6 +85,8 @@ impl RetryRecord {
         let mut headers = self.request.to_headers();
         put(&mut headers, name::DESTINATION, self.destination.clone());
         put(&mut headers, name::ATTEMPT, self.attempt.to_string());
+        put(&mut headers, name::SPENT, self.spent.to_string());
+        put(&mut headers, name::SINCE, rfc3339(self.since));
         headers
     }
 
@@ -89,8 +101,14 @@ impl RetryRecord {
             request,
             destination: required(headers, name::DESTINATION)?.to_owned(),
             attempt: parsed(headers, name::ATTEMPT)?,
+            spent: parsed(headers, name::SPENT)?,
+            since: parsed(headers, name::SINCE)?,
         })
     }
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 #[cfg(test)]
@@ -107,6 +125,7 @@ mod tests {
                 traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
                 tracestate: Some("vendor=1".to_owned()),
             }),
+            held: vec!["three".to_owned(), "four".to_owned()],
         }
     }
 
@@ -125,7 +144,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let retry = RetryRecord { request: record(), destination: "three".to_owned(), attempt: 7 };
+        let since = DateTime::from_timestamp_millis(1_767_225_700_456).unwrap();
+        let retry =
+            RetryRecord { request: record(), destination: "three".to_owned(), attempt: 7, spent: 4, since };
         assert_eq!(RequestRecord::from_headers(&record().to_headers()), Ok(Some(record())));
         assert_eq!(RetryRecord::from_headers(&retry.to_headers()), Ok(retry));
     }

@@ -1,6 +1,9 @@
-use std::io;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::str::FromStr as _;
 
+use rustls::crypto::CryptoProvider;
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector, SqlxSqliteConnector};
 use sqlx::ConnectOptions as _;
 use sqlx::Connection as _;
@@ -27,6 +30,7 @@ pub(crate) async fn connect(settings: &Database) -> Result<DatabaseConnection, S
 }
 
 async fn postgres(url: &str, settings: &Database) -> Result<DatabaseConnection, StoreError> {
+    choose_cryptography();
     let mut options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url { problem: error.to_string() })?
         .options(KEEPALIVES);
@@ -36,7 +40,7 @@ async fn postgres(url: &str, settings: &Database) -> Result<DatabaseConnection, 
     // A pool tries again until its time is up and then says only that; a single connection says why.
     let first = tokio::time::timeout(settings.connect_timeout, options.connect())
         .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut).into())
+        .map_err(|_| io::Error::from(ErrorKind::TimedOut).into())
         .flatten()
         .map_err(|error| not_connected(&options, error))?;
     // It has served its purpose; an error now would say nothing about the next one.
@@ -46,6 +50,15 @@ async fn postgres(url: &str, settings: &Database) -> Result<DatabaseConnection, 
         .acquire_timeout(settings.connect_timeout)
         .connect_lazy_with(options);
     Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
+/// For `sslmode=verify-ca`, sqlx asks rustls for the cryptography of the process, and where several are
+/// compiled in, rustls panics unless one was chosen.
+fn choose_cryptography() {
+    if CryptoProvider::get_default().is_none() {
+        // Somebody else may have been faster, and chosen as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
 }
 
 fn not_connected(options: &PgConnectOptions, source: sqlx::Error) -> StoreError {
@@ -62,7 +75,23 @@ fn not_connected(options: &PgConnectOptions, source: sqlx::Error) -> StoreError 
             let database = options.get_database().map_or(user, str::to_owned);
             StoreError::NoDatabase { server, database }
         }
-        _ => StoreError::Unreachable { server, source },
+        _ => match without_tls(&source, options) {
+            Some(reason) => StoreError::Tls { server, reason },
+            None => StoreError::Unreachable { server, source },
+        },
+    }
+}
+
+/// Why TLS did not come about, if that is it: rustls' verdict on a certificate comes as an I/O error, as
+/// does that a file cannot be read, which cannot be said of a host.
+fn without_tls(error: &sqlx::Error, options: &PgConnectOptions) -> Option<String> {
+    use ErrorKind::{InvalidData, NotFound, PermissionDenied};
+    match error {
+        sqlx::Error::Tls(error) => Some(error.to_string()),
+        sqlx::Error::Io(error) if options.get_socket().is_none() => {
+            matches!(error.kind(), InvalidData | NotFound | PermissionDenied).then(|| error.to_string())
+        }
+        _ => None,
     }
 }
 
@@ -81,6 +110,7 @@ async fn sqlite(url: &str, settings: &Database) -> Result<DatabaseConnection, St
         // For another process that has the file open.
         .busy_timeout(settings.connect_timeout);
     let path = options.get_filename().to_owned();
+    check_writable(&path)?;
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
         .idle_timeout(None)
@@ -90,4 +120,17 @@ async fn sqlite(url: &str, settings: &Database) -> Result<DatabaseConnection, St
         .await
         .map_err(|source| StoreError::File { path, source })?;
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+}
+
+/// `SQLite` opens a file that it may not write to all the same, and fails at the first write.
+fn check_writable(path: &Path) -> Result<(), StoreError> {
+    match File::options().append(true).open(path) {
+        Err(source)
+            if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Err(StoreError::ReadOnlyFile { path: path.to_owned(), source })
+        }
+        // What is wrong otherwise `SQLite` says itself.
+        _ => Ok(()),
+    }
 }

@@ -3,17 +3,18 @@
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType, Query};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DeriveActiveEnum, EntityTrait, EnumIter, ExprTrait, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait,
+    ColumnTrait, Condition, ConnectionTrait, DeriveActiveEnum, EntityTrait, EnumIter, ExprTrait,
+    FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Value,
 };
 use serde::Serialize;
-use throughline_messages::DeadReason;
+use throughline_messages::{DeadReason, ErrorClass};
 use throughline_snowflake::RequestId;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::dialect::Dialect;
+use crate::dialect::{self, Dialect};
 use crate::entity::{delivery, outbox, request};
 use crate::error::StoreError;
+use crate::order;
 use crate::outbox::OutboxRequest;
 use crate::requests::number;
 use crate::rows::Rows;
@@ -51,15 +52,41 @@ impl DeliveryState {
     }
 }
 
-/// A delivery of which nothing was heard for too long.
+/// A delivery that is to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueDelivery {
-    /// The request, to be published again.
+    /// The request.
     pub request: OutboxRequest,
     /// The destination's name.
     pub destination: String,
     /// How many attempts were made so far.
     pub attempts: u32,
+    /// How many of them counted.
+    pub spent: u32,
+    /// When its time began.
+    pub since: DateTime<Utc>,
+}
+
+/// Why a delivery is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// It waited for this time.
+    Planned,
+    /// It was published, and nothing was heard of it.
+    Silent,
+}
+
+impl Due {
+    /// What tells those from others; an index holds just them.
+    fn condition(self) -> Condition {
+        let due = Condition::all().add(delivery::Column::DueAt.is_not_null());
+        match self {
+            Self::Planned => {
+                due.add(delivery::Column::PublishedAt.is_null()).add(delivery::Column::DeferredBy.is_null())
+            }
+            Self::Silent => due.add(delivery::Column::PublishedAt.is_not_null()),
+        }
+    }
 }
 
 /// Due deliveries that nobody else claims meanwhile. Dropped, they stay due, and can be claimed again as soon
@@ -71,6 +98,7 @@ pub struct DueDelivery {
 #[derive(Debug)]
 pub struct Claim {
     due: Vec<DueDelivery>,
+    claimed_at: DateTime<Utc>,
     hold: Hold,
 }
 
@@ -86,22 +114,26 @@ impl Claim {
         std::mem::take(&mut self.due)
     }
 
-    /// Has these be due at `due_at`, unless they have ended, and ends the claim. What is not named stays due.
+    /// Notes that these were published at `now`, so that they are due as silent at `due_at`, unless something
+    /// was heard of them meanwhile; ends those that the broker refuses; and ends the claim. What is not named
+    /// stays due.
     ///
     /// # Errors
     /// If the database cannot be asked; then all of them stay due.
-    pub async fn postpone(
+    pub async fn published(
         self,
         deliveries: &[(RequestId, String)],
+        refused: &[Refusal],
+        now: DateTime<Utc>,
         due_at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        match self.hold {
-            Hold::Rows(transaction) => {
-                postpone(&transaction, deliveries, due_at).await?;
-                transaction.commit().await
-            }
-            Hold::Turn(store, _turn) => postpone(store.connection(), deliveries, due_at).await,
-        }
+        let (transaction, _turn) = match self.hold {
+            Hold::Rows(transaction) => (transaction, None),
+            Hold::Turn(store, turn) => (store.begin().await?, Some(turn)),
+        };
+        published(&transaction, deliveries, self.claimed_at, now, due_at).await?;
+        refuse(&transaction, refused, now).await?;
+        transaction.commit().await
     }
 }
 
@@ -110,23 +142,24 @@ impl Claim {
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn claim_due(store: &Store, now: DateTime<Utc>, limit: u64) -> Result<Claim, StoreError> {
+pub async fn claim_due(store: &Store, due: Due, now: DateTime<Utc>, limit: u64) -> Result<Claim, StoreError> {
     match Dialect::of(store.connection()) {
         Dialect::Sqlite => {
             let turn = store.sweepers_turn().await;
-            let due = find_due(store.connection(), now, limit).await?;
-            Ok(Claim { due, hold: Hold::Turn(store.clone(), turn) })
+            let due = find_due(store.connection(), due, now, limit).await?;
+            Ok(Claim { due, claimed_at: now, hold: Hold::Turn(store.clone(), turn) })
         }
         Dialect::Postgres => {
             let transaction = store.begin().await?;
-            let due = find_due(&transaction, now, limit).await?;
-            Ok(Claim { due, hold: Hold::Rows(transaction) })
+            let due = find_due(&transaction, due, now, limit).await?;
+            Ok(Claim { due, claimed_at: now, hold: Hold::Rows(transaction) })
         }
     }
 }
 
 async fn find_due(
     connection: &impl ConnectionTrait,
+    due: Due,
     now: DateTime<Utc>,
     limit: u64,
 ) -> Result<Vec<DueDelivery>, StoreError> {
@@ -141,6 +174,7 @@ async fn find_due(
         .take();
     let mut due = delivery::Entity::find()
         .find_also_related(request::Entity)
+        .filter(due.condition())
         .filter(delivery::Column::DueAt.lte(now))
         .filter(Expr::exists(in_outbox).not())
         .order_by_asc(delivery::Column::DueAt)
@@ -159,33 +193,108 @@ async fn find_due(
             request: request.try_into()?,
             destination: delivery.destination,
             attempts: number("number of attempts", delivery.attempts)?,
+            spent: number("number of attempts that counted", delivery.spent)?,
+            since: delivery.since,
         })
     };
     rows.into_iter().map(due).collect()
 }
 
-async fn postpone(
+async fn published(
     connection: &impl ConnectionTrait,
     deliveries: &[(RequestId, String)],
+    claimed_at: DateTime<Utc>,
+    now: DateTime<Utc>,
     due_at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     if deliveries.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE deliveries SET due_at = r.due_at FROM r \
+    // On SQLite no lock keeps the recorder from what is claimed.
+    let sql = "UPDATE deliveries SET due_at = r.due_at, published_at = r.now FROM r \
          WHERE deliveries.request_id = r.request_id AND deliveries.destination = r.destination \
-         AND deliveries.due_at IS NOT NULL";
+         AND deliveries.due_at <= r.claimed_at AND deliveries.deferred_by IS NULL";
     Rows::of(deliveries)
         .column("request_id", |(id, _)| *id)
         .column("destination", |(_, destination)| destination.as_str())
+        .column("claimed_at", |_| claimed_at)
+        .column("now", |_| now)
         .column("due_at", |_| due_at)
         .execute(connection, Vec::new(), sql)
         .await?;
     Ok(())
 }
 
-/// Has the unfinished deliveries of these requests be due at `due_at`, if they were due earlier: they
-/// were published only now.
+/// When the next delivery is due that waits for its time, or the next may be let go by a
+/// [hold](crate::holds) or taken by a [replay](crate::replays); `None` if none is.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn next_due(connection: &impl ConnectionTrait) -> Result<Option<DateTime<Utc>>, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Next {
+        at: Option<DateTime<Utc>>,
+    }
+    // Each is the beginning of an index.
+    let sql = "SELECT min(at) AS at FROM ( \
+             SELECT min(due_at) AS at FROM deliveries \
+             WHERE due_at IS NOT NULL AND published_at IS NULL AND deferred_by IS NULL \
+             UNION ALL SELECT min(next_at) FROM holds \
+             UNION ALL SELECT min(next_at) FROM replays WHERE state = 'running' \
+         ) AS next";
+    let statement = Dialect::of(connection).statement(sql, []);
+    Ok(Next::find_by_statement(statement).one(connection).await?.and_then(|next| next.at))
+}
+
+/// What became of a wish to call deliveries off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// So many were called off.
+    Some(u64),
+    /// There is none that has not ended.
+    AllEnded,
+    /// There is no such request, or it has no such delivery.
+    Unknown,
+}
+
+/// Calls off what has not ended of a request: all of it, or the delivery to one destination. What is not
+/// published yet will not be; a call that is on its way is made, and recorded.
+///
+/// To be called in a transaction.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn cancel(
+    connection: &impl ConnectionTrait,
+    id: RequestId,
+    destination: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<Cancelled, StoreError> {
+    order::enter(connection, &[id]).await?;
+    let dialect = Dialect::of(connection);
+    let named = dialect.nullable_text("$2");
+    let meant = format!("request_id = $1 AND ({named} IS NULL OR destination = {named})");
+    let parameters = || [Value::from(id.as_i64()), destination.map(dialect::text).into()];
+    let sql = format!(
+        "UPDATE deliveries SET state = 'cancelled', due_at = NULL, published_at = NULL, deferred_by = NULL, \
+         updated_at = $3 WHERE {meant} AND due_at IS NOT NULL"
+    );
+    let all = parameters().into_iter().chain([dialect.time(now)]);
+    let cancelled = connection.execute_raw(dialect.statement(sql, all)).await?.rows_affected();
+    if cancelled == 0 {
+        let sql = format!("SELECT 1 FROM deliveries WHERE {meant} LIMIT 1");
+        let known = connection.query_one_raw(dialect.statement(sql, parameters())).await?;
+        return Ok(if known.is_some() { Cancelled::AllEnded } else { Cancelled::Unknown });
+    }
+    let nothing_to_publish = "DELETE FROM outbox WHERE request_id = $1 AND NOT EXISTS \
+         (SELECT 1 FROM deliveries WHERE request_id = $1 AND due_at IS NOT NULL)";
+    connection.execute_raw(dialect.statement(nothing_to_publish, [id.as_i64().into()])).await?;
+    order::move_up_behind(connection, &[id], now).await?;
+    Ok(Cancelled::Some(cancelled))
+}
+
+/// Has the published deliveries of these requests be due as silent at `due_at`, if they were due earlier:
+/// they were published only now.
 ///
 /// # Errors
 /// If the database cannot be asked.
@@ -198,7 +307,8 @@ pub async fn postpone_all(
         return Ok(());
     }
     let sql = "UPDATE deliveries SET due_at = r.due_at FROM r \
-         WHERE deliveries.request_id = r.request_id AND deliveries.due_at < r.due_at";
+         WHERE deliveries.request_id = r.request_id AND deliveries.published_at IS NOT NULL \
+         AND deliveries.due_at < r.due_at";
     Rows::of(ids)
         .column("request_id", |id| *id)
         .column("due_at", |_| due_at)
@@ -207,43 +317,62 @@ pub async fn postpone_all(
     Ok(())
 }
 
-/// Ends all unfinished deliveries of requests that cannot be published, with the reason and the error.
+/// What can never be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The request.
+    pub request_id: RequestId,
+    /// The delivery to this destination; all that have not ended if there is none.
+    pub destination: Option<String>,
+    /// Why.
+    pub reason: DeadReason,
+    /// What kind of error it is.
+    pub class: ErrorClass,
+    /// The error in words.
+    pub error: String,
+}
+
+/// Ends deliveries that cannot be published. To be called in a transaction.
 ///
 /// # Errors
 /// If the database cannot be asked.
 pub async fn refuse(
     connection: &impl ConnectionTrait,
-    refusals: &[(RequestId, DeadReason, String)],
+    refusals: &[Refusal],
+    now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     if refusals.is_empty() {
         return Ok(());
     }
-    let sql = format!(
-        "UPDATE deliveries SET state = 'dead', due_at = NULL, reason = r.reason, last_error = r.error, \
-         updated_at = {} \
-         FROM r WHERE deliveries.request_id = r.request_id AND deliveries.due_at IS NOT NULL",
-        Dialect::of(connection).now()
-    );
+    let ids: Vec<_> = refusals.iter().map(|refusal| refusal.request_id).collect();
+    order::enter(connection, &ids).await?;
+    let sql = "UPDATE deliveries SET state = 'dead', due_at = NULL, published_at = NULL, deferred_by = NULL, \
+         reason = r.reason, last_error_class = r.class, last_error = r.error, updated_at = r.now \
+         FROM r WHERE deliveries.request_id = r.request_id AND deliveries.due_at IS NOT NULL \
+         AND (r.destination IS NULL OR deliveries.destination = r.destination)";
     Rows::of(refusals)
-        .column("request_id", |(id, ..)| *id)
-        .column("reason", |(_, reason, _)| reason.as_str())
-        .column("error", |(.., error)| error.as_str())
-        .execute(connection, Vec::new(), &sql)
+        .column("request_id", |refusal| refusal.request_id)
+        .column("destination", |refusal| refusal.destination.as_deref())
+        .column("reason", |refusal| refusal.reason.as_str())
+        .column("class", |refusal| refusal.class.as_str())
+        .column("error", |refusal| refusal.error.as_str())
+        .column("now", |_| now)
+        .execute(connection, Vec::new(), sql)
         .await?;
-    Ok(())
+    order::move_up_behind(connection, &ids, now).await
 }
 
-/// Has every unfinished delivery be due at `now`, except those of requests in the outbox, which are published
-/// from there, and says how many: for a broker that forgets at its end.
+/// Has every delivery that is published and has not ended be due at `now`, except those of requests in the
+/// outbox, which are published from there, and says how many: for a broker that forgets at its end.
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn make_unfinished_due(
+pub async fn make_published_due(
     connection: &impl ConnectionTrait,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
     let dialect = Dialect::of(connection);
-    let sql = "UPDATE deliveries SET due_at = $1 WHERE due_at > $1 \
+    let sql = "UPDATE deliveries SET due_at = $1 WHERE published_at IS NOT NULL AND due_at > $1 \
          AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = deliveries.request_id)";
     let statement = dialect.statement(sql, [dialect.time(now)]);
     Ok(connection.execute_raw(statement).await?.rows_affected())

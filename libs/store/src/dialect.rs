@@ -39,6 +39,14 @@ impl Dialect {
         }
     }
 
+    /// A time as a parameter, or null.
+    pub(crate) fn nullable_time(self, at: Option<DateTime<Utc>>) -> Value {
+        match self {
+            Self::Postgres => at.into(),
+            Self::Sqlite => at.map(time).into(),
+        }
+    }
+
     /// The time by the database's own clock: not that of the transaction's begin, which may have waited
     /// for a lock since.
     pub(crate) fn now(self) -> &'static str {
@@ -64,6 +72,14 @@ impl Dialect {
         match self {
             Self::Postgres => format!("FOR NO KEY UPDATE OF {table}"),
             Self::Sqlite => String::new(),
+        }
+    }
+
+    /// A parameter that is text or null, where nothing else says so.
+    pub(crate) fn nullable_text(self, parameter: &str) -> String {
+        match self {
+            Self::Postgres => format!("{parameter}::text"),
+            Self::Sqlite => parameter.to_owned(),
         }
     }
 

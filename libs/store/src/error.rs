@@ -1,3 +1,4 @@
+use std::io;
 use std::path::PathBuf;
 
 use sea_orm::{DbErr, RuntimeErr};
@@ -23,6 +24,17 @@ pub enum StoreError {
         /// Why not.
         source: sqlx::Error,
     },
+    /// TLS with PostgreSQL did not come about.
+    #[error(
+        "no secure connection to PostgreSQL at {server}: {reason}; check sslmode, sslrootcert, sslcert and \
+         sslkey in database.url, and that the server offers TLS"
+    )]
+    Tls {
+        /// Host and port, or the socket.
+        server: String,
+        /// Why not.
+        reason: String,
+    },
     /// PostgreSQL does not let this user in.
     #[error("PostgreSQL at {server} does not let in the user {user}: {source}; change database.url")]
     Credentials {
@@ -42,12 +54,26 @@ pub enum StoreError {
         database: String,
     },
     /// The `SQLite` file cannot be used.
-    #[error("the SQLite file {} cannot be opened: {source}; its folder must exist and be writable", path.display())]
+    #[error(
+        "the SQLite file {} cannot be opened: {source}; its folder must exist and be writable, or change \
+         database.url (--database)", path.display()
+    )]
     File {
         /// The file.
         path: PathBuf,
         /// Why not.
         source: sqlx::Error,
+    },
+    /// The `SQLite` file is there, and may not be written to.
+    #[error(
+        "the SQLite file {} cannot be written: {source}; make it writable, or change database.url \
+         (--database)", path.display()
+    )]
+    ReadOnlyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
     },
     /// The schema lacks migrations that this program needs.
     #[error("the database lacks {}; run `throughline migrate`", listed(missing))]
@@ -106,9 +132,11 @@ impl StoreError {
                 is_passing_in_sqlx(error)
             }
             Self::Url { .. }
+            | Self::Tls { .. }
             | Self::Credentials { .. }
             | Self::NoDatabase { .. }
             | Self::File { .. }
+            | Self::ReadOnlyFile { .. }
             | Self::SchemaBehind { .. }
             | Self::SchemaAhead { .. }
             | Self::SchemaDiffers { .. }
@@ -118,9 +146,37 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether it lies with what was to be written, and not with the database: tried again, it fails again,
+    /// and what comes beside it does not.
+    #[must_use]
+    pub fn is_about_data(&self) -> bool {
+        match self {
+            Self::Foreign { .. } => true,
+            Self::Database(
+                DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)),
+            ) => {
+                let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+                code.is_some_and(|code| is_code_about_data(&code))
+            }
+            _ => false,
+        }
+    }
+}
+
+fn is_code_about_data(code: &str) -> bool {
+    match (code.len(), code.parse::<u32>()) {
+        // TOOBIG, CONSTRAINT, MISMATCH.
+        (1..=4, Ok(number)) => matches!(number & 0xff, 18..=20),
+        // Data exception, integrity constraint violation, program limit exceeded.
+        _ => ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
+    }
+}
+
 fn is_passing(error: &DbErr) -> bool {
     match error {
-        DbErr::ConnectionAcquire(_) => true,
+        // The latter where nothing was answered in time.
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(RuntimeErr::Internal(_)) => true,
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error)) => is_passing_in_sqlx(error),
@@ -162,6 +218,18 @@ fn is_passing_code(code: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_with_the_data_is_told_from_what_lies_with_the_database() {
+        // Unique, foreign key, NUL in text, statement too complex; CONSTRAINT_UNIQUE, CONSTRAINT_CHECK, TOOBIG.
+        for code in ["23505", "23503", "22021", "54001", "2067", "275", "18"] {
+            assert!(is_code_about_data(code), "{code}");
+        }
+        // No such table, no permission, wrong password, no such database; READONLY, CORRUPT, FULL.
+        for code in ["42P01", "42501", "28P01", "3D000", "57P01", "8", "11", "13", ""] {
+            assert!(!is_code_about_data(code), "{code}");
+        }
+    }
 
     #[test]
     fn what_may_pass_is_told_from_what_will_not() {

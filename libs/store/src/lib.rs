@@ -12,29 +12,39 @@
 //! | [`outbox`] | what is committed and not yet acknowledged by the broker |
 //! | [`deliveries`] | the state of a request at a destination, and when to act on it |
 //! | [`outcomes`] | what became of attempts |
+//! | [`holds`] | destinations that cannot take all that waits for them |
+//! | [`dead_letters`] | deliveries that ended without success |
+//! | [`replays`] | many of them on their way back |
 //! | [`nodes`] | who may make ids under which node id |
 //!
 //! Bodies come back byte for byte, times to the microsecond.
 
+pub mod dead_letters;
 pub mod deliveries;
+pub mod holds;
 pub mod idempotency;
 pub mod nodes;
 pub mod outbox;
 pub mod outcomes;
+pub mod replays;
 pub mod requests;
 
 mod connect;
+mod connection;
 mod dialect;
 mod entity;
 mod error;
+mod life;
 mod migrations;
+mod order;
 mod rows;
 mod store;
 mod transaction;
 
-pub use sea_orm::{ConnectionTrait, DatabaseConnection};
+pub use sea_orm::ConnectionTrait;
 
-pub use deliveries::{Claim, DeliveryState, DueDelivery};
+pub use connection::Connection;
+pub use deliveries::{Cancelled, Claim, DeliveryState, Due, DueDelivery, Refusal};
 pub use error::StoreError;
 pub use outbox::OutboxRequest;
 pub use requests::{NewRequest, StoredAttempt, StoredDelivery, StoredRequest, StoredStatus};

@@ -1,8 +1,10 @@
 //! What is committed and not yet acknowledged by the broker.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult as _, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder};
 use throughline_messages::TraceContext;
 use throughline_snowflake::{NodeId, RequestId};
 
@@ -29,12 +31,14 @@ pub struct OutboxRequest {
     pub trace: Option<TraceContext>,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,
+    /// Its destinations that are not to be called when it is published: their turn has not come, or is over.
+    pub held: Vec<String>,
 }
 
 impl From<NewRequest> for OutboxRequest {
     fn from(request: NewRequest) -> Self {
         let NewRequest { id, route, ordering_key, body, content_type, trace, accepted_at, .. } = request;
-        Self { id, route, ordering_key, body, content_type, trace, accepted_at }
+        Self { id, route, ordering_key, body, content_type, trace, accepted_at, held: Vec::new() }
     }
 }
 
@@ -50,6 +54,7 @@ impl TryFrom<request::Model> for OutboxRequest {
             content_type: row.content_type,
             trace: trace(row.traceparent, row.tracestate),
             accepted_at: row.accepted_at,
+            held: Vec::new(),
         })
     }
 }
@@ -75,7 +80,37 @@ pub async fn pending(
     ];
     let statement = Dialect::of(connection).statement(PENDING, parameters);
     let rows = request::Model::find_by_statement(statement).all(connection).await?;
-    rows.into_iter().map(OutboxRequest::try_from).collect()
+    let mut page: Vec<_> = rows.into_iter().map(OutboxRequest::try_from).collect::<Result<_, _>>()?;
+    let mut held = held(connection, &page).await?;
+    for request in &mut page {
+        request.held = held.remove(&request.id.as_i64()).unwrap_or_default();
+    }
+    Ok(page)
+}
+
+/// Of each request the deliveries that are not waiting for news: they have their own time, or have ended.
+async fn held(
+    connection: &impl ConnectionTrait,
+    page: &[OutboxRequest],
+) -> Result<HashMap<i64, Vec<String>>, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Held {
+        request_id: i64,
+        destination: String,
+    }
+    if page.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let sql = "SELECT request_id, destination FROM deliveries \
+         WHERE request_id IN (SELECT request_id FROM r) AND published_at IS NULL \
+         ORDER BY request_id, destination";
+    let all: Vec<Held> =
+        Rows::of(page).column("request_id", |request| request.id).query(connection, Vec::new(), sql).await?;
+    let mut held: HashMap<i64, Vec<String>> = HashMap::new();
+    for Held { request_id, destination } in all {
+        held.entry(request_id).or_default().push(destination);
+    }
+    Ok(held)
 }
 
 /// The length of a body is known without reading it, so that only those of the page are read.

@@ -4,22 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sea_orm::ConnectionTrait;
-use throughline_messages::{AttemptReport, Outcome};
+use throughline_messages::{AttemptReport, DeadReason, Outcome};
 use throughline_snowflake::RequestId;
 
-use crate::deliveries::DeliveryState;
 use crate::dialect::{self, Dialect};
 use crate::entity::delivery;
 use crate::error::StoreError;
+use crate::holds::{self, News};
+use crate::life::advance;
+use crate::order::{self, Place};
 use crate::rows::Rows;
 
-/// Keeps attempts and moves their deliveries on; returns the requests that are not in the database,
-/// whose reports are ignored.
+/// What became of a batch of reports.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The requests that are not in the database, whose reports are ignored.
+    pub unknown: Vec<RequestId>,
+    /// The earliest time at which one of the deliveries is due.
+    pub earliest: Option<DateTime<Utc>>,
+}
+
+/// Keeps attempts and moves their deliveries on.
 ///
-/// The same report again changes nothing. A delivery that has ended stays as it ended, except that
-/// `delivered` wins over `dead`. A delivery to a destination that the request did not have when it was
-/// accepted (the configuration has changed since) is added: the call was made, and an auditor must
-/// find it.
+/// The same report again changes nothing, and what comes late counts by what it says (see the life of a
+/// delivery, in `life.rs`). A delivery to a destination that the request did not have when it was accepted
+/// (the configuration has changed since) is added: the call was made, and an auditor must find it.
 ///
 /// To be called in a transaction: it decides on what it has read.
 ///
@@ -29,7 +38,9 @@ pub async fn record(
     connection: &impl ConnectionTrait,
     reports: &[AttemptReport],
     now: DateTime<Utc>,
-) -> Result<Vec<RequestId>, StoreError> {
+) -> Result<Recorded, StoreError> {
+    let requests: Vec<_> = reports.iter().map(|report| report.request_id).collect();
+    order::enter(connection, &requests).await?;
     let keys: BTreeSet<Key> = reports.iter().map(key).collect();
     let mut deliveries = lock(connection, &keys).await?;
     let missing: BTreeSet<Key> = keys.iter().filter(|key| !deliveries.contains_key(*key)).cloned().collect();
@@ -40,48 +51,47 @@ pub async fn record(
     let (known, unknown): (Vec<_>, Vec<_>) =
         reports.iter().partition(|report| deliveries.contains_key(&key(report)));
     keep_attempts(connection, &known).await?;
+
     let before = deliveries.clone();
+    let mut news = News::default();
     for report in known {
-        deliveries.entry(key(report)).and_modify(|delivery| move_on(delivery, report, now));
+        let Some(delivery) = deliveries.get_mut(&key(report)) else { continue };
+        if advance(delivery, report, now) {
+            match &report.outcome {
+                Outcome::Deferred { due_at, cause } => news.deferred(&delivery.destination, *cause, *due_at),
+                Outcome::Delivered | Outcome::Dead { reason: DeadReason::Rejected, .. } => {
+                    news.answered(&delivery.destination);
+                }
+                Outcome::Retry { .. } | Outcome::Dead { .. } => {}
+            }
+        }
     }
     deliveries.retain(|key, delivery| before.get(key) != Some(delivery));
-    update(connection, &deliveries.into_values().collect::<Vec<_>>()).await?;
-    Ok(unknown.into_iter().map(|report| report.request_id).collect())
+    let changed: Vec<_> = deliveries.into_values().collect();
+    update(connection, &changed).await?;
+    if !news.is_empty() {
+        holds::hear(connection, &news).await?;
+    }
+    let mut earliest = changed.iter().filter_map(|delivery| delivery.due_at).min();
+    if order::move_up(connection, &places_left(&changed), now).await? {
+        earliest = Some(now);
+    }
+    Ok(Recorded { unknown: unknown.into_iter().map(|report| report.request_id).collect(), earliest })
+}
+
+/// The lanes in which one has ended.
+fn places_left(changed: &[delivery::Model]) -> Vec<Place> {
+    let ended = changed.iter().filter(|delivery| delivery.due_at.is_none());
+    let place = |delivery: &delivery::Model| {
+        Some(Place { lane: delivery.lane.clone()?, destination: delivery.destination.clone() })
+    };
+    ended.filter_map(place).collect()
 }
 
 type Key = (i64, String);
 
 fn key(report: &AttemptReport) -> Key {
     (report.request_id.as_i64(), dialect::text(&report.destination))
-}
-
-/// What a report makes of a delivery.
-fn move_on(delivery: &mut delivery::Model, report: &AttemptReport, now: DateTime<Utc>) {
-    let attempts = delivery.attempts.max(i32::try_from(report.attempt).unwrap_or(i32::MAX));
-    let (state, reason) = match &report.outcome {
-        Outcome::Delivered => (DeliveryState::Delivered, None),
-        Outcome::Dead { reason, .. } => (DeliveryState::Dead, Some(reason.as_str().to_owned())),
-    };
-    let counts = match delivery.state {
-        DeliveryState::Pending | DeliveryState::Retrying => true,
-        // A call was made twice, by chance or because a silent delivery was published again: the third
-        // party has it, whatever the other call met.
-        DeliveryState::Dead => state == DeliveryState::Delivered,
-        DeliveryState::Delivered | DeliveryState::Cancelled => false,
-    };
-    if counts {
-        let failure = report.outcome.failure();
-        delivery.state = state;
-        delivery.due_at = None;
-        delivery.last_status = report.status.map(i32::from);
-        delivery.last_error_class = failure.map(|failure| failure.class.as_str().to_owned());
-        delivery.last_error = failure.map(|failure| failure.error.clone());
-        delivery.reason = reason;
-    }
-    if counts || attempts > delivery.attempts {
-        delivery.attempts = attempts;
-        delivery.updated_at = now;
-    }
 }
 
 /// Reads deliveries and keeps them from changing, in one order whoever does, so that two cannot wait for
@@ -114,8 +124,8 @@ async fn add(
     keys: &BTreeSet<Key>,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let sql = "INSERT INTO deliveries (request_id, destination, state, attempts, due_at, updated_at) \
-         SELECT request_id, destination, 'pending', 0, now, now \
+    let sql = "INSERT INTO deliveries (request_id, destination, state, attempts, since, due_at, updated_at) \
+         SELECT request_id, destination, 'pending', 0, accepted_at, now, now \
          FROM r JOIN requests ON requests.id = r.request_id WHERE true \
          ON CONFLICT DO NOTHING";
     let keys: Vec<_> = keys.iter().collect();
@@ -132,10 +142,12 @@ async fn keep_attempts(
     connection: &impl ConnectionTrait,
     reports: &[&AttemptReport],
 ) -> Result<(), StoreError> {
-    if reports.is_empty() {
+    let is_call = |report: &&&AttemptReport| !matches!(report.outcome, Outcome::Deferred { .. });
+    let calls: Vec<_> = reports.iter().filter(is_call).collect();
+    if calls.is_empty() {
         return Ok(());
     }
-    Rows::of(reports)
+    Rows::of(&calls)
         .column("request_id", |report| report.request_id)
         .column("destination", |report| report.destination.as_str())
         .column("number", |report| i64::from(report.attempt))
@@ -155,7 +167,9 @@ async fn update(connection: &impl ConnectionTrait, deliveries: &[delivery::Model
     if deliveries.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE deliveries SET state = r.state, attempts = r.attempts, due_at = r.due_at, \
+    let sql = "UPDATE deliveries SET state = r.state, attempts = r.attempts, spent = r.spent, \
+         due_at = r.due_at, published_at = r.published_at, deferred_by = r.deferred_by, \
+         reported_at = r.reported_at, \
          last_status = r.last_status, last_error_class = r.last_error_class, last_error = r.last_error, \
          reason = r.reason, updated_at = r.updated_at \
          FROM r WHERE deliveries.request_id = r.request_id AND deliveries.destination = r.destination";
@@ -164,7 +178,11 @@ async fn update(connection: &impl ConnectionTrait, deliveries: &[delivery::Model
         .column("destination", |delivery| delivery.destination.as_str())
         .column("state", |delivery| delivery.state)
         .column("attempts", |delivery| delivery.attempts)
+        .column("spent", |delivery| delivery.spent)
         .column("due_at", |delivery| delivery.due_at)
+        .column("published_at", |delivery| delivery.published_at)
+        .column("deferred_by", |delivery| delivery.deferred_by.as_deref())
+        .column("reported_at", |delivery| delivery.reported_at)
         .column("last_status", |delivery| delivery.last_status)
         .column("last_error_class", |delivery| delivery.last_error_class.as_deref())
         .column("last_error", |delivery| delivery.last_error.as_deref())

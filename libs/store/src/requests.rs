@@ -9,6 +9,7 @@ use throughline_snowflake::{NodeId, RequestId};
 use crate::deliveries::DeliveryState;
 use crate::entity::{attempt, delivery, request};
 use crate::error::StoreError;
+use crate::order;
 use crate::rows::Rows;
 
 /// A request to keep, with a delivery to each destination.
@@ -34,6 +35,8 @@ pub struct NewRequest {
     pub destinations: Vec<String>,
     /// When to act on a delivery of which nothing was heard.
     pub due_at: DateTime<Utc>,
+    /// Its deliveries are made after those of the same lane that were accepted before and have not ended.
+    pub lane: Option<String>,
 }
 
 /// A request, its deliveries, their attempts.
@@ -73,8 +76,11 @@ pub struct StoredDelivery {
     pub state: DeliveryState,
     /// How many attempts it took so far.
     pub attempt_count: u32,
-    /// When it is published again if nothing is heard of it before; none once it has ended.
+    /// When it goes on, or is published again if nothing is heard of it before; none once it has ended.
     pub due_at: Option<DateTime<Utc>>,
+    /// What it waits for that was deferred, by the name of a
+    /// [`DeferralCause`](throughline_messages::DeferralCause).
+    pub deferred_by: Option<String>,
     /// The status of the last response.
     pub last_status: Option<u16>,
     /// Why it is dead, by the name of a [`DeadReason`](throughline_messages::DeadReason).
@@ -113,7 +119,8 @@ pub struct StoredAttempt {
     pub trace_id: Option<String>,
 }
 
-/// Keeps requests, their deliveries as `pending`, and their outbox rows, which belong to `node`.
+/// Keeps requests, their deliveries as `pending`, and their outbox rows, which belong to `node`; gives the
+/// deliveries whose turn in their lane has not come.
 ///
 /// # Errors
 /// If one of them cannot be kept; then none is, once the caller's transaction is rolled back.
@@ -121,9 +128,9 @@ pub async fn insert(
     connection: &impl ConnectionTrait,
     node: NodeId,
     requests: &[NewRequest],
-) -> Result<(), StoreError> {
+) -> Result<Vec<(RequestId, String)>, StoreError> {
     if requests.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     Rows::of(requests)
         .column("id", |request| request.id)
@@ -146,7 +153,10 @@ pub async fn insert(
         .column("destination", |(_, destination)| destination.as_str())
         .column("state", |_| DeliveryState::Pending)
         .column("attempts", |_| 0)
+        .column("since", |(request, _)| request.accepted_at)
         .column("due_at", |(request, _)| request.due_at)
+        .column("published_at", |(request, _)| request.accepted_at)
+        .column("lane", |(request, _)| request.lane.as_deref())
         .column("updated_at", |(request, _)| request.accepted_at)
         .insert(connection, "deliveries", "")
         .await?;
@@ -154,7 +164,8 @@ pub async fn insert(
         .column("request_id", |request| request.id)
         .column("node_id", |_| i64::from(node.as_u16()))
         .insert(connection, "outbox", "")
-        .await
+        .await?;
+    order::line_up(connection, requests).await
 }
 
 /// What is known of a request; `None` if there is none of that id.
@@ -176,6 +187,7 @@ pub async fn find(
     let mut attempts = attempt::Entity::find()
         .filter(attempt::Column::RequestId.eq(id.as_i64()))
         .order_by_asc(attempt::Column::Number)
+        .order_by_asc(attempt::Column::StartedAt)
         .all(connection)
         .await?;
     let mut stored = Vec::with_capacity(deliveries.len());
@@ -184,6 +196,18 @@ pub async fn find(
         stored.push(StoredDelivery::new(delivery, of_it)?);
     }
     Ok(Some(StoredStatus { request: request.try_into()?, deliveries: stored }))
+}
+
+/// The media type and the body of a request, byte for byte; `None` if there is none of that id.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn body(
+    connection: &impl ConnectionTrait,
+    id: RequestId,
+) -> Result<Option<(String, Bytes)>, StoreError> {
+    let request = request::Entity::find_by_id(id.as_i64()).one(connection).await?;
+    Ok(request.map(|request| (request.content_type, request.body.into())))
 }
 
 /// A body may be large, and nobody who asks for the status wants it.
@@ -224,6 +248,7 @@ impl StoredDelivery {
             state: row.state,
             attempt_count: number("number of attempts", row.attempts)?,
             due_at: row.due_at,
+            deferred_by: row.deferred_by,
             last_status: row.last_status.map(|status| number("status", status)).transpose()?,
             reason: row.reason,
             last_error_class: row.last_error_class,

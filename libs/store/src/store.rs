@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use sea_orm::{DatabaseConnection, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use throughline_config::Database;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::connection::{Connection, Patience};
 use crate::error::StoreError;
 use crate::transaction::Transaction;
 use crate::{connect, migrations};
@@ -11,7 +12,7 @@ use crate::{connect, migrations};
 /// The database. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    connection: DatabaseConnection,
+    connection: Connection,
     sweeping: Arc<Mutex<()>>,
 }
 
@@ -21,7 +22,9 @@ impl Store {
     /// # Errors
     /// If the database cannot be used: one line that says what to change.
     pub async fn connect(settings: &Database) -> Result<Self, StoreError> {
-        Ok(Self { connection: connect::connect(settings).await?, sweeping: Arc::default() })
+        let pool = connect::connect(settings).await?;
+        let connection = Connection { pool, patience: Patience(settings.timeout) };
+        Ok(Self { connection, sweeping: Arc::default() })
     }
 
     /// Asks the database to answer.
@@ -29,7 +32,7 @@ impl Store {
     /// # Errors
     /// If it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.connection.ping().await?)
+        Ok(self.connection.patience.with(self.connection.pool.ping()).await?)
     }
 
     /// Applies the migrations that are missing, and returns their names. Who migrates at the same time
@@ -39,7 +42,7 @@ impl Store {
     /// [`StoreError::SchemaAhead`] if the schema is newer than this program; or if the database cannot be
     /// migrated.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        migrations::migrate(&self.connection).await
+        migrations::migrate(&self.connection.pool).await
     }
 
     /// Looks whether the schema is the one that this program knows. Changes nothing.
@@ -48,12 +51,12 @@ impl Store {
     /// [`StoreError::SchemaBehind`], [`StoreError::SchemaAhead`], [`StoreError::SchemaDiffers`]; or if the
     /// database cannot be asked.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
-        migrations::check(&self.connection).await
+        migrations::check(&self.connection.pool).await
     }
 
     /// The connections, for single statements.
     #[must_use]
-    pub fn connection(&self) -> &DatabaseConnection {
+    pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
@@ -71,13 +74,14 @@ impl Store {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        Ok(Transaction::new(self.connection.begin_with_options(options).await?))
+        let Connection { pool, patience } = &self.connection;
+        Ok(Transaction::new(patience.with(pool.begin_with_options(options)).await?, *patience))
     }
 
     /// Closes all connections, those of clones included, once they are given back.
     pub async fn close(self) {
         // Fails only for what was never connected.
-        let _ = self.connection.close().await;
+        let _ = self.connection.pool.close().await;
     }
 
     pub(crate) async fn sweepers_turn(&self) -> OwnedMutexGuard<()> {

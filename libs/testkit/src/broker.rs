@@ -1,10 +1,9 @@
-use std::net::{Ipv4Addr, TcpListener};
-
 use anyhow::Context as _;
 use testcontainers_modules::kafka::apache;
 use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
 use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt as _};
 
+use crate::container::{Container, free_port};
 use crate::embedded_broker::EmbeddedBroker;
 use crate::programs::Programs;
 
@@ -15,7 +14,12 @@ pub struct Broker(Kind);
 
 enum Kind {
     Embedded(Box<EmbeddedBroker>),
-    Container { kafka: Box<ContainerAsync<apache::Kafka>>, port: u16 },
+    Container {
+        container: Container,
+        port: u16,
+        /// Ends when dropped.
+        _kafka: Box<ContainerAsync<apache::Kafka>>,
+    },
 }
 
 impl Broker {
@@ -32,7 +36,6 @@ impl Broker {
     /// # Errors
     /// If it does not start.
     pub async fn container() -> anyhow::Result<Self> {
-        // A port of our choice, because Docker's would change when the container starts again.
         let port = free_port()?;
         let kafka = apache::Kafka::default()
             .with_tag(KAFKA_TAG)
@@ -41,10 +44,16 @@ impl Broker {
             .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
             // Else the first consumer group of all waits for fifty.
             .with_env_var("KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", "1")
+            // Else the controller holds a broker that was killed for alive for 9 s, and its successor back.
+            .with_env_var("KAFKA_BROKER_SESSION_TIMEOUT_MS", "3000")
             .start()
             .await
             .context("cannot start Kafka")?;
-        Ok(Self(Kind::Container { kafka: Box::new(kafka), port }))
+        Ok(Self(Kind::Container {
+            container: Container::of("Kafka", &kafka)?,
+            port,
+            _kafka: Box::new(kafka),
+        }))
     }
 
     /// Where clients find it.
@@ -72,9 +81,7 @@ impl Broker {
     pub async fn go_away(&self) -> anyhow::Result<()> {
         match &self.0 {
             Kind::Embedded(broker) => broker.go_away().await,
-            Kind::Container { kafka, .. } => {
-                kafka.stop_with_timeout(Some(0)).await.context("cannot stop Kafka")
-            }
+            Kind::Container { container, .. } => container.kill().await,
         }
     }
 
@@ -85,13 +92,16 @@ impl Broker {
     pub async fn come_back(&self) -> anyhow::Result<()> {
         match &self.0 {
             Kind::Embedded(broker) => broker.come_back().await,
-            Kind::Container { kafka, .. } => kafka.start().await.context("cannot start Kafka again"),
+            Kind::Container { container, .. } => container.start().await,
         }
     }
-}
 
-/// A port that was free just now.
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?.port())
+    /// What it runs in, unless it is the embedded one.
+    #[must_use]
+    pub fn as_container(&self) -> Option<&Container> {
+        match &self.0 {
+            Kind::Embedded(_) => None,
+            Kind::Container { container, .. } => Some(container),
+        }
+    }
 }

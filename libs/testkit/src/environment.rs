@@ -4,19 +4,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use testcontainers_modules::postgres::Postgres;
 use testcontainers_modules::testcontainers::bollard::Docker;
 use testcontainers_modules::testcontainers::bollard::errors::Error::RequestTimeoutError;
-use testcontainers_modules::testcontainers::core::{CmdWaitFor, ExecCommand};
-use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
-use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt as _};
 use tokio::time::timeout;
 
 use crate::broker::Broker;
+use crate::database::Database;
 use crate::programs::Programs;
-
-const POSTGRES_TAG: &str = "18";
-const POSTGRES_PORT: u16 = 5432;
 
 /// For a Docker engine to answer a ping.
 const PING_DEADLINE: Duration = Duration::from_secs(10);
@@ -25,7 +19,7 @@ const PING_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Environment {
     programs: Programs,
     broker: Arc<Broker>,
-    postgres: Option<ContainerAsync<Postgres>>,
+    postgres: Option<Database>,
     stages: AtomicU32,
 }
 
@@ -44,10 +38,8 @@ impl Environment {
     /// # Errors
     /// If one of them does not start.
     pub async fn containers(programs: Programs) -> anyhow::Result<Self> {
-        let postgres = Postgres::default().with_tag(POSTGRES_TAG).start();
-        let (postgres, broker) = tokio::join!(postgres, Broker::container());
-        let postgres = Some(postgres.context("cannot start PostgreSQL")?);
-        Ok(Self { programs, broker: Arc::new(broker?), postgres, stages: AtomicU32::new(0) })
+        let (postgres, broker) = tokio::try_join!(Database::start(), Broker::container())?;
+        Ok(Self { programs, broker: Arc::new(broker), postgres: Some(postgres), stages: AtomicU32::new(0) })
     }
 
     /// Asks whether there is an engine for containers.
@@ -87,15 +79,9 @@ impl Environment {
 
     /// An empty database, and its URL.
     pub(crate) async fn another_database(&self, name: &str, folder: &Path) -> anyhow::Result<String> {
-        let Some(postgres) = &self.postgres else {
-            return Ok(format!("sqlite://{}/throughline.db", folder.display()));
-        };
-        let create = ExecCommand::new(["createdb", "--username", "postgres", name]);
-        postgres
-            .exec(create.with_cmd_ready_condition(CmdWaitFor::exit_code(0)))
-            .await
-            .context("cannot create a database")?;
-        let port = postgres.get_host_port_ipv4(POSTGRES_PORT).await?;
-        Ok(format!("postgres://postgres:postgres@127.0.0.1:{port}/{name}"))
+        match &self.postgres {
+            Some(postgres) => postgres.create(name).await,
+            None => Ok(format!("sqlite://{}/throughline.db", folder.display())),
+        }
     }
 }

@@ -10,6 +10,8 @@
 
 mod broker;
 mod configuration;
+mod container;
+mod database;
 mod embedded_broker;
 mod environment;
 mod eventually;
@@ -21,6 +23,8 @@ mod stage;
 mod third_party;
 
 pub use broker::Broker;
+pub use container::Container;
+pub use database::Database;
 pub use environment::Environment;
 pub use eventually::eventually;
 pub use output::Output;

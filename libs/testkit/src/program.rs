@@ -4,7 +4,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -20,6 +20,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// What of this process's environment a program gets to see: settings that a developer exports must not
 /// change what is tested.
 const INHERITED: [&str; 2] = ["RUST_BACKTRACE", "RUST_LOG"];
+
+/// The user and group of that name, on most systems.
+const NOBODY: u32 = 65534;
 
 /// One of the real programs, running as a child process; killed when dropped.
 #[derive(Debug)]
@@ -44,9 +47,25 @@ impl Program {
     /// # Errors
     /// If there is no such executable.
     pub fn start(executable: &Path, arguments: &[&str], folder: &Path) -> anyhow::Result<Self> {
+        Self::spawn(Command::new(executable).args(arguments), folder)
+    }
+
+    /// Starts an executable as somebody whom permissions bind: where this process is root's, as nobody,
+    /// who must be able to get at the executable and the folder.
+    ///
+    /// # Errors
+    /// If there is no such executable.
+    pub fn start_unprivileged(executable: &Path, arguments: &[&str], folder: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(executable);
+        if geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        Self::spawn(command.args(arguments), folder)
+    }
+
+    fn spawn(command: &mut Command, folder: &Path) -> anyhow::Result<Self> {
         let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-        let mut child = Command::new(executable)
-            .args(arguments)
+        let mut child = command
             .current_dir(folder)
             .env_clear()
             .envs(inherited)
@@ -55,7 +74,7 @@ impl Program {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {}", executable.display()))?;
+            .with_context(|| format!("cannot start {}", command.as_std().get_program().display()))?;
         let output = Output::default();
         let stdout = child.stdout.take().context("no stdout")?;
         let stderr = child.stderr.take().context("no stderr")?;
@@ -103,9 +122,37 @@ impl Program {
         if let Some(status) = self.child.try_wait()? {
             bail!("was to be stopped, but had ended with {status}:\n{}", self.output.text());
         }
-        let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).context("has no id")?;
-        kill_process(id, Signal::TERM).context("cannot signal")?;
+        self.signal(Signal::TERM)?;
         self.ended().await
+    }
+
+    /// SIGSTOP: it stands still, and does not notice.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: it goes on as if no time had passed.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).context("has no id")?;
+        kill_process(id, signal).context("cannot signal")
+    }
+
+    /// Looks whether it has ended by itself, and how.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    pub fn has_ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Waits until it ends by itself.
@@ -126,6 +173,7 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{WaitOptions, waitpid};
     use std::os::unix::fs::PermissionsExt as _;
 
     fn script(lines: &str) -> (tempfile::TempDir, Program) {
@@ -155,6 +203,23 @@ mod tests {
         let (_folder, mut program) = script("echo 'port taken' >&2; exit 1");
         let error = program.listening().await.unwrap_err().to_string();
         assert!(error.contains("exit status: 1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_frozen_program_goes_on_when_it_is_thawed() {
+        let (_folder, mut program) =
+            script(&format!("trap 'echo noticed; exit 3' TERM\n{LISTENING}\nwhile :; do sleep 0.01; done"));
+        program.listening().await.unwrap();
+        program.freeze().unwrap();
+        program.signal(Signal::TERM).unwrap();
+        let id = Pid::from_raw(program.child.id().unwrap().try_into().unwrap());
+        let (_, state) = waitpid(id, WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(state.stopped(), "{state:?}");
+        assert_eq!(program.has_ended().unwrap(), None);
+        assert_eq!(program.output().lines().len(), 1, "{:?}", program.output());
+        program.thaw().unwrap();
+        let ended = program.ended().await.unwrap();
+        assert_eq!(ended.status.code(), Some(3));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const NEVER: Duration = Duration::from_hours(1);
 /// Third-party APIs, with everything that was ever asked of them.
 ///
 /// `/token` gives OAuth2 tokens to who knows the client secret, `/three` wants one of them as bearer
-/// token, `/receiver` takes anything.
+/// token, every other path takes anything.
 pub struct ThirdParty {
     server: MockServer,
     desk: Arc<Desk>,
@@ -44,9 +44,12 @@ impl Call {
 }
 
 /// What the endpoints share.
+#[derive(Default)]
 struct Desk {
     /// By path; where there is none, 200.
     answers: Mutex<HashMap<String, ResponseTemplate>>,
+    /// By path, what is answered before that, once each.
+    answers_in_turn: Mutex<HashMap<String, VecDeque<ResponseTemplate>>>,
     calls: Mutex<Vec<Arc<Call>>>,
     tokens: Mutex<Vec<String>>,
 }
@@ -54,8 +57,7 @@ struct Desk {
 impl ThirdParty {
     /// Opens on a port of its own; answers each call 200 until told otherwise.
     pub async fn open() -> Self {
-        let desk =
-            Arc::new(Desk { answers: Mutex::default(), calls: Mutex::default(), tokens: Mutex::default() });
+        let desk = Arc::<Desk>::default();
         // Not `MockServer::start`: its servers come from a pool, and their connections with them.
         let server = MockServer::builder().disable_request_recording().start().await;
         let (tokens, three, receiver) = (Arc::clone(&desk), Arc::clone(&desk), Arc::clone(&desk));
@@ -72,7 +74,6 @@ impl ThirdParty {
             .mount(&server)
             .await;
         Mock::given(method("POST"))
-            .and(path("/receiver"))
             .respond_with(move |request: &Request| receiver.take(request))
             .mount(&server)
             .await;
@@ -88,6 +89,16 @@ impl ThirdParty {
     /// Answers each call at a path so, from now on.
     pub fn answer(&self, path: &str, answer: ResponseTemplate) {
         lock(&self.desk.answers).insert(path.to_owned(), answer);
+    }
+
+    /// Answers the next calls at a path so, one after the other, and then as before.
+    pub fn answer_in_turn(&self, path: &str, answers: impl IntoIterator<Item = ResponseTemplate>) {
+        lock(&self.desk.answers_in_turn).entry(path.to_owned()).or_default().extend(answers);
+    }
+
+    /// Answers each call at a path as it did at first, from now on.
+    pub fn answer_as_usual(&self, path: &str) {
+        lock(&self.desk.answers).remove(path);
     }
 
     /// Takes calls at a path and never answers, from now on.
@@ -118,11 +129,19 @@ impl ThirdParty {
 
 impl Desk {
     fn give_token(&self) -> ResponseTemplate {
+        if let Some(answer) = self.next_answer("/token") {
+            return answer;
+        }
         let mut tokens = lock(&self.tokens);
         let token = format!("token-number-{}", tokens.len() + 1);
         tokens.push(token.clone());
         ResponseTemplate::new(200)
             .set_body_json(json!({"access_token": token, "token_type": "Bearer", "expires_in": 3600}))
+    }
+
+    fn next_answer(&self, path: &str) -> Option<ResponseTemplate> {
+        let in_turn = lock(&self.answers_in_turn).get_mut(path).and_then(VecDeque::pop_front);
+        in_turn.or_else(|| lock(&self.answers).get(path).cloned())
     }
 
     fn take_from_known(&self, request: &Request) -> ResponseTemplate {
@@ -139,7 +158,7 @@ impl Desk {
             headers: request.headers.clone(),
             body: request.body.clone().into(),
         };
-        let answer = lock(&self.answers).get(&call.path).cloned();
+        let answer = self.next_answer(&call.path);
         lock(&self.calls).push(Arc::new(call));
         answer.unwrap_or_else(|| ResponseTemplate::new(200))
     }

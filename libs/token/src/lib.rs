@@ -7,6 +7,10 @@
 //! lifetime is renewed in the background, while everybody still gets the old one. What a third party answers
 //! with 401 is thrown away by [`Tokens::discard`].
 //!
+//! While the endpoint gives none, a token that is still good is used until its end. After that everybody gets the
+//! last error at once, and one request at a time finds out whether the endpoint is back: after a second, then
+//! after twice as long each time, up to half a minute.
+//!
 //! Token endpoints are sloppy, so an answer is read generously:
 //!
 //! | field | how it is read |

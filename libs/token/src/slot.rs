@@ -17,6 +17,13 @@ const SKEW: Duration = Duration::from_secs(30);
 /// How soon a renewal is tried again at the earliest.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a failure is remembered, the first time: who comes meanwhile gets it at once, and the endpoint is
+/// not asked. Each failure after it is remembered for twice as long.
+const FIRST_MEMORY: Duration = Duration::from_secs(1);
+
+/// An endpoint that is back is noticed within this time.
+const LONGEST_MEMORY: Duration = Duration::from_secs(30);
+
 /// Why a token is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -34,6 +41,22 @@ pub(crate) struct Slot(Mutex<State>);
 struct State {
     held: Option<Held>,
     fetch: Option<Fetch>,
+    /// Since the last token came.
+    trouble: Option<Trouble>,
+}
+
+/// A failure that is remembered.
+struct Trouble {
+    error: TokenError,
+    memory: Duration,
+    until: Instant,
+}
+
+impl Trouble {
+    fn new(error: &TokenError, before: Option<&Self>, now: Instant) -> Self {
+        let memory = before.map_or(FIRST_MEMORY, |before| (before.memory * 2).min(LONGEST_MEMORY));
+        Self { error: error.clone(), memory, until: now + memory }
+    }
 }
 
 struct Held {
@@ -76,7 +99,7 @@ impl Fetch {
 
 impl Slot {
     /// The held token, or the one that is being asked for. `fetch` is called where a request has to begin, at
-    /// most one at a time.
+    /// most one at a time. In trouble, only the one who makes that request waits for it.
     pub(crate) async fn token<F>(self: &Arc<Self>, fetch: impl FnOnce(Purpose) -> F) -> Outcome
     where
         F: Future<Output = Result<Grant, TokenError>> + Send + 'static,
@@ -92,6 +115,10 @@ impl Slot {
                     state.fetch = Some(self.start(now, fetch(Purpose::Renewal)));
                 }
                 return Ok(token);
+            }
+            let in_vain = |trouble: &&Trouble| under_way.is_some() || now < trouble.until;
+            if let Some(trouble) = state.trouble.as_ref().filter(in_vain) {
+                return Err(trouble.error.clone());
             }
             match under_way {
                 Some(outcome) => outcome,
@@ -132,8 +159,12 @@ impl Slot {
         let mut state = self.lock();
         let now = Instant::now();
         match granted {
-            Ok(grant) => state.held = Some(Held::new(grant, asked_at)),
+            Ok(grant) => {
+                state.held = Some(Held::new(grant, asked_at));
+                state.trouble = None;
+            }
             Err(error) => {
+                state.trouble = Some(Trouble::new(error, state.trouble.as_ref(), now));
                 // Without a good token somebody waits, and gets the error.
                 if let Some(held) = state.held.as_mut().filter(|held| now < held.expires_at) {
                     held.postpone_renewal(now);
@@ -246,7 +277,44 @@ mod tests {
         tokio::time::advance(Duration::from_millis(53_900)).await;
         assert_eq!(failing(&slot).await, (held, true));
         tokio::time::advance(Duration::from_millis(200)).await;
+        assert_eq!(failing(&slot).await, (Err(TokenError::NotBearer), false), "it was asked a moment ago");
+        tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(failing(&slot).await, (Err(TokenError::NotBearer), true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_is_down_is_asked_less_and_less_often_and_everybody_is_told_at_once() {
+        let slot = Arc::<Slot>::default();
+        let mut asked_after = Vec::new();
+        for tenths in 0..1500 {
+            let (got, asked) = failing(&slot).await;
+            assert_eq!(got, Err(TokenError::NotBearer));
+            asked_after.extend(asked.then_some(tenths / 10));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(asked_after, [0, 1, 3, 7, 15, 31, 61, 91, 121]);
+
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!(slot.token(|_| async { Ok(grant("one")) }).await.is_ok());
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert!(failing(&slot).await.1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(failing(&slot).await.1, "what came before the last token is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_one_waits_to_learn_whether_the_endpoint_is_back() {
+        let slot = Arc::<Slot>::default();
+        assert!(failing(&slot).await.1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let probe = slot.token(|_| async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(grant("one"))
+        });
+        let (probed, others) = tokio::join!(biased; probe, failing(&slot));
+        assert_eq!(others, (Err(TokenError::NotBearer), false));
+        assert_eq!(probed, Ok(grant("one").token));
+        assert_eq!(failing(&slot).await, (Ok(grant("one").token), false));
     }
 
     #[tokio::test(start_paused = true)]

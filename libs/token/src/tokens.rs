@@ -43,7 +43,8 @@ impl Tokens {
     /// needed it first; that of a renewal in the background is linked to it.
     ///
     /// # Errors
-    /// When the token endpoint gave none. Failures are not remembered: who comes after one asks again.
+    /// When the token endpoint gave none. A failure is remembered for a second, each one after it for twice as
+    /// long up to half a minute: who comes meanwhile gets it at once. Then one asks again.
     pub async fn get(&self, oauth2: &OAuth2) -> Result<AccessToken, TokenError> {
         self.slot(oauth2).await.token(|purpose| fetch(&self.http, oauth2, purpose)).await
     }

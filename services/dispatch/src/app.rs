@@ -77,6 +77,7 @@ pub async fn start(settings: Settings, clock: Clock, shutdown: Shutdown) -> Resu
         tokens,
         reporter: Reporter::new(producer.clone(), topics.clone()),
         clock,
+        stopping: shutdown.soft().clone(),
         retries: topics.retries,
         group,
     };

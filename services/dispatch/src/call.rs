@@ -1,7 +1,7 @@
 //! One HTTP call to a third party: token, request, response.
 
 use http::StatusCode;
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use reqwest::Response;
 use throughline_config::OAuth2;
 use throughline_messages::ErrorClass;
@@ -13,6 +13,7 @@ use tracing::{Instrument as _, Span, info_span};
 
 use crate::cause;
 use crate::classify::CallError;
+use crate::credentials::NoToken;
 use crate::destination::{Body, Destination, IDEMPOTENCY_KEY};
 use crate::excerpt::Excerpt;
 
@@ -20,16 +21,12 @@ use crate::excerpt::Excerpt;
 pub(crate) struct Called {
     /// The response's status, once its head is there.
     pub(crate) status: Option<StatusCode>,
+    /// When the third party wants to be asked again.
+    pub(crate) retry_after: Option<HeaderValue>,
     /// The beginning of the response's body, for people.
     pub(crate) excerpt: Option<String>,
     /// The status of a complete response, or why there is none.
     pub(crate) end: Result<StatusCode, CallError>,
-}
-
-impl Called {
-    pub(crate) fn without_response(error: CallError) -> Self {
-        Self { status: None, excerpt: None, end: Err(error) }
-    }
 }
 
 /// A call that is to be made.
@@ -45,29 +42,25 @@ impl Call<'_> {
     /// Makes the call within the destination's time-out: token, request and response together.
     ///
     /// A token that the third party does not take is thrown away and the call made once more.
-    pub(crate) async fn make(&self) -> Called {
+    ///
+    /// # Errors
+    /// If there is no token: no call was made, or none that the third party listened to.
+    pub(crate) async fn make(&self) -> Result<Called, NoToken> {
         let deadline = Instant::now() + self.destination.timeout;
-        let Some(oauth2) = &self.destination.oauth2 else { return self.post(None, 0, deadline).await };
-        let token = match self.token(oauth2, deadline).await {
-            Ok(token) => token,
-            Err(error) => return Called::without_response(error),
-        };
+        let Some(oauth2) = &self.destination.oauth2 else { return Ok(self.post(None, 0, deadline).await) };
+        let token = self.token(oauth2, deadline).await?;
         let called = self.post(Some(token.authorization()), 0, deadline).await;
         if called.status != Some(StatusCode::UNAUTHORIZED) {
-            return called;
+            return Ok(called);
         }
         self.tokens.discard(oauth2, &token).await;
-        match self.token(oauth2, deadline).await {
-            Ok(token) => self.post(Some(token.authorization()), 1, deadline).await,
-            Err(error) => Called::without_response(error),
-        }
+        let token = self.token(oauth2, deadline).await?;
+        Ok(self.post(Some(token.authorization()), 1, deadline).await)
     }
 
-    async fn token(&self, oauth2: &OAuth2, deadline: Instant) -> Result<AccessToken, CallError> {
-        timeout_at(deadline, self.tokens.get(oauth2))
-            .await
-            .map_err(|_| CallError::TokenTimeout(self.destination.timeout))?
-            .map_err(CallError::Token)
+    async fn token(&self, oauth2: &OAuth2, deadline: Instant) -> Result<AccessToken, NoToken> {
+        let got = timeout_at(deadline, self.tokens.get(oauth2)).await;
+        Ok(got.map_err(|_| NoToken::Timeout(self.destination.timeout))??)
     }
 
     async fn post(&self, authorization: Option<HeaderValue>, resend: u32, deadline: Instant) -> Called {
@@ -80,11 +73,12 @@ impl Call<'_> {
         }
         throughline_telemetry::inject(&span, headers);
 
-        let mut status = None;
+        let (mut status, mut retry_after) = (None, None);
         let mut excerpt = Excerpt::default();
         let exchange = async {
             let response = self.destination.execute(request).await?;
             let status = *status.insert(response.status());
+            retry_after = response.headers().get(RETRY_AFTER).cloned();
             read(response, self.destination.response_limit, &mut excerpt).await?;
             Ok(status)
         };
@@ -92,7 +86,7 @@ impl Call<'_> {
             Ok(end) => end.map_err(|error: reqwest::Error| cause::of_call(&error)),
             Err(_) => Err(CallError::Timeout(self.destination.timeout)),
         };
-        let called = Called { status, excerpt: excerpt.into_text(), end };
+        let called = Called { status, retry_after, excerpt: excerpt.into_text(), end };
         record(&span, &called);
         called
     }

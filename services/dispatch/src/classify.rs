@@ -2,23 +2,18 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use http::StatusCode;
+use rand::Rng;
 use throughline_messages::{DeadReason, ErrorClass, Failure, Outcome};
-use throughline_token::TokenError;
-use throughline_transform::TransformError;
+use throughline_resilience::{Cause, Failed, Fault, Meaning, Next, RetryAfter, RetryPolicy, Statuses};
+
+use crate::call::Called;
+use crate::work::Standing;
 
 /// Why no complete response came. None of the texts holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// The destination's filter failed on this body.
-    #[error("{0}")]
-    Transform(TransformError),
-    /// The token endpoint gave none.
-    #[error("no token: {0}")]
-    Token(TokenError),
-    /// The token endpoint took all the time that the attempt had.
-    #[error("no token within {0:?}")]
-    TokenTimeout(Duration),
     /// The request was never sent.
     #[error("no connection: {0}")]
     Connect(String),
@@ -34,63 +29,84 @@ pub(crate) enum CallError {
     /// The connection broke on the way.
     #[error("the connection broke: {0}")]
     Transport(String),
-    /// The configuration does not know the destination.
-    #[error("no destination is called {0:?}")]
-    UnknownDestination(String),
 }
 
 impl CallError {
     pub(crate) fn class(&self) -> ErrorClass {
         match self {
-            Self::Transform(_) => ErrorClass::Transform,
-            Self::Token(_) | Self::TokenTimeout(_) => ErrorClass::Token,
             Self::Connect(_) => ErrorClass::Connect,
             Self::Certificate(_) | Self::Tls(_) => ErrorClass::Tls,
             Self::Timeout(_) => ErrorClass::Timeout,
             Self::Transport(_) => ErrorClass::Transport,
-            Self::UnknownDestination(_) => ErrorClass::Configuration,
         }
     }
 
-    fn reason(&self) -> DeadReason {
+    fn fault(&self) -> Fault {
         match self {
-            Self::Transform(_) => DeadReason::Untransformable,
-            Self::UnknownDestination(_) => DeadReason::Unroutable,
-            Self::Certificate(_) => DeadReason::Rejected,
-            Self::Token(error) if !error.is_retryable() => DeadReason::Rejected,
-            Self::Token(_)
-            | Self::TokenTimeout(_)
-            | Self::Connect(_)
-            | Self::Tls(_)
-            | Self::Timeout(_)
-            | Self::Transport(_) => DeadReason::AttemptsExhausted,
+            Self::Connect(_) => Fault::Connect,
+            Self::Certificate(_) => Fault::Certificate,
+            Self::Tls(_) => Fault::Tls,
+            Self::Timeout(_) => Fault::Timeout,
+            Self::Transport(_) => Fault::Transport,
         }
     }
 }
 
-/// What becomes of a delivery whose call ended with this status, or with none.
-///
-/// A delivery has one attempt, so a failure that may pass exhausts them.
-pub(crate) fn outcome(end: &Result<StatusCode, CallError>) -> Outcome {
-    match end {
-        Ok(status) if status.is_success() => Outcome::Delivered,
-        Ok(status) => dead(reason_of(*status), class_of(*status), status.to_string()),
-        Err(error) => dead(error.reason(), error.class(), error.to_string()),
+/// By what the calls of a destination are judged.
+pub(crate) struct Rules {
+    pub(crate) retry: RetryPolicy,
+    pub(crate) statuses: Statuses,
+}
+
+/// An attempt that was made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Made {
+    pub(crate) standing: Standing,
+    /// How many were made at once just before it.
+    pub(crate) repeats: u32,
+    /// When it ended.
+    pub(crate) at: DateTime<Utc>,
+}
+
+impl Rules {
+    /// Whether the third party was well: it answered, and not that it is in trouble.
+    pub(crate) fn is_well(&self, called: &Called) -> bool {
+        called.end.as_ref().is_ok_and(|status| !self.statuses.is_trouble(*status))
     }
-}
 
-fn dead(reason: DeadReason, class: ErrorClass, error: String) -> Outcome {
-    Outcome::Dead { reason, failure: Failure { class, error } }
-}
-
-fn reason_of(status: StatusCode) -> DeadReason {
-    match status {
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            DeadReason::AttemptsExhausted
+    /// What becomes of the delivery, and how many of its attempts count by now.
+    pub(crate) fn judge(&self, called: &Called, made: Made, rng: &mut impl Rng) -> (Outcome, u32) {
+        let (meaning, failure, cause) = match &called.end {
+            Ok(status) => {
+                let failure = Failure { class: class_of(*status), error: status.to_string() };
+                let retry_after = called.retry_after.as_ref().and_then(|value| value.to_str().ok());
+                let retry_after = retry_after.and_then(|value| RetryAfter::parse(value, made.at));
+                (self.statuses.meaning(*status), failure, Cause::Status(*status, retry_after))
+            }
+            Err(error) => {
+                let failure = Failure { class: error.class(), error: error.to_string() };
+                (error.fault().meaning(), failure, Cause::Fault(error.fault()))
+            }
+        };
+        match meaning {
+            Meaning::Delivered => (Outcome::Delivered, made.standing.spent + 1),
+            Meaning::Dead => {
+                (Outcome::Dead { reason: DeadReason::Rejected, failure }, made.standing.spent + 1)
+            }
+            Meaning::Retry => self.retry(made, cause, failure, rng),
         }
-        StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => DeadReason::Rejected,
-        status if status.is_redirection() || status.is_client_error() => DeadReason::Rejected,
-        _ => DeadReason::AttemptsExhausted,
+    }
+
+    fn retry(&self, made: Made, cause: Cause, failure: Failure, rng: &mut impl Rng) -> (Outcome, u32) {
+        let Made { standing: Standing { attempt, spent, since }, repeats, at } = made;
+        let verdict = self.retry.after(&Failed { attempt, spent, repeats, since, at, cause }, rng);
+        let outcome = match verdict.next {
+            Next::AtOnce => Outcome::Retry { due_at: None, failure },
+            Next::At(due_at) => Outcome::Retry { due_at: Some(due_at), failure },
+            Next::Exhausted => Outcome::Dead { reason: DeadReason::AttemptsExhausted, failure },
+            Next::Expired => Outcome::Dead { reason: DeadReason::Expired, failure },
+        };
+        (outcome, verdict.spent)
     }
 }
 
@@ -106,112 +122,118 @@ fn class_of(status: StatusCode) -> ErrorClass {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+    use http::HeaderValue;
+    use throughline_config as config;
+
     use super::*;
+    use crate::policy;
 
-    fn ended(end: &Result<StatusCode, CallError>) -> (DeadReason, ErrorClass, String) {
-        match outcome(end) {
-            Outcome::Dead { reason, failure } => (reason, failure.class, failure.error),
-            Outcome::Delivered => panic!("{end:?} counts as delivered"),
+    fn rules() -> Rules {
+        let statuses = Statuses::with([(409, Meaning::Delivered)]);
+        Rules { retry: policy::retry(&config::Retry::default()), statuses }
+    }
+
+    fn made(spent: u32, repeats: u32) -> Made {
+        let since = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+        let standing = Standing { attempt: spent + repeats + 1, spent, since };
+        Made { standing, repeats, at: since + TimeDelta::minutes(1) }
+    }
+
+    fn called(end: Result<StatusCode, CallError>) -> Called {
+        Called { status: None, retry_after: None, excerpt: None, end }
+    }
+
+    fn answered(status: u16) -> Called {
+        called(Ok(StatusCode::from_u16(status).unwrap()))
+    }
+
+    /// Reason or, of a retry, none; class and words.
+    fn failed(called: &Called, made: Made) -> (Option<DeadReason>, ErrorClass, String) {
+        match rules().judge(called, made, &mut rand::rng()).0 {
+            Outcome::Dead { reason, failure } => (Some(reason), failure.class, failure.error),
+            Outcome::Retry { failure, .. } => (None, failure.class, failure.error),
+            other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn any_2xx_is_delivered() {
-        for status in [200, 201, 202, 204, 207, 299] {
-            assert_eq!(outcome(&Ok(StatusCode::from_u16(status).unwrap())), Outcome::Delivered, "{status}");
+    fn a_delivery_is_delivered_with_the_attempt_that_did_it() {
+        for status in [200, 204, 299, 409] {
+            let judged = rules().judge(&answered(status), made(2, 0), &mut rand::rng());
+            assert_eq!(judged, (Outcome::Delivered, 3), "{status}");
         }
     }
 
     #[test]
-    fn any_other_status_is_dead_with_its_class_and_whether_it_is_final() {
+    fn any_other_status_has_its_class_and_is_final_or_not() {
         use DeadReason::{AttemptsExhausted, Rejected};
         use ErrorClass::{ClientError, Redirect, ServerError};
         let table = [
-            (301, Rejected, Redirect),
-            (302, Rejected, Redirect),
-            (304, Rejected, Redirect),
-            (308, Rejected, Redirect),
-            (400, Rejected, ClientError),
-            (401, Rejected, ClientError),
-            (403, Rejected, ClientError),
-            (404, Rejected, ClientError),
-            (408, AttemptsExhausted, ClientError),
-            (409, Rejected, ClientError),
-            (410, Rejected, ClientError),
-            (413, Rejected, ClientError),
-            (422, Rejected, ClientError),
-            (425, AttemptsExhausted, ClientError),
-            (429, AttemptsExhausted, ClientError),
-            (500, AttemptsExhausted, ServerError),
-            (501, Rejected, ServerError),
-            (502, AttemptsExhausted, ServerError),
-            (503, AttemptsExhausted, ServerError),
-            (504, AttemptsExhausted, ServerError),
-            (505, Rejected, ServerError),
-            (599, AttemptsExhausted, ServerError),
-            // Outside of what RFC 9110 defines: the server does not know what it says.
-            (101, AttemptsExhausted, ServerError),
-            (999, AttemptsExhausted, ServerError),
+            (302, Some(Rejected), Redirect),
+            (400, Some(Rejected), ClientError),
+            (401, Some(Rejected), ClientError),
+            (408, None, ClientError),
+            (429, None, ClientError),
+            (500, None, ServerError),
+            (501, Some(Rejected), ServerError),
+            (599, None, ServerError),
+            // Outside of what RFC 9110 defines.
+            (101, None, ServerError),
+            (999, None, ServerError),
         ];
         for (status, reason, class) in table {
-            let (got_reason, got_class, error) = ended(&Ok(StatusCode::from_u16(status).unwrap()));
-            assert_eq!((got_reason, got_class), (reason, class), "{status}");
+            let (got, got_class, error) = failed(&answered(status), made(0, 0));
+            assert_eq!((got, got_class), (reason, class), "{status}");
             assert!(error.starts_with(&status.to_string()), "{error}");
+            let last = failed(&answered(status), made(4, 0)).0;
+            assert_eq!(last, reason.or(Some(AttemptsExhausted)), "{status}");
         }
     }
 
     #[test]
-    fn a_call_without_a_response_is_dead_with_its_class_and_whether_it_is_final() {
-        use DeadReason::{AttemptsExhausted, Rejected, Unroutable};
+    fn a_call_without_a_response_has_its_class_and_is_final_or_not() {
         let second = Duration::from_secs(1);
         let text = || "text".to_owned();
         let table = [
-            (
-                CallError::Transform(TransformError::NoValue),
-                DeadReason::Untransformable,
-                ErrorClass::Transform,
-                "the filter produced no value",
-            ),
-            (
-                CallError::Token(TokenError::Refused {
-                    status: StatusCode::UNAUTHORIZED,
-                    code: Some("invalid_client"),
-                }),
-                Rejected,
-                ErrorClass::Token,
-                "no token: the token endpoint answered 401 Unauthorized (invalid_client)",
-            ),
-            (
-                CallError::Token(TokenError::Refused { status: StatusCode::SERVICE_UNAVAILABLE, code: None }),
-                AttemptsExhausted,
-                ErrorClass::Token,
-                "no token: the token endpoint answered 503 Service Unavailable",
-            ),
-            (CallError::TokenTimeout(second), AttemptsExhausted, ErrorClass::Token, "no token within 1s"),
-            (CallError::Connect(text()), AttemptsExhausted, ErrorClass::Connect, "no connection: text"),
-            (CallError::Certificate(text()), Rejected, ErrorClass::Tls, "TLS: text"),
-            (CallError::Tls(text()), AttemptsExhausted, ErrorClass::Tls, "TLS: text"),
-            (
-                CallError::Timeout(second),
-                AttemptsExhausted,
-                ErrorClass::Timeout,
-                "no complete response within 1s",
-            ),
-            (
-                CallError::Transport(text()),
-                AttemptsExhausted,
-                ErrorClass::Transport,
-                "the connection broke: text",
-            ),
-            (
-                CallError::UnknownDestination("four".to_owned()),
-                Unroutable,
-                ErrorClass::Configuration,
-                "no destination is called \"four\"",
-            ),
+            (CallError::Connect(text()), None, ErrorClass::Connect, "no connection: text"),
+            (CallError::Certificate(text()), Some(DeadReason::Rejected), ErrorClass::Tls, "TLS: text"),
+            (CallError::Tls(text()), None, ErrorClass::Tls, "TLS: text"),
+            (CallError::Timeout(second), None, ErrorClass::Timeout, "no complete response within 1s"),
+            (CallError::Transport(text()), None, ErrorClass::Transport, "the connection broke: text"),
         ];
         for (error, reason, class, words) in table {
-            assert_eq!(ended(&Err(error)), (reason, class, words.to_owned()));
+            let called = called(Err(error));
+            assert!(!rules().is_well(&called), "{words}");
+            assert_eq!(failed(&called, made(0, 0)), (reason, class, words.to_owned()));
+            let last = failed(&called, made(4, 2)).0;
+            assert_eq!(last, reason.or(Some(DeadReason::AttemptsExhausted)), "{words}");
         }
+    }
+
+    #[test]
+    fn a_third_party_that_answers_is_well_unless_it_says_otherwise() {
+        for (status, is_well) in
+            [(200, true), (404, true), (409, true), (501, true), (429, false), (503, false)]
+        {
+            assert_eq!(rules().is_well(&answered(status)), is_well, "{status}");
+        }
+    }
+
+    #[test]
+    fn repeats_at_once_have_no_time_and_what_is_put_off_has_its_own() {
+        let timeout = called(Err(CallError::Timeout(Duration::from_secs(1))));
+        let judged = rules().judge(&timeout, made(0, 1), &mut rand::rng());
+        assert!(matches!(judged, (Outcome::Retry { due_at: None, .. }, 0)), "{judged:?}");
+
+        let wish = Some(HeaderValue::from_static("60"));
+        let put_off = Called { retry_after: wish, ..answered(503) };
+        let judged = rules().judge(&put_off, made(0, 0), &mut rand::rng());
+        let (Outcome::Retry { due_at: Some(due_at), .. }, 0) = judged else { panic!("{judged:?}") };
+        assert!(due_at >= made(0, 0).at + TimeDelta::minutes(1), "{due_at}");
+
+        let wish = Some(HeaderValue::from_static("90000"));
+        let too_long = Called { retry_after: wish, ..answered(503) };
+        assert_eq!(failed(&too_long, made(0, 0)).0, Some(DeadReason::Expired));
     }
 }

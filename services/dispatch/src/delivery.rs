@@ -1,17 +1,22 @@
-//! One attempt to deliver a request to one destination.
+//! A delivery of one request to one destination, as far as it comes now.
+
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use rand::RngExt as _;
+use throughline_clock::Clock;
 use throughline_kafka::Record;
 use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome};
-use throughline_transform::Variables;
+use throughline_transform::{TransformError, Variables};
 use tokio::time::Instant;
-use tracing::{Span, info, warn};
+use tracing::{Span, debug, info, warn};
 
 use crate::call::{Call, Called};
-use crate::classify::{CallError, outcome};
+use crate::classify::Made;
 use crate::destination::{Body, Destination};
+use crate::gate::Hold;
 use crate::processor::Processor;
-use crate::work::Deliveries;
+use crate::work::{Deliveries, Standing};
 
 /// A delivery that is to be attempted.
 pub(crate) struct Delivery<'a> {
@@ -20,71 +25,193 @@ pub(crate) struct Delivery<'a> {
     pub(crate) destination: &'a String,
 }
 
+/// Why no call was made.
+enum NoCall {
+    /// It has to wait.
+    Held(Hold),
+    /// It ended.
+    Dead(DeadReason, Failure),
+}
+
+/// When an attempt began, to tell and to measure.
+#[derive(Clone, Copy)]
+struct Begun {
+    at: DateTime<Utc>,
+    instant: Instant,
+}
+
+impl Begun {
+    fn now(clock: &Clock) -> Self {
+        Self { at: clock.now(), instant: Instant::now() }
+    }
+}
+
 impl Delivery<'_> {
-    /// Attempts it, and returns when Kafka has its outcome and, if it ended dead, its dead letter.
+    /// Attempts it, again as often as that is to be at once, and returns when Kafka has all outcomes and, if it
+    /// ended dead, its dead letter.
     pub(crate) async fn run(self, processor: &Processor) {
-        let started_at = processor.clock.now();
-        let started = Instant::now();
-        let called = match processor.routing.destination(self.destination) {
-            Some(destination) => self.call(processor, &destination).await,
-            None => Called::without_response(CallError::UnknownDestination(self.destination.clone())),
-        };
-        let report = self.report(called, started_at, started);
-        let dead_letter = async {
-            if let Outcome::Dead { reason, failure } = &report.outcome {
-                let reporter = &processor.reporter;
-                reporter.dead_letter(self.record, Some(self.destination), *reason, &failure.error).await;
+        let mut standing = self.deliveries.standing;
+        for repeats in 0.. {
+            let report = self.attempt(processor, standing, repeats).await;
+            // Before the next attempt: outcomes are told in the order of their attempts.
+            self.tell(processor, &report).await;
+            if !matches!(report.outcome, Outcome::Retry { due_at: None, .. }) {
+                return;
             }
-        };
-        tokio::join!(processor.reporter.outcome(&report), dead_letter);
-        log(&report);
-    }
-
-    async fn call(&self, processor: &Processor, destination: &Destination) -> Called {
-        let body =
-            Body { content: self.record.payload.clone(), content_type: self.deliveries.content_type.clone() };
-        let body = match destination.body(body, || self.variables()) {
-            Ok(body) => body,
-            Err(error) => return Called::without_response(CallError::Transform(error)),
-        };
-        let id = self.deliveries.request.id;
-        Call { destination, tokens: &processor.tokens, id, attempt: self.deliveries.attempt, body }
-            .make()
-            .await
-    }
-
-    fn variables(&self) -> Variables {
-        let request = &self.deliveries.request;
-        Variables {
-            id: request.id.to_string(),
-            route: request.route.clone(),
-            accepted_at: request.accepted_at.to_rfc3339_opts(SecondsFormat::Millis, true),
-            attempt: self.deliveries.attempt,
+            standing = Standing { attempt: standing.attempt + 1, spent: report.spent, ..standing };
         }
     }
 
-    fn report(&self, called: Called, started_at: DateTime<Utc>, started: Instant) -> AttemptReport {
+    async fn tell(&self, processor: &Processor, report: &AttemptReport) {
+        let dead_letter = async {
+            if let Outcome::Dead { reason, failure } = &report.outcome {
+                let reporter = &processor.reporter;
+                reporter.dead_letter(self.record, *reason, &failure.error, Some(report)).await;
+            }
+        };
+        tokio::join!(processor.reporter.outcome(report), dead_letter);
+        log(report);
+    }
+
+    async fn attempt(&self, processor: &Processor, standing: Standing, repeats: u32) -> AttemptReport {
+        let mut begun = Begun::now(&processor.clock);
+        let Some(destination) = processor.routing.destination(self.destination) else {
+            let no_call = NoCall::unroutable(self.destination);
+            return self.report(standing, begun, None, no_call.outcome(begun.at), standing.spent);
+        };
+        let called = self.call(processor, &destination, standing, &mut begun).await;
+        let now = processor.clock.now();
+        match called {
+            Ok(called) => {
+                // Who is about to stop has no time for more.
+                let repeats = if processor.stopping.is_cancelled() { u32::MAX } else { repeats };
+                let made = Made { standing, repeats, at: now };
+                let (outcome, spent) = destination.rules.judge(&called, made, &mut rand::rng());
+                self.report(standing, begun, Some(called), outcome, spent)
+            }
+            Err(no_call) => self.report(standing, begun, None, no_call.outcome(now), standing.spent),
+        }
+    }
+
+    async fn call(
+        &self,
+        processor: &Processor,
+        destination: &Destination,
+        standing: Standing,
+        begun: &mut Begun,
+    ) -> Result<Called, NoCall> {
+        if begun.at >= destination.rules.retry.ends_at(standing.since) {
+            return Err(NoCall::expired(destination.rules.retry.window));
+        }
+        let pass = destination.gate.pass().await?;
+        // To wait for a turn is no part of the attempt.
+        *begun = Begun::now(&processor.clock);
+        let body = self.body(destination, standing)?;
+        let (tokens, id, attempt) = (&processor.tokens, self.deliveries.request.id, standing.attempt);
+        match (Call { destination, tokens, id, attempt, body }).make().await {
+            Ok(called) => {
+                destination.credentials.well();
+                pass.ended(destination.rules.is_well(&called));
+                Ok(called)
+            }
+            Err(no_token) => Err(NoCall::Held(destination.credentials.failed(&no_token))),
+        }
+    }
+
+    fn body(&self, destination: &Destination, standing: Standing) -> Result<Body, TransformError> {
+        let content_type = self.deliveries.content_type.clone();
+        let came = Body { content: self.record.payload.clone(), content_type };
+        let request = &self.deliveries.request;
+        destination.body(came, || Variables {
+            id: request.id.to_string(),
+            route: request.route.clone(),
+            accepted_at: request.accepted_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            attempt: standing.attempt,
+        })
+    }
+
+    fn report(
+        &self,
+        standing: Standing,
+        begun: Begun,
+        called: Option<Called>,
+        outcome: Outcome,
+        spent: u32,
+    ) -> AttemptReport {
+        let status = called.as_ref().and_then(|called| called.status);
         AttemptReport {
             request_id: self.deliveries.request.id,
             destination: self.destination.clone(),
-            attempt: self.deliveries.attempt,
-            started_at,
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            attempt: standing.attempt,
+            spent,
+            started_at: begun.at,
+            duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
             trace_id: throughline_telemetry::trace_id_of(&Span::current()),
-            status: called.status.map(|status| status.as_u16()),
-            response_excerpt: called.excerpt,
-            outcome: outcome(&called.end),
+            status: status.map(|status| status.as_u16()),
+            response_excerpt: called.and_then(|called| called.excerpt),
+            outcome,
         }
     }
 }
 
-/// The one line that says how a delivery ended. A filter's error may quote the body, so its words
-/// are left to the report.
+impl NoCall {
+    fn unroutable(destination: &str) -> Self {
+        let error = format!("no destination is called {destination:?}");
+        Self::Dead(DeadReason::Unroutable, Failure { class: ErrorClass::Configuration, error })
+    }
+
+    fn expired(window: Duration) -> Self {
+        let error = format!("not delivered within {window:?}");
+        Self::Dead(DeadReason::Expired, Failure { class: ErrorClass::Timeout, error })
+    }
+
+    fn outcome(self, now: DateTime<Utc>) -> Outcome {
+        match self {
+            Self::Held(Hold { cause, wait }) => Outcome::Deferred { due_at: now + spread(wait), cause },
+            Self::Dead(reason, failure) => Outcome::Dead { reason, failure },
+        }
+    }
+}
+
+impl From<Hold> for NoCall {
+    fn from(hold: Hold) -> Self {
+        Self::Held(hold)
+    }
+}
+
+impl From<TransformError> for NoCall {
+    fn from(error: TransformError) -> Self {
+        let failure = Failure { class: ErrorClass::Transform, error: error.to_string() };
+        Self::Dead(DeadReason::Untransformable, failure)
+    }
+}
+
+/// Up to half as long again, so that those who wait for the same do not come again together.
+fn spread(wait: Duration) -> Duration {
+    wait + rand::rng().random_range(Duration::ZERO..=wait / 2)
+}
+
+/// The one line that says how an attempt ended. A filter's error may quote the body, so its words are left to
+/// the report.
 fn log(report: &AttemptReport) {
     let AttemptReport { request_id, destination, attempt, status, duration_ms, outcome, .. } = report;
     match outcome {
         Outcome::Delivered => {
             info!(%request_id, destination, attempt, status, duration_ms, outcome = "delivered", "delivery ended");
+        }
+        Outcome::Retry { due_at, failure: Failure { class, error } } => {
+            info!(
+                %request_id, destination, attempt, status, duration_ms, outcome = "retry",
+                due_at = due_at.as_ref().map(tracing::field::display), error_class = class.as_str(), error,
+                "attempt failed"
+            );
+        }
+        // There may be very many, all for one reason, which was logged.
+        Outcome::Deferred { due_at, cause } => {
+            debug!(
+                %request_id, destination, attempt, outcome = "deferred", %due_at, cause = cause.as_str(),
+                "delivery deferred"
+            );
         }
         Outcome::Dead { reason, failure: Failure { class, error } } => {
             let error = (*class != ErrorClass::Transform).then_some(error.as_str());

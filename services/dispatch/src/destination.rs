@@ -1,5 +1,6 @@
 //! A third-party API, as the configuration describes it, ready to be called.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,11 @@ use throughline_config as config;
 use throughline_transform::{Filter, TransformError, Variables};
 use url::Url;
 
+use crate::classify::Rules;
+use crate::credentials::Health;
 use crate::error::StartError;
+use crate::gate::Gate;
+use crate::policy;
 
 /// Idle connections are closed before the 60 s after which common load balancers do: a request that
 /// meets a connection which is just being closed fails.
@@ -29,6 +34,9 @@ pub(crate) struct Destination {
     pub(crate) timeout: Duration,
     pub(crate) response_limit: usize,
     pub(crate) shown: Shown,
+    pub(crate) rules: Rules,
+    pub(crate) gate: Gate,
+    pub(crate) credentials: Health,
     client: Client,
     url: Url,
     headers: HeaderMap,
@@ -50,7 +58,12 @@ pub(crate) struct Body {
 }
 
 impl Destination {
-    pub(crate) fn new(name: &str, settings: &config::Destination) -> Result<Self, StartError> {
+    /// `in_work` is how many records dispatch works on at once.
+    pub(crate) fn new(
+        name: &str,
+        settings: &config::Destination,
+        in_work: NonZeroU32,
+    ) -> Result<Self, StartError> {
         let client = client_builder().connect_timeout(settings.connect_timeout).build();
         let filter = settings.filter.as_deref().map(Filter::compile).transpose();
         let own = || name.to_owned();
@@ -60,6 +73,9 @@ impl Destination {
             timeout: settings.timeout,
             response_limit: usize::try_from(settings.response_limit.as_u64()).unwrap_or(usize::MAX),
             shown: Shown::of(&settings.url),
+            rules: Rules { retry: policy::retry(&settings.retry), statuses: policy::statuses(settings) },
+            gate: Gate::new(name, settings, in_work),
+            credentials: Health::new(name),
             client: client.map_err(|source| StartError::Client { destination: own(), source })?,
             url: settings.url.clone(),
             headers: static_headers(name, &settings.headers, settings.oauth2.is_some())?,

@@ -7,18 +7,23 @@
 //! calls and loses none; the third party recognises a repeated call by its `Idempotency-Key`.
 //!
 //! In here: `app` puts the parts together; `work` says what a record asks for and `processor` sees
-//! to it; a `delivery` is one attempt at one `destination`, made by `call` and judged by `classify`;
-//! `reporter` tells Kafka.
+//! to it; a `delivery` is attempted at one `destination`: its `gate` (breaker and `limits`) lets a call
+//! through, for which `credentials` must be good, `call` makes it and `classify` judges how it ended;
+//! `reporter` tells Kafka. What cannot be called now is deferred: it waits in the database, not here.
 
 mod app;
 mod call;
 mod cause;
 mod classify;
+mod credentials;
 mod delivery;
 mod destination;
 mod error;
 mod excerpt;
+mod gate;
 mod health;
+mod limits;
+mod policy;
 mod processor;
 mod reporter;
 mod routing;

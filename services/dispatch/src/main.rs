@@ -17,10 +17,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Arguments::parse().flags).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error),
-    }
+    throughline_lifecycle::exit_code("throughline-dispatch", run(&Arguments::parse().flags).await)
 }
 
 async fn run(flags: &Flags) -> anyhow::Result<()> {
@@ -34,10 +31,4 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     let ended = ended.await;
     telemetry.shutdown().await;
     ended
-}
-
-#[expect(clippy::print_stderr, reason = "telemetry may not be there to say it")]
-fn complain(error: &anyhow::Error) -> ExitCode {
-    eprintln!("throughline-dispatch: {}", throughline_lifecycle::in_words(error.as_ref()));
-    ExitCode::FAILURE
 }

@@ -6,6 +6,7 @@ use throughline_clock::Clock;
 use throughline_kafka::Record;
 use throughline_messages::{Adoption, DeadReason, TraceContext};
 use throughline_token::Tokens;
+use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, error, info, info_span};
 
@@ -24,6 +25,8 @@ pub(crate) struct Processor {
     pub(crate) tokens: Tokens,
     pub(crate) reporter: Reporter,
     pub(crate) clock: Clock,
+    /// A shut-down has begun: what is in work is finished.
+    pub(crate) stopping: CancellationToken,
     /// The topic whose records name their destination themselves.
     pub(crate) retries: String,
     /// The consumer group, for the spans.
@@ -72,7 +75,7 @@ impl Processor {
         let span = Span::current();
         span.record("otel.status_code", "ERROR");
         span.record("error.type", reason.as_str());
-        self.reporter.dead_letter(record, None, reason, error).await;
+        self.reporter.dead_letter(record, reason, error, None).await;
     }
 
     /// The CONSUMER span, after OpenTelemetry's conventions for messaging: part of the request's
@@ -97,7 +100,8 @@ impl Processor {
             throughline.request.id = Empty,
             throughline.route = Empty,
         );
-        if let Work::Deliver(Deliveries { request, .. }) = work {
+        if let Work::Deliver(deliveries) = work {
+            let request = &deliveries.request;
             let id = request.id.to_string();
             span.record("messaging.message.id", &id);
             span.record("throughline.request.id", &id);
@@ -119,7 +123,7 @@ impl Processor {
 
 impl Deliveries {
     fn are_late(&self, now: DateTime<Utc>) -> bool {
-        self.attempt > 1 || now - self.request.accepted_at > MUCH_LATER
+        self.standing.attempt > 1 || now - self.request.accepted_at > MUCH_LATER
     }
 }
 
@@ -136,6 +140,7 @@ mod tests {
     use throughline_messages::RequestRecord;
 
     use super::*;
+    use crate::work::Standing;
 
     #[test]
     fn an_attempt_is_late_if_it_is_not_the_first_or_comes_much_later_than_the_acceptance() {
@@ -147,9 +152,11 @@ mod tests {
                 accepted_at,
                 content_type: "application/json".to_owned(),
                 trace: None,
+                held: Vec::new(),
             };
             let content_type = HeaderValue::from_static("application/json");
-            let deliveries = Deliveries { request, content_type, destinations: Vec::new(), attempt };
+            let standing = Standing { attempt, spent: 0, since: accepted_at };
+            let deliveries = Deliveries { request, content_type, destinations: Vec::new(), standing };
             let now = accepted_at + TimeDelta::minutes(minutes);
             assert_eq!(deliveries.are_late(now), is_late, "attempt {attempt} after {minutes} minutes");
         }

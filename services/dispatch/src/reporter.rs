@@ -1,16 +1,9 @@
 //! What dispatch says to the others: outcomes, dead letters, adoptions.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use throughline_kafka::{Outgoing, Producer, Record, SendError};
-use throughline_messages::{Adoption, AttemptReport, DeadLetter, DeadReason, Origin, Topics};
-use tokio::time::sleep;
+use throughline_messages::{Adoption, AttemptReport, DeadLetter, DeadReason, LastAttempt, Origin, Topics};
 use tracing::{error, warn};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// A broker that is back is noticed within this time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Produces, and returns only once Kafka has it: a record's offset is finished after that.
 ///
@@ -45,19 +38,20 @@ impl Reporter {
         }
     }
 
-    /// Keeps a record that did not get where it should.
+    /// Keeps a record that did not get where it should; `last` is the report that ended it, if it came as far.
     pub(crate) async fn dead_letter(
         &self,
         record: &Record,
-        destination: Option<&str>,
         reason: DeadReason,
         error: &str,
+        last: Option<&AttemptReport>,
     ) {
         let letter = DeadLetter {
-            destination: destination.map(str::to_owned),
+            destination: last.map(|report| report.destination.clone()),
             reason,
             error: error.to_owned(),
             origin: origin(record),
+            last: last.and_then(last_attempt),
         };
         let outgoing = Outgoing {
             topic: self.topics.dead_letters.clone(),
@@ -81,25 +75,23 @@ impl Reporter {
         };
         if let Err(refusal) = self.send(&outgoing).await {
             warn!(origin = %adoption.origin, error = %refusal, "the broker refuses an adoption");
-            self.dead_letter(record, None, DeadReason::Unpublishable, &refusal.to_string()).await;
+            self.dead_letter(record, DeadReason::Unpublishable, &refusal.to_string(), None).await;
         }
     }
 
     /// Sends until the broker has the record or says that it never will.
     async fn send(&self, record: &Outgoing) -> Result<(), SendError> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.producer.send(record).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_refusal() => return Err(error),
-                Err(error) => {
-                    warn!(topic = record.topic, error = %error, "cannot produce yet; trying again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
+        self.producer.send_until_taken(record).await.map(drop)
     }
+}
+
+fn last_attempt(report: &AttemptReport) -> Option<LastAttempt> {
+    Some(LastAttempt {
+        number: report.attempt,
+        class: report.outcome.failure()?.class,
+        status: report.status,
+        response_excerpt: report.response_excerpt.clone(),
+    })
 }
 
 /// Where a record stands.

@@ -19,8 +19,9 @@ impl Routing {
     /// # Errors
     /// If a destination cannot be made ready: its filter, headers or client.
     pub(crate) fn new(settings: &Settings) -> Result<Self, StartError> {
-        let ready = |(name, settings): (&String, &throughline_config::Destination)| {
-            Ok((name.clone(), Arc::new(Destination::new(name, settings)?)))
+        let in_work = settings.dispatch.concurrency;
+        let ready = |(name, destination): (&String, &throughline_config::Destination)| {
+            Ok((name.clone(), Arc::new(Destination::new(name, destination, in_work)?)))
         };
         let routes = &settings.routes;
         Ok(Self {

@@ -1,6 +1,7 @@
 //! What a record asks for.
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use http::HeaderValue;
 use throughline_messages::{DeadReason, Malformed, RequestRecord, RetryRecord, name};
 
@@ -10,7 +11,7 @@ use crate::routing::Routing;
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Deliver a request to these destinations.
-    Deliver(Deliveries),
+    Deliver(Box<Deliveries>),
     /// Hand a foreign record to ingest.
     Adopt { route: String },
     /// There is no delivery to report on: keep the record for a person to look at.
@@ -23,7 +24,18 @@ pub(crate) struct Deliveries {
     pub(crate) request: RequestRecord,
     pub(crate) content_type: HeaderValue,
     pub(crate) destinations: Vec<String>,
+    pub(crate) standing: Standing,
+}
+
+/// How far a delivery has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The number of the attempt to make, from 1.
     pub(crate) attempt: u32,
+    /// How many of those before it counted.
+    pub(crate) spent: u32,
+    /// When its time began.
+    pub(crate) since: DateTime<Utc>,
 }
 
 impl Work {
@@ -33,16 +45,24 @@ impl Work {
     /// if the route is gone by now.
     pub(crate) fn of_retry(headers: &[(String, Bytes)]) -> Self {
         RetryRecord::from_headers(headers)
-            .and_then(|retry| Deliveries::new(retry.request, vec![retry.destination], retry.attempt))
-            .map_or_else(|error| Self::malformed(&error), Self::Deliver)
+            .and_then(|retry| {
+                let RetryRecord { request, destination, attempt, spent, since } = retry;
+                Deliveries::new(request, vec![destination], Standing { attempt, spent, since })
+            })
+            .map_or_else(|error| Self::malformed(&error), Self::deliver)
     }
 
     /// Reads a record of a route's topic.
     pub(crate) fn of_request(topic: &str, headers: &[(String, Bytes)], routing: &Routing) -> Self {
         match RequestRecord::from_headers(headers) {
             Ok(Some(request)) => match routing.destinations_of(&request.route) {
-                Some(destinations) => Deliveries::new(request, destinations.to_vec(), 1)
-                    .map_or_else(|error| Self::malformed(&error), Self::Deliver),
+                Some(destinations) => {
+                    let standing = Standing { attempt: 1, spent: 0, since: request.accepted_at };
+                    let is_meant = |destination: &&String| !request.held.contains(*destination);
+                    let destinations = destinations.iter().filter(is_meant).cloned().collect();
+                    Deliveries::new(request, destinations, standing)
+                        .map_or_else(|error| Self::malformed(&error), Self::deliver)
+                }
                 None => Self::unroutable(format!("no route is called {:?}", request.route)),
             },
             Ok(None) => match routing.route_of(topic) {
@@ -51,6 +71,10 @@ impl Work {
             },
             Err(error) => Self::malformed(&error),
         }
+    }
+
+    fn deliver(deliveries: Deliveries) -> Self {
+        Self::Deliver(Box::new(deliveries))
     }
 
     fn malformed(error: &Malformed) -> Self {
@@ -63,11 +87,11 @@ impl Work {
 }
 
 impl Deliveries {
-    fn new(request: RequestRecord, destinations: Vec<String>, attempt: u32) -> Result<Self, Malformed> {
+    fn new(request: RequestRecord, destinations: Vec<String>, standing: Standing) -> Result<Self, Malformed> {
         let content_type = HeaderValue::from_str(&request.content_type).map_err(|_| Malformed {
             header: name::CONTENT_TYPE,
             problem: "cannot be the value of an HTTP header".to_owned(),
         })?;
-        Ok(Self { request, content_type, destinations, attempt })
+        Ok(Self { request, content_type, destinations, standing })
     }
 }

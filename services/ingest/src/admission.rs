@@ -25,7 +25,7 @@ pub(crate) enum Refusal {
 }
 
 /// One place in a body that does not fit, and why.
-#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Violation {
     /// JSON pointer (RFC 6901) to the place.
     pub(crate) pointer: String,

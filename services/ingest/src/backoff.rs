@@ -25,6 +25,11 @@ impl Backoff {
         stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some()
     }
 
+    /// Whether something did not work, and has not worked since.
+    pub(crate) fn is_trying(&self) -> bool {
+        self.tries > 0
+    }
+
     /// It worked: the next trouble is a new one.
     pub(crate) fn reset(&mut self) {
         self.tries = 0;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use throughline_config::Settings;
+use throughline_config::{AfterFailure, Settings};
 use throughline_messages::TraceContext;
 use throughline_snowflake::RequestId;
 
@@ -22,6 +22,7 @@ pub(crate) struct Intake {
     route: String,
     destinations: Arc<[String]>,
     keep_headers: Vec<String>,
+    keeps_order: bool,
     admission: Admission,
     queue: Queue,
 }
@@ -65,6 +66,7 @@ pub(crate) fn intakes(settings: &Settings, queue: &Queue) -> Result<Intakes, Sta
             route: name.clone(),
             destinations: route.destinations.clone().into(),
             keep_headers: route.keep_headers.clone(),
+            keeps_order: route.after_failure == AfterFailure::Hold,
             admission: Admission::new(name, route)?,
             queue: queue.clone(),
         };
@@ -102,6 +104,7 @@ impl Intake {
             content_type: offer.content_type,
             headers: offer.headers,
             ordering_key,
+            keeps_order: self.keeps_order,
             trace: offer.trace,
             room: offer.room,
         };

@@ -17,6 +17,7 @@ mod backoff;
 mod error;
 mod http;
 mod intake;
+mod listener;
 mod node;
 mod publisher;
 mod recorder;

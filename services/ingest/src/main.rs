@@ -18,10 +18,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Arguments::parse().flags).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error),
-    }
+    throughline_lifecycle::exit_code("throughline-ingest", run(&Arguments::parse().flags).await)
 }
 
 async fn run(flags: &Flags) -> anyhow::Result<()> {
@@ -35,10 +32,4 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     let ended = ended.await;
     telemetry.shutdown().await;
     ended
-}
-
-#[expect(clippy::print_stderr, reason = "telemetry may not be there to say it")]
-fn complain(error: &anyhow::Error) -> ExitCode {
-    eprintln!("throughline-ingest: {}", throughline_lifecycle::in_words(error.as_ref()));
-    ExitCode::FAILURE
 }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::backoff::Backoff;
 use crate::publisher::Window;
 use crate::refusals::DeadLetters;
+use crate::sweeper::Alarm;
 use crate::{Broker, CLOSE_DEADLINE};
 
 /// Most outcomes in one transaction.
@@ -26,6 +27,7 @@ pub(crate) struct Recorder {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) window: Arc<Window>,
+    pub(crate) alarm: Arc<Alarm>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) broker: Broker,
     pub(crate) shutdown: Shutdown,
@@ -80,7 +82,7 @@ impl Recorder {
         loop {
             match self.record(&all).await {
                 Ok(()) => return true,
-                Err(error) if error.is_unavailable() => {
+                Err(error) if !error.is_about_data() => {
                     if !backoff.pause(self.shutdown.hard(), "outcomes cannot be recorded", &error).await {
                         return false;
                     }
@@ -106,9 +108,13 @@ impl Recorder {
 
     async fn record(&self, reports: &[AttemptReport]) -> Result<(), StoreError> {
         let transaction = self.store.begin().await?;
-        let unknown = outcomes::record(&transaction, reports, self.clock.now()).await?;
+        let now = self.clock.now();
+        let recorded = outcomes::record(&transaction, reports, now).await?;
         transaction.commit().await?;
-        for request_id in unknown {
+        if let Some(earliest) = recorded.earliest {
+            self.alarm.set(earliest, now);
+        }
+        for request_id in recorded.unknown {
             // Another environment's, on the same topics; or its request was deleted meanwhile.
             tracing::warn!(%request_id, "an outcome of a request that is not in the database");
         }

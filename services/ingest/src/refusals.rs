@@ -1,12 +1,10 @@
-//! Records that cannot be read go to dead letters, as they are.
+//! Records of ours that ingest can do nothing with go to dead letters, as they are.
 
 use throughline_kafka::{Outgoing, Producer, Record};
 use throughline_messages::{DeadLetter, DeadReason, Origin, Topics};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
-
-/// Where to put what cannot be read.
+/// Where to put what nothing can be done with.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
     pub(crate) producer: Producer,
@@ -20,30 +18,19 @@ impl DeadLetters {
     pub(crate) async fn put(&self, record: &Record, error: &str) -> bool {
         let origin =
             Origin { topic: record.topic.clone(), partition: record.partition, offset: record.offset };
-        tracing::error!(%origin, error, "a record cannot be read and goes to dead letters");
-        let letter =
-            DeadLetter { destination: None, reason: DeadReason::Malformed, error: error.to_owned(), origin };
+        tracing::error!(%origin, error, "nothing can be done with a record, it goes to dead letters");
+        let (reason, error) = (DeadReason::Malformed, error.to_owned());
+        let letter = DeadLetter { destination: None, reason, error, origin, last: None };
         let outgoing = Outgoing {
             topic: self.topics.dead_letters.clone(),
             key: record.key.clone(),
             headers: letter.to_headers(record.headers.clone()),
             payload: record.payload.clone(),
         };
-        let mut backoff = Backoff::default();
-        loop {
-            match self.hard.run_until_cancelled(self.producer.send(&outgoing)).await {
-                None => return false,
-                Some(Ok(_)) => return true,
-                Some(Err(error)) if error.is_refusal() => {
-                    tracing::error!(%error, origin = %letter.origin, "dead letters refuse the record too, it stays where it is");
-                    return true;
-                }
-                Some(Err(error)) => {
-                    if !backoff.pause(&self.hard, "dead letters cannot be published", &error).await {
-                        return false;
-                    }
-                }
-            }
+        let sent = self.hard.run_until_cancelled(self.producer.send_until_taken(&outgoing)).await;
+        if let Some(Err(error)) = &sent {
+            tracing::error!(%error, origin = %letter.origin, "dead letters refuse the record too, it stays where it is");
         }
+        sent.is_some()
     }
 }

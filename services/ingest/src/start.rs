@@ -20,11 +20,12 @@ use crate::adopter::Adopter;
 use crate::error::StartError;
 use crate::http::{Readiness, router, serve};
 use crate::intake::intakes;
+use crate::listener::{Groups, Listener};
 use crate::node::{self, Keeper};
 use crate::publisher::{self, Window, publisher};
 use crate::recorder::Recorder;
 use crate::refusals::DeadLetters;
-use crate::sweeper::Sweeper;
+use crate::sweeper::{Alarm, Desk, Sweeper};
 use crate::writer::{self, Writer};
 
 /// How long the broker may take to say which topics there are, and to create what is missing.
@@ -91,6 +92,7 @@ struct Parts {
     store: Store,
     producer: Producer,
     window: Arc<Window>,
+    alarm: Arc<Alarm>,
     broker: Broker,
     clock: Clock,
     shutdown: Shutdown,
@@ -110,7 +112,7 @@ impl Parts {
         }
         store.check_schema().await?;
         if broker == Broker::Forgetful {
-            deliveries::make_unfinished_due(store.connection(), clock.now()).await?;
+            deliveries::make_published_due(store.connection(), clock.now()).await?;
         }
         let routes = settings.routes.values().map(|route| route.topic.as_str());
         let names: Vec<&str> = routes.chain(topics.all()).collect();
@@ -118,7 +120,8 @@ impl Parts {
         let producer = Producer::new(&settings.kafka)?;
         let unacknowledged = settings.ingest.unacknowledged.get() as usize;
         let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
-        Ok(Self { settings, topics, store, producer, window, broker, clock, shutdown })
+        let alarm = Arc::default();
+        Ok(Self { settings, topics, store, producer, window, alarm, broker, clock, shutdown })
     }
 
     async fn assemble(self, listener: TcpListener) -> Result<Tasks, StartError> {
@@ -140,9 +143,12 @@ impl Parts {
 
         let readiness =
             Readiness::new(self.store.clone(), self.producer.clone(), self.shutdown.soft().clone());
-        let router = router(&self.settings, &intakes, self.store.clone(), Arc::new(readiness));
+        let desk =
+            Desk { store: self.store.clone(), clock: self.clock.clone(), alarm: Arc::clone(&self.alarm) };
+        let router = router(&self.settings, &intakes, &desk, Arc::new(readiness));
         let adopter = self.adopter(intakes)?;
         let recorder = self.recorder()?;
+        let sweeper = self.sweeper()?;
 
         // Everything is there: from here on nothing fails.
         let mut tasks = Tasks::new(self.shutdown.clone());
@@ -163,7 +169,7 @@ impl Parts {
             remover.await
         });
         tasks.spawn("recorder", recorder.run());
-        tasks.spawn("sweeper", self.sweeper().run());
+        tasks.spawn("sweeper", sweeper.run());
         let keeper = Keeper {
             store: self.store,
             lease,
@@ -232,22 +238,36 @@ impl Parts {
             store: self.store.clone(),
             clock: self.clock.clone(),
             window: Arc::clone(&self.window),
+            alarm: Arc::clone(&self.alarm),
             dead_letters: self.dead_letters(),
             broker: self.broker,
             shutdown: self.shutdown.clone(),
         })
     }
 
-    fn sweeper(&self) -> Sweeper {
-        Sweeper {
+    fn sweeper(&self) -> Result<Sweeper, StartError> {
+        let Settings { kafka, routes, .. } = &self.settings;
+        let groups = match self.broker {
+            Broker::Durable => {
+                let routes = routes.values().map(|route| route.topic.clone());
+                let published = routes.chain([self.topics.retries.clone()]).collect();
+                Some(Groups::new(kafka, published, self.topics.outcomes.clone())?)
+            }
+            Broker::Forgetful => None,
+        };
+        let patience = delta(self.settings.ingest.patience);
+        Ok(Sweeper {
             store: self.store.clone(),
             producer: self.producer.clone(),
             topics: self.topics.clone(),
             clock: self.clock.clone(),
-            patience: delta(self.settings.ingest.patience),
+            patience,
             window: Arc::clone(&self.window),
+            alarm: Arc::clone(&self.alarm),
+            listener: Listener::new(groups, patience, self.clock.clone()),
+            listen_at: tokio::time::Instant::now(),
             shutdown: self.shutdown.clone(),
-        }
+        })
     }
 }
 

@@ -1,24 +1,65 @@
-//! Publishes deliveries that are due: those that nothing was heard of for too long.
+//! Publishes deliveries whose time has come: retries, what was deferred, and those of which nothing was heard
+//! for too long.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
-use futures_util::future::try_join_all;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use throughline_clock::Clock;
-use throughline_kafka::{Producer, SendError};
+use throughline_kafka::{KafkaError, Outgoing, Producer, SendError};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{RetryRecord, Topics};
-use throughline_store::deliveries::{self, DueDelivery};
-use throughline_store::{Store, StoreError};
+use throughline_messages::{DeadReason, ErrorClass, RetryRecord, Topics};
+use throughline_snowflake::RequestId;
+use throughline_store::deliveries::{self, Due, DueDelivery, Refusal};
+use throughline_store::{Store, StoreError, holds, replays};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Span;
 
 use crate::backoff::Backoff;
+use crate::listener::Listener;
 use crate::publisher::{Window, note, outgoing};
 
 /// Most deliveries claimed at once: with bodies of 1 MiB, what the window holds.
 const BATCH: u64 = 64;
-/// How often it is asked whether something is due.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time without a look: other replicas write due times too.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// Shortest time without a look, when there was nothing to do: what is due may be another's to publish.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
+/// How long the broker may take to acknowledge a batch before its claim is given up.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the broker may take to say something.
+const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Wakes the sweeper when something is due earlier than it knows.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm(Notify);
+
+impl Alarm {
+    /// Something is due at `due_at`. What comes after the sweeper's next look is none of its business yet.
+    pub(crate) fn set(&self, due_at: DateTime<Utc>, now: DateTime<Utc>) {
+        if due_at < now + LONGEST_SLEEP {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// What changes deliveries at somebody's wish, and has the sweeper look at once.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk {
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) alarm: Arc<Alarm>,
+}
+
+impl Desk {
+    /// Something may be due now.
+    pub(crate) fn ring(&self) {
+        self.alarm.0.notify_one();
+    }
+}
 
 pub(crate) struct Sweeper {
     pub(crate) store: Store,
@@ -27,6 +68,10 @@ pub(crate) struct Sweeper {
     pub(crate) clock: Clock,
     pub(crate) patience: TimeDelta,
     pub(crate) window: Arc<Window>,
+    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) listener: Listener,
+    /// When to look next for what is silent.
+    pub(crate) listen_at: Instant,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -36,20 +81,23 @@ enum SweepError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Send(#[from] SendError),
+    #[error(transparent)]
+    Broker(#[from] KafkaError),
+    #[error("the broker has not acknowledged them within {PUBLISH_DEADLINE:?}")]
+    Late,
 }
 
 impl Sweeper {
     /// Runs until told to stop.
-    pub(crate) async fn run(self) -> Result<(), std::convert::Infallible> {
+    pub(crate) async fn run(mut self) -> Result<(), std::convert::Infallible> {
         let mut backoff = Backoff::default();
         let soft = self.shutdown.soft().clone();
         // Cut short, a claim is dropped, and what it held stays due.
-        while let Some(swept) = soft.run_until_cancelled(self.step()).await {
+        while let Some(swept) = soft.run_until_cancelled(self.step(backoff.is_trying())).await {
             let goes_on = match swept {
-                Ok(0) => soft.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some(),
-                Ok(_) => {
+                Ok(swept) => {
                     backoff.reset();
-                    true
+                    swept > 0 || soft.run_until_cancelled(self.sleep()).await.is_some()
                 }
                 Err(error) => backoff.pause(&soft, "due deliveries cannot be published", &error).await,
             };
@@ -60,31 +108,138 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Claims what is due, publishes it, and moves `due_at` once it is acknowledged. A crash before
-    /// that leaves it due.
-    async fn step(&self) -> Result<usize, SweepError> {
-        let now = self.clock.now();
-        let mut claim = deliveries::claim_due(&self.store, now, BATCH).await?;
-        let due = claim.take();
-        if due.is_empty() {
-            return Ok(0);
-        }
-        let claimed: Vec<_> =
-            due.iter().map(|delivery| (delivery.request.id, delivery.destination.clone())).collect();
-        tracing::info!(deliveries = due.len(), "deliveries are due and published again");
-        try_join_all(due.into_iter().map(|delivery| self.publish(delivery))).await?;
-        claim.postpone(&claimed, self.clock.now() + self.patience).await?;
-        Ok(claimed.len())
+    /// Until something is due, or the alarm goes off.
+    async fn sleep(&self) {
+        let next = deliveries::next_due(self.store.connection()).await.ok().flatten();
+        let left = next.map(|next| (next - self.clock.now()).to_std().unwrap_or_default());
+        let sleep = left.unwrap_or(LONGEST_SLEEP).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
+        // Whichever comes first.
+        let _ = timeout(sleep, self.alarm.0.notified()).await;
     }
 
-    async fn publish(&self, due: DueDelivery) -> Result<(), SendError> {
-        let _hold = self.window.hold(due.request.id, due.request.body.len()).await;
-        let (destination, attempt) = (due.destination, due.attempts + 1);
-        let (record, span) = outgoing(&self.topics.retries, due.request, |request| {
-            RetryRecord { request, destination, attempt }.to_headers()
+    /// Publishes a batch of what is due; says how many that were.
+    async fn step(&mut self, after_trouble: bool) -> Result<usize, SweepError> {
+        if after_trouble {
+            // No claim is made for a broker that is away.
+            self.producer.probe(PROBE_DEADLINE).await?;
+        }
+        replays::go_on(&self.store, self.clock.now()).await?;
+        holds::release(&self.store, self.clock.now()).await?;
+        let mut swept = self.sweep(Due::Planned, self.clock.now()).await?;
+        if Instant::now() >= self.listen_at {
+            let silent = self.sweep_the_silent().await?;
+            // Silence is no matter of seconds, and to ask how far others have come costs the broker something.
+            self.listen_at = Instant::now() + if silent == 0 { LONGEST_SLEEP } else { Duration::ZERO };
+            swept += silent;
+        }
+        Ok(swept)
+    }
+
+    /// Publishes again what is lost, if anything is silent at all.
+    async fn sweep_the_silent(&mut self) -> Result<usize, SweepError> {
+        let any = deliveries::claim_due(&self.store, Due::Silent, self.clock.now(), 1).await?.take();
+        if any.is_empty() {
+            return Ok(0);
+        }
+        let heard = self.listener.heard().await?;
+        self.sweep(Due::Silent, heard).await
+    }
+
+    /// Claims what was due by then, publishes it, and moves `due_at` once it is acknowledged. A crash before
+    /// that leaves it due.
+    async fn sweep(&self, due: Due, by: DateTime<Utc>) -> Result<usize, SweepError> {
+        let mut claim = deliveries::claim_due(&self.store, due, by, BATCH).await?;
+        let claimed = claim.take();
+        if claimed.is_empty() {
+            return Ok(0);
+        }
+        match due {
+            Due::Planned => tracing::debug!(deliveries = claimed.len(), "deliveries are due"),
+            Due::Silent => {
+                tracing::warn!(
+                    deliveries = claimed.len(),
+                    "nothing was heard of deliveries; published again"
+                );
+            }
+        }
+        let sent = self.publish(claimed, Instant::now() + PUBLISH_DEADLINE).await;
+        let now = self.clock.now();
+        claim.published(&sent.published, &sent.refused, now, now + self.patience).await?;
+        match sent.trouble {
+            Some(trouble) => Err(trouble),
+            None => Ok(sent.published.len() + sent.refused.len()),
+        }
+    }
+
+    /// Hands all to the producer, and waits for the acknowledgements.
+    async fn publish(&self, claimed: Vec<DueDelivery>, deadline: Instant) -> Sent {
+        let mut sent = Sent::default();
+        let mut enqueued = Vec::with_capacity(claimed.len());
+        for delivery in claimed {
+            let key = (delivery.request.id, delivery.destination.clone());
+            let size = delivery.request.body.len();
+            let Ok(hold) = timeout_at(deadline, self.window.hold(key.0, size)).await else {
+                sent.trouble = Some(SweepError::Late);
+                break;
+            };
+            let (record, span) = self.record(delivery);
+            match self.producer.enqueue(&record) {
+                Ok(acknowledgement) => {
+                    let acknowledged = timeout_at(deadline, acknowledgement).inspect(move |in_time| {
+                        if let Ok(result) = in_time {
+                            note(&span, result);
+                        }
+                    });
+                    enqueued.push(acknowledged.map(move |in_time| (key, hold, in_time)));
+                }
+                Err(error) => sent.failed(key, error),
+            }
+        }
+        for (key, _hold, in_time) in join_all(enqueued).await {
+            match in_time {
+                Ok(Ok(_)) => sent.published.push(key),
+                Ok(Err(error)) => sent.failed(key, error),
+                // It is in the producer's queue and goes out when the broker is back. Nobody else is to publish
+                // it too meanwhile; if this process ends before, it is silent, and found as such.
+                Err(_) => {
+                    sent.published.push(key);
+                    sent.trouble = Some(SweepError::Late);
+                }
+            }
+        }
+        sent
+    }
+
+    fn record(&self, due: DueDelivery) -> (Outgoing, Span) {
+        let DueDelivery { request, destination, attempts, spent, since } = due;
+        outgoing(&self.topics.retries, request, |request| {
+            RetryRecord { request, destination, attempt: attempts + 1, spent, since }.to_headers()
+        })
+    }
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct Sent {
+    published: Vec<(RequestId, String)>,
+    refused: Vec<Refusal>,
+    /// Why the rest is not published, and stays due.
+    trouble: Option<SweepError>,
+}
+
+impl Sent {
+    fn failed(&mut self, (request_id, destination): (RequestId, String), error: SendError) {
+        if !error.is_refusal() {
+            self.trouble = Some(error.into());
+            return;
+        }
+        tracing::error!(%request_id, destination, %error, "a delivery cannot be published, it ends dead");
+        self.refused.push(Refusal {
+            request_id,
+            destination: Some(destination),
+            reason: DeadReason::Unpublishable,
+            class: ErrorClass::Broker,
+            error: error.to_string(),
         });
-        let sent = self.producer.send(&record).await;
-        note(&span, &sent);
-        sent.map(drop)
     }
 }

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use throughline_config::{Flags, load};
 use throughline_store::Store;
 
+use crate::dead_letters::DeadLetters;
 use crate::dev::{self, DevFlags};
 
 /// Accepts requests over HTTP, never loses one, and sees each through Kafka to third-party APIs.
@@ -20,6 +21,8 @@ enum Action {
     Dev(DevFlags),
     /// Bring the database's schema up to date.
     Migrate(ConfigFlags),
+    /// List, show, replay or purge deliveries that ended without success.
+    DeadLetters(DeadLetters),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigAction),
@@ -48,6 +51,7 @@ impl Command {
         match self.action {
             Action::Dev(flags) => dev::run(flags).await,
             Action::Migrate(ConfigFlags { flags }) => migrate(&flags).await,
+            Action::DeadLetters(dead_letters) => dead_letters.run().await,
             Action::Config(ConfigAction::Check(ConfigFlags { flags })) => {
                 let loaded = load(&flags)?;
                 say(&format!(

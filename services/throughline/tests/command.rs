@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -108,6 +110,53 @@ async fn dev_sees_a_request_through_and_shows_how_it_ended() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_listed_shown_replayed_and_purged_from_the_terminal() {
+    // The sandbox takes everything; this destination is not content with that.
+    let folder = folder(&FREE_PORTS.replace("}}", "}, destinations: {three: {statuses: {200: dead}}}}"));
+    let dev = Dev::start(&folder).await;
+    let id = dev.post(&json!({ "user_id": "u-1" })).await;
+    let ask = async |arguments: &[&str]| {
+        let ended = run(&folder, &[&["dead-letters", "--server", &dev.ingest], arguments].concat()).await;
+        (ended.status.success(), ended.output.text())
+    };
+    let listed = async || {
+        let (_, text) = ask(&["list", "--destination", "three", "--reason", "rejected"]).await;
+        let line = text.lines().find(|line| line.contains(&id)).map(str::to_owned);
+        line.ok_or_else(|| anyhow::anyhow!("{text:?}"))
+    };
+    let line = eventually("the dead letter", DEADLINE, listed).await.unwrap();
+    assert!(line.contains("three  rejected  attempts=1  200 OK"), "{line}");
+
+    let (_, shown) = ask(&["show", &id]).await;
+    assert!(shown.contains(r#""state": "dead""#) && shown.ends_with(r#"{"user_id":"u-1"}"#), "{shown}");
+    let (is_well, replayed) = ask(&["replay", &id, "three"]).await;
+    assert!(is_well && replayed.contains(&id), "{replayed}");
+    eventually("the second attempt", DEADLINE, async || {
+        let line = listed().await?;
+        anyhow::ensure!(line.contains("attempts=2"), "{line}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let (is_well, replayed) = ask(&["replay", "--all", "--rate", "10/s"]).await;
+    assert!(is_well && replayed.ends_with("is done: 1 replayed"), "{replayed}");
+    eventually("the third attempt", DEADLINE, async || {
+        let line = listed().await?;
+        anyhow::ensure!(line.contains("attempts=3"), "{line}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(ask(&["purge", "--before", "2200-01-01T00:00:00Z"]).await, (true, "purged 1".to_owned()));
+    assert_eq!(ask(&["list"]).await, (true, String::new()));
+
+    let (is_well, refused) = ask(&["list", "--since", "yesterday"]).await;
+    assert!(!is_well && refused.contains("`since` is not a time"), "{refused}");
+    let nobody = run(&folder, &["dead-letters", "--server", "http://127.0.0.1:1", "list"]).await;
+    assert!(nobody.output.text().contains("--server") && !nobody.status.success(), "{:?}", nobody.output);
+}
+
+#[tokio::test]
 async fn what_a_killed_dev_left_unfinished_the_next_one_delivers() {
     let folder = folder(FREE_PORTS);
     let dev = Dev::start(&folder).await;
@@ -143,6 +192,65 @@ async fn a_folder_that_cannot_be_written_is_one_line_that_says_what_to_change() 
     assert_eq!(ended.status.code(), Some(1));
     assert_eq!(ended.output.lines().len(), 1, "{:?}", ended.output);
     assert!(ended.output.text().contains("--data"), "{:?}", ended.output);
+}
+
+/// Runs `throughline dev` as somebody who may not write what is there.
+async fn run_unprivileged(folder: &TempDir) -> Ended {
+    // Whoever that is may not get at the folder where it was built.
+    let executable = folder.path().join("throughline");
+    let linked = std::fs::hard_link(THROUGHLINE, &executable);
+    linked.or_else(|_| std::fs::copy(THROUGHLINE, &executable).map(drop)).unwrap();
+    set_mode(folder.path(), 0o555);
+    let arguments = ["dev", "--sandbox", "127.0.0.1:0"];
+    let program = Program::start_unprivileged(&executable, &arguments, folder.path()).unwrap();
+    let ended = program.ended().await.unwrap();
+    // Else it cannot be removed.
+    set_mode(folder.path(), 0o755);
+    ended
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn whoever_may_not_write_is_told_what_to_change_in_one_line() {
+    const FILE: &str = ".throughline/throughline.db";
+    let nothing_there: fn(&Path) = |_| {};
+    let empty_folder: fn(&Path) = |folder| {
+        std::fs::create_dir(folder.join(".throughline")).unwrap();
+        set_mode(&folder.join(".throughline"), 0o555);
+    };
+    let read_only_file: fn(&Path) = |folder| {
+        std::fs::create_dir(folder.join(".throughline")).unwrap();
+        std::fs::write(folder.join(FILE), "").unwrap();
+        set_mode(&folder.join(FILE), 0o444);
+        set_mode(&folder.join(".throughline"), 0o777);
+    };
+    let read_only_folder: fn(&Path) = |folder| {
+        std::fs::create_dir(folder.join(".throughline")).unwrap();
+        std::fs::write(folder.join(FILE), "").unwrap();
+        set_mode(&folder.join(FILE), 0o666);
+        set_mode(&folder.join(".throughline"), 0o555);
+    };
+    for (prepare, named, advice) in [
+        (nothing_there, ".throughline;", "--data"),
+        (empty_folder, FILE, "folder must exist and be writable"),
+        (read_only_file, FILE, "make it writable"),
+        (read_only_folder, FILE, "folder must exist and be writable"),
+    ] {
+        let folder = folder(FREE_PORTS);
+        prepare(folder.path());
+        let ended = run_unprivileged(&folder).await;
+        assert_eq!(ended.status.code(), Some(1), "{:?}", ended.output);
+        let lines = ended.output.lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(named) && lines[0].contains(advice), "{lines:?}");
+        let data = folder.path().join(".throughline");
+        if data.exists() {
+            set_mode(&data, 0o755);
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue};
 use throughline_transform::Filter;
 use url::Url;
 
-use super::Findings;
+use super::{Findings, resilience};
 use crate::path::Path;
 use crate::secret::Secret;
 use crate::settings::{Destination, OAuth2};
@@ -20,6 +20,8 @@ pub(super) fn check(destinations: &BTreeMap<String, Destination>, findings: &mut
         if let Some(oauth2) = &destination.oauth2 {
             check_oauth2(oauth2, &path.key("oauth2"), findings);
         }
+        resilience::check_retry(&destination.retry, &path.key("retry"), findings);
+        resilience::check_breaker(&destination.breaker, &path.key("breaker"), findings);
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a configuration says that cannot be meant, though its form is sound.
 
+mod clients;
 mod destinations;
+mod resilience;
 mod routes;
 
 use std::collections::BTreeSet;
@@ -19,8 +21,10 @@ pub(crate) fn check(
     let mut findings = Findings::default();
     check_kafka(&settings.kafka, &mut findings);
     check_database(&settings.database, &mut findings);
+    check_body_limit(settings, &mut findings);
     routes::check(settings, routes, destinations, &mut findings);
     destinations::check(&settings.destinations, &mut findings);
+    clients::check(&settings.clients, routes, &mut findings);
     findings.0
 }
 
@@ -66,6 +70,21 @@ fn check_database(database: &Database, findings: &mut Findings) {
         "expected `postgres://user:password@host/name` or `sqlite://path`",
     );
 }
+
+/// A request that Kafka does not take could be accepted, and never delivered.
+fn check_body_limit(settings: &Settings, findings: &mut Findings) {
+    let most = settings.kafka.largest_record().saturating_sub(HEADERS);
+    if settings.http.body_limit.as_u64() > most {
+        let message = format!(
+            "is more than fits into a record of Kafka: with its headers, a body may have up to {most} bytes; \
+             lower it, or raise message.max.bytes in kafka.properties and max.message.bytes of the topics"
+        );
+        findings.add(Path::of(&["http", "body_limit"]), message);
+    }
+}
+
+/// What headers and key of a record may have in bytes: more than HTTP servers commonly take of headers.
+const HEADERS: u64 = 64 << 10;
 
 /// Leaves room for the names of internal topics.
 const LONGEST_PREFIX: usize = 200;

@@ -5,7 +5,7 @@ use http::uri::PathAndQuery;
 
 use super::{Findings, is_topic};
 use crate::path::Path;
-use crate::settings::{Route, SchemaSource, Settings};
+use crate::settings::{AfterFailure, Route, SchemaSource, Settings};
 
 /// Paths that are ingest's own, with all that is below them.
 const OWN_PATHS: [&str; 5] = ["/v1", "/healthz", "/readyz", "/openapi.json", "/docs"];
@@ -93,6 +93,11 @@ fn check_details(route: &Route, path: &Path, findings: &mut Findings) {
         || path.key("ordering_key"),
         "expected a JSON pointer (RFC 6901), such as `/user_id`",
     );
+    findings.expect(
+        route.after_failure == AfterFailure::Continue || route.ordering_key.is_some(),
+        || path.key("after_failure"),
+        "`hold` keeps an order: say with `ordering_key` which requests have one",
+    );
     for (index, name) in route.keep_headers.iter().enumerate() {
         findings.expect(
             HeaderName::try_from(name).is_ok(),
@@ -106,7 +111,7 @@ fn check_schema(schema: &SchemaSource, path: &Path, findings: &mut Findings) {
     // What a schema refers to must be in it: nothing is fetched.
     if let Err(error) = jsonschema::options().offline().build(schema.document()) {
         let message = format!("the JSON Schema does not compile: {error}");
-        findings.add(path.join(error.instance_path()), message);
+        findings.add(path.join(error.instance_path(), schema.document()), message);
     }
 }
 

@@ -21,6 +21,9 @@ pub struct Database {
     /// How long to wait for a connection. Default 5 s.
     #[serde(with = "DurationText")]
     pub connect_timeout: Duration,
+    /// How long the database may take to answer a statement. Default 30 s.
+    #[serde(with = "DurationText")]
+    pub timeout: Duration,
     /// Whether a service migrates the schema at its start. Default false.
     pub migrate: bool,
 }
@@ -31,6 +34,7 @@ impl Default for Database {
             url: Secret::from(""),
             max_connections: super::at_least_one(16),
             connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(30),
             migrate: false,
         }
     }

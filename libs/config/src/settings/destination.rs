@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::resilience::{Breaker, Limits, Retry, StatusMeaning, statuses};
 use crate::secret::Secret;
-use crate::text::{DurationText, SizeText};
+use crate::text::{DurationText, SizeText, StatusText};
 
 /// A third-party API.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +34,22 @@ pub struct Destination {
     /// How much of a response is read. Default 64 KiB.
     #[serde(with = "SizeText", default = "response_limit")]
     pub response_limit: ByteSize,
+    /// What an attempt that failed is followed by.
+    #[serde(default)]
+    pub retry: Retry,
+    /// What a status means here, where that is not the usual: `{409: delivered, 404: retry}`.
+    #[serde(default, deserialize_with = "statuses::deserialize")]
+    #[schemars(
+        with = "BTreeMap<StatusText, StatusMeaning>",
+        extend("x-expected" = "statuses from 100 to 599 and what they mean, such as `{409: delivered}`")
+    )]
+    pub statuses: BTreeMap<u16, StatusMeaning>,
+    /// When calls are held back because they would fail.
+    #[serde(default)]
+    pub breaker: Breaker,
+    /// How much the third party is asked at once.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// OAuth2 client credentials (RFC 6749, 4.4).

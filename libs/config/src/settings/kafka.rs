@@ -38,6 +38,19 @@ impl Default for Kafka {
     }
 }
 
+/// Bodies are limited by ingest, at 1 MiB by default; headers and a raised limit must fit too.
+const LARGEST_RECORD: u64 = 8 << 20;
+
+impl Kafka {
+    /// The largest record that is produced, headers included, and that a topic created here takes:
+    /// `message.max.bytes` of the properties. Default 8 MiB.
+    #[must_use]
+    pub fn largest_record(&self) -> u64 {
+        let configured = self.properties.get("message.max.bytes");
+        configured.and_then(|bytes| bytes.expose().parse().ok()).unwrap_or(LARGEST_RECORD)
+    }
+}
+
 /// Topics at start.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

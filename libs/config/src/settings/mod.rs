@@ -1,8 +1,10 @@
 //! The sections of `throughline.yaml`.
 
+mod client;
 mod database;
 mod destination;
 mod kafka;
+mod resilience;
 mod route;
 
 use std::collections::BTreeMap;
@@ -16,10 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::{AddressText, DurationText, SizeText};
 
+pub use self::client::Client;
 pub use self::database::Database;
 pub use self::destination::{Credentials, Destination, OAuth2};
 pub use self::kafka::{Compression, Kafka, Topics};
-pub use self::route::{Route, SchemaSource};
+pub use self::resilience::{Breaker, Limits, Retry, StatusMeaning};
+pub use self::route::{AfterFailure, Route, SchemaSource};
 
 /// The whole configuration: both services read the same file.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +31,8 @@ pub use self::route::{Route, SchemaSource};
 pub struct Settings {
     /// Ingest's HTTP server.
     pub http: Http,
+    /// Who may call ingest, by name. Without any, everybody may.
+    pub clients: BTreeMap<String, Client>,
     /// Where requests are kept.
     pub database: Database,
     /// The broker.
@@ -48,6 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             http: Http::default(),
+            clients: BTreeMap::new(),
             database: Database::default(),
             kafka: Kafka::default(),
             ingest: Ingest::default(),
@@ -67,7 +74,8 @@ pub struct Http {
     /// Where it listens. Default `0.0.0.0:8099`.
     #[schemars(with = "AddressText")]
     pub address: SocketAddr,
-    /// The largest body that is accepted. Default 1 MiB.
+    /// The largest body that is accepted; as a record of Kafka, with its headers, it must not pass
+    /// `message.max.bytes` (see [`Kafka::largest_record`]). Default 1 MiB.
     #[serde(with = "SizeText")]
     pub body_limit: ByteSize,
     /// How long a request may wait for its commit before it is answered 503. Default 5 s.

@@ -1,6 +1,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::text::Rate;
+
 /// A named way in.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -19,9 +21,29 @@ pub struct Route {
     /// order.
     #[serde(default)]
     pub ordering_key: Option<String>,
+    /// What becomes of later requests with the same ordering key while one is tried again. Default
+    /// `continue`.
+    #[serde(default)]
+    pub after_failure: AfterFailure,
     /// Names of request headers that are kept with the request.
     #[serde(default)]
     pub keep_headers: Vec<String>,
+    /// Most requests in a time, such as `100/s`, for each ingest; beyond, 429. So many may come at once, and
+    /// then one after the other at that pace. Default none.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+}
+
+/// What becomes of later requests with the same ordering key while one is tried again at a destination.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(extend("x-expected" = "`continue` or `hold`"))]
+pub enum AfterFailure {
+    /// They are delivered: one failure holds nobody up.
+    #[default]
+    Continue,
+    /// They wait until it has ended: the order is kept, come what may.
+    Hold,
 }
 
 /// A JSON Schema, read and known to compile.

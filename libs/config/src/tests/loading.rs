@@ -28,6 +28,8 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(settings.dispatch.address.to_string(), "0.0.0.0:8098");
     assert_eq!(settings.dispatch.concurrency.get(), 256);
     assert_eq!(settings.shutdown_deadline, Duration::from_secs(25));
+    assert!(settings.clients.is_empty());
+    assert_eq!(settings.routes["one"].rate, None);
     let three = &settings.destinations["three"];
     assert_eq!(three.connect_timeout, Duration::from_secs(2));
     assert_eq!(three.timeout, Duration::from_secs(10));
@@ -39,6 +41,7 @@ fn everything_can_be_said() {
     let settings = Case::file(
         r"
 http: {address: '127.0.0.1:0', body_limit: 2MiB, timeout: 1m 30s}
+clients: {shop: {key: s3cret-s3cret-s3cret, routes: [one], manage: true}}
 database: {url: 'sqlite://x.db', max_connections: 3, connect_timeout: 250ms, migrate: true}
 kafka:
   bootstrap_servers: a:9092,b:9092
@@ -57,6 +60,7 @@ routes:
     schema: {type: object, properties: {a: {enum: [1, null]}, b: {const: null}}}
     ordering_key: /user/~0id
     keep_headers: [X-Tenant]
+    rate: 100/s
 destinations:
   three:
     url: http://localhost:1/three?x=1
@@ -84,6 +88,10 @@ shutdown_deadline: 1min
     assert_eq!(settings.kafka.properties["socket.timeout.ms"].expose(), "30000");
     assert_eq!(settings.kafka.properties["enable.sparse.connections"].expose(), "false");
     assert_eq!(settings.ingest.node_id, Some(1023));
+    let shop = &settings.clients["shop"];
+    assert_eq!((shop.key.expose(), shop.manage), ("s3cret-s3cret-s3cret", true));
+    assert_eq!(shop.routes.as_deref(), Some(&["one".to_owned()][..]));
+    assert_eq!(settings.routes["one"].rate, "100/s".parse().ok());
     let schema = settings.routes["one"].schema.as_ref().unwrap().document();
     assert_eq!(
         *schema,

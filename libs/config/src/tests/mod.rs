@@ -2,6 +2,7 @@ mod environment;
 mod loading;
 mod problems;
 mod references;
+mod resilience;
 mod showing;
 
 use std::path::PathBuf;

@@ -106,6 +106,20 @@ fn routes_do_not_share_paths_or_topics() {
     );
 }
 
+#[test]
+fn bodies_fit_into_records() {
+    assert_problems(
+        &Case::over("http: {body_limit: 8323073}"),
+        &["http.body_limit: is more than fits into a record of Kafka: with its headers, a body may have up \
+            to 8323072 bytes; lower it, or raise message.max.bytes in kafka.properties and \
+            max.message.bytes of the topics  [throughline.yaml]"],
+    );
+    Case::over("http: {body_limit: 8323072}").loaded();
+    Case::over("{http: {body_limit: 16MiB}, kafka: {properties: {message.max.bytes: 20971520}}}").loaded();
+    let lowered = Case::over("kafka: {properties: {message.max.bytes: 1048576}}").problems();
+    assert!(lowered.len() == 1 && lowered[0].contains("up to 983040 bytes"), "{lowered:?}");
+}
+
 fn route(field: &str, value: &str) -> Vec<String> {
     Case::over(&format!("routes: {{one: {{{field}: {value}}}}}"))
         .load()
@@ -244,6 +258,42 @@ fn the_database_is_one_of_two_kinds() {
             ]
         );
     }
+}
+
+#[test]
+fn the_keys_of_clients_are_long_and_their_own() {
+    assert_problems(
+        &Case::over(
+            r"
+clients:
+  a: {key: hunter2-hunter2-hunter2}
+  b: {key: hunter2-hunter2-hunter2}
+  short: {key: hunter2-hunter2}
+  empty: {key: ''}
+  blank: {key: 'hunter2 hunter2 hunter2'}
+  foreign: {key: 'hunter2-hunter2-hünter2'}
+  unknown: {key: {env: NO_KEY}}
+",
+        ),
+        &[
+            "clients.b.key: is the key of client `a` already  [throughline.yaml]",
+            "clients.short.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
+            "clients.empty.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
+            "clients.blank.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
+            "clients.foreign.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
+            "clients.unknown.key: the environment has no NO_KEY  [throughline.yaml]",
+        ],
+    );
+}
+
+#[test]
+fn the_routes_of_clients_exist() {
+    assert_problems(
+        &Case::over(
+            "clients: {shop: {key: '0123456789abcdef', routes: [one, two]}, operator: {key: '0123456789abcdeF', routes: []}}",
+        ),
+        &["clients.shop.routes[1]: no route is called `two` (there are: one)  [throughline.yaml]"],
+    );
 }
 
 #[test]

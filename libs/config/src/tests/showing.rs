@@ -5,7 +5,8 @@ fn case() -> Case {
         r#"
 database: {url: {env: DATABASE_URL}}
 kafka: {properties: {sasl.password: hunter2}}
-routes: {one: {schema: {file: s.json}}}
+clients: {shop: {key: {env: SHOP_KEY}}}
+routes: {one: {schema: {file: s.json}, rate: 600/min}}
 destinations:
   three:
     headers: {language: en, x-key: {env: HEADER}}
@@ -20,6 +21,7 @@ destinations:
     .environment(&[
         ("DATABASE_URL", "postgres://me:hunter2@db/app"),
         ("HEADER", "hunter2"),
+        ("SHOP_KEY", "hunter2-hunter2-hunter2"),
         ("THROUGHLINE_DISPATCH__CONCURRENCY", "7"),
     ]);
     case.flags.http = Some("127.0.0.1:1".to_owned());
@@ -51,7 +53,11 @@ fn secrets_are_masked_and_every_value_has_its_origin() {
         "  one:",
         "    path: /one  # default",
         "    destinations: [three]  # default",
+        "    key: \"***\"  # throughline.yaml {env: SHOP_KEY}",
+        "    routes: null  # default",
+        "    manage: false  # default",
         "    schema: {file: s.json}  # throughline.yaml {file: s.json}",
+        "    rate: 600/1m  # throughline.yaml",
         "      language: \"***\"  # throughline.yaml",
         "      x-key: \"***\"  # throughline.yaml {env: HEADER}",
         "    filter: \"# a comment\\n{id: $id}\\n\"  # throughline.yaml",

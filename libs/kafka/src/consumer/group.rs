@@ -27,6 +27,8 @@ pub(super) struct Group {
     pub(super) assignment: Assignment,
     /// Whether the application does not keep up, so that nothing is fetched.
     pub(super) paused: AtomicBool,
+    /// Whether a partition is assigned that is not there any more.
+    pub(super) stale: AtomicBool,
     /// Set once, when the consumer closes: until when records in work are waited for.
     closing: OnceLock<Instant>,
 }
@@ -78,6 +80,9 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: Native, reason: &str) {
+        if error.rdkafka_error_code() == Some(Code::UnknownPartition) {
+            self.0.stale.store(true, Ordering::Relaxed);
+        }
         log::error_event(&error, reason);
     }
 }

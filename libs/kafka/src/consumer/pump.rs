@@ -14,6 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::REPEATED;
 use super::group::{Context, Group};
 use crate::partition::Partition;
 use crate::{KafkaError, Record};
@@ -35,6 +36,7 @@ pub(crate) struct Buffered {
 
 pub(super) struct Pump {
     client: BaseConsumer<Context>,
+    topics: Vec<String>,
     group: Arc<Group>,
     buffer: mpsc::Sender<Buffered>,
     /// What found no room in the buffer: one record, or a few that came before a pause took effect.
@@ -47,10 +49,11 @@ pub(super) struct Pump {
 impl Pump {
     pub(super) fn new(
         client: BaseConsumer<Context>,
+        topics: Vec<String>,
         group: Arc<Group>,
         buffer: mpsc::Sender<Buffered>,
     ) -> Self {
-        Self { client, group, buffer, backlog: VecDeque::new(), full: None, stored: Instant::now() }
+        Self { client, topics, group, buffer, backlog: VecDeque::new(), full: None, stored: Instant::now() }
     }
 
     /// Works until the consumer is closed, or librdkafka gives up.
@@ -85,8 +88,21 @@ impl Pump {
         }
         if self.stored.elapsed() >= TICK {
             self.store();
+            // Here, because it is said of each partition, one after the other.
+            if self.group.stale.swap(false, Ordering::Relaxed) {
+                self.join_anew()?;
+            }
         }
         Ok(())
+    }
+
+    /// A topic was deleted, and maybe created again. librdkafka keeps waiting for the partitions of the old one;
+    /// as a new member it looks at what there is.
+    fn join_anew(&self) -> Result<(), Native> {
+        warn!(group = self.group.name, "a topic was deleted; joining the group anew");
+        self.client.unsubscribe();
+        let topics: Vec<_> = self.topics.iter().map(String::as_str).collect();
+        self.client.subscribe(&topics)
     }
 
     fn fill_buffer(&mut self) {
@@ -144,7 +160,7 @@ impl Pump {
     fn finish(mut self, deadline: Instant) -> Result<(), KafkaError> {
         let began = Instant::now();
         self.set_paused(true);
-        let (left, committed) = loop {
+        let left = loop {
             let left = self.group.assignment.wait_idle(deadline.min(Instant::now() + TICK));
             let late = Instant::now() >= deadline;
             if left == 0 || late {
@@ -156,8 +172,11 @@ impl Pump {
                     {
                         self.serve(TICK)?;
                     }
-                    Ok(()) | Err(Native::ConsumerCommit(Code::NoOffset)) => break (left, Ok(())),
-                    Err(error) => break (left, Err(KafkaError::Commit(error.into()))),
+                    Ok(()) | Err(Native::ConsumerCommit(Code::NoOffset)) => break left,
+                    Err(error) => {
+                        warn!(group = self.group.name, %error, "the last commit failed; {REPEATED}");
+                        break left;
+                    }
                 }
             } else {
                 self.serve(Duration::ZERO)?;
@@ -167,7 +186,7 @@ impl Pump {
         if left > 0 {
             return Err(KafkaError::Unfinished { records: left, waited: deadline - began });
         }
-        committed
+        Ok(())
     }
 
     /// Stays a member and serves rebalances, but takes no records.

@@ -47,8 +47,8 @@ impl Lanes {
     /// wait in their lane when their partition goes to another member are left to that member.
     ///
     /// # Errors
-    /// If a handler panicked, or abandoned a record without a shut-down; if the consumer stopped; if
-    /// the last offsets were not committed. All but what was finished is consumed again.
+    /// If a handler panicked, or abandoned a record without a shut-down; if the consumer stopped. All
+    /// but what was finished is consumed again.
     pub async fn run<Key, Handler, Work>(
         self,
         mut consumer: Consumer,

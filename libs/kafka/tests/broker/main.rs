@@ -10,5 +10,7 @@
 mod consumer;
 mod group;
 mod producer;
+mod progress;
+mod secured;
 mod support;
 mod topics;

@@ -26,6 +26,7 @@ async fn no_broker_is_named_with_its_address() {
     let error = ensure_topics(&settings, &["any"], soon).await.unwrap_err();
     assert!(matches!(error, KafkaError::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains(&broker.bootstrap_servers()));
+    assert!(error.to_string().contains("Connection refused"), "{error}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ pub(crate) struct Model {
     pub(crate) destination: String,
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) number: i32,
+    #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) started_at: DateTimeUtc,
     pub(crate) duration_ms: i64,
     pub(crate) outcome: String,

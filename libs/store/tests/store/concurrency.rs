@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use throughline_messages::{AttemptReport, Outcome};
 use throughline_snowflake::RequestId;
 use throughline_store::idempotency::{self, Verdict};
-use throughline_store::{DeliveryState, NewRequest, Store, deliveries, nodes, outcomes, requests};
+use throughline_store::{DeliveryState, Due, NewRequest, Store, deliveries, nodes, outcomes, requests};
 
 use crate::databases::{Db, on_postgres};
 use crate::fixtures::{at, delivery, node, publish, rejected, report, request};
@@ -86,7 +86,7 @@ fn two_who_claim_at_once_share_what_is_due() {
     on_postgres(async |db: Db| {
         let new: Vec<_> = (1..=100).map(|number| NewRequest { due_at: at(10), ..request(number) }).collect();
         publish(&db.store, &new).await;
-        let claim = async || deliveries::claim_due(&db.store, at(10), 60).await.unwrap();
+        let claim = async || deliveries::claim_due(&db.store, Due::Silent, at(10), 60).await.unwrap();
         let (mut one, mut other) = tokio::join!(claim(), claim());
         let (one, other) = (one.take(), other.take());
         let claimed: BTreeSet<_> = one.iter().chain(&other).map(|delivery| delivery.request.id).collect();
@@ -153,4 +153,27 @@ async fn somebody_waits_for_a_lock(store: &Store) {
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let waiting = Statement::from_string(DbBackend::Postgres, sql);
     while store.connection().query_one_raw(waiting.clone()).await.unwrap().is_none() {}
+}
+
+/// Else it would wait behind nobody: who ends the one before it does not see it, and it does not see the end.
+#[test]
+fn who_joins_a_lane_while_the_one_before_it_ends_does_not_wait_for_ever() {
+    on_postgres(async |db: Db| {
+        let in_lane = |number: i64| NewRequest { lane: Some("a".to_owned()), ..request(number) };
+        publish(&db.store, &[in_lane(1)]).await;
+        let joining = db.store.begin().await.unwrap();
+        requests::insert(&joining, node(1), &[in_lane(2)]).await.unwrap();
+
+        let ended = [report(1, 1, Outcome::Delivered)];
+        tokio::join!(record(&db.store, &ended), async {
+            let sql = "SELECT 1 WHERE EXISTS (SELECT 1 FROM deliveries WHERE state = 'delivered') OR EXISTS \
+                 (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() \
+                  AND wait_event_type = 'Lock')";
+            let seen = Statement::from_string(DbBackend::Postgres, sql);
+            while db.store.connection().query_one_raw(seen.clone()).await.unwrap().is_none() {}
+            joining.commit().await.unwrap();
+        });
+
+        assert_eq!(delivery(&db.store, 2).await.deferred_by, None);
+    });
 }

@@ -136,3 +136,18 @@ fn a_file_that_another_process_is_writing_is_unavailable() {
         drop(transaction);
     });
 }
+
+#[test]
+fn a_database_that_does_not_answer_in_time_is_unavailable() {
+    on_postgres(async |db: Db| {
+        let impatient = throughline_config::Database { timeout: Duration::from_secs(2), ..db.settings };
+        let store = Store::connect(&impatient).await.unwrap();
+        let sleep = "SELECT pg_sleep(60)";
+        let error = StoreError::from(store.connection().execute_unprepared(sleep).await.unwrap_err());
+        assert!(error.is_unavailable() && error.to_string().contains("2s"), "{error}");
+        let transaction = store.begin().await.unwrap();
+        let error = StoreError::from(transaction.execute_unprepared(sleep).await.unwrap_err());
+        assert!(error.is_unavailable(), "{error}");
+        db.store.ping().await.unwrap();
+    });
+}

@@ -32,6 +32,7 @@ pub(crate) fn settings(url: &str) -> throughline_config::Database {
         url: Secret::from(url),
         max_connections: NonZeroU32::new(12).unwrap(),
         connect_timeout: Duration::from_secs(10),
+        timeout: Duration::from_secs(30),
         migrate: false,
     }
 }
@@ -57,19 +58,27 @@ pub(crate) fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Db) -> F) {
 /// Runs a test with a PostgreSQL server, if there is one.
 pub(crate) fn with_server(test: impl AsyncFnOnce(&Server)) {
     RUNTIME.block_on(async {
-        match Server::shared().await {
-            Ok(server) => test(&server).await,
-            Err(why) if std::env::var("REQUIRE_CONTAINERS").is_ok_and(|value| value == "1") => {
-                panic!("no PostgreSQL to test with: {why}")
-            }
-            Err(why) => {
-                static SAID: Once = Once::new();
-                // Past the capture of a test's output, which is shown only when it fails.
-                let line = format!("\n*** SKIPPED: all tests on PostgreSQL: {why} ***\n\n");
-                SAID.call_once(|| std::io::stderr().write_all(line.as_bytes()).unwrap());
-            }
+        if let Some(server) = or_skip(Server::shared().await) {
+            test(&server).await;
         }
     });
+}
+
+/// The server, if there is one; else says why a test is skipped.
+pub(crate) fn or_skip<T>(server: Result<T, String>) -> Option<T> {
+    match server {
+        Ok(server) => Some(server),
+        Err(why) if std::env::var("REQUIRE_CONTAINERS").is_ok_and(|value| value == "1") => {
+            panic!("no PostgreSQL to test with: {why}")
+        }
+        Err(why) => {
+            static SAID: Once = Once::new();
+            // Past the capture of a test's output, which is shown only when it fails.
+            let line = format!("\n*** SKIPPED: all tests on PostgreSQL: {why} ***\n\n");
+            SAID.call_once(|| std::io::stderr().write_all(line.as_bytes()).unwrap());
+            None
+        }
+    }
 }
 
 async fn run<F: Future<Output = ()>>(settings: throughline_config::Database, test: impl FnOnce(Db) -> F) {

@@ -1,9 +1,11 @@
-use throughline_messages::{DeadReason, Outcome};
-use throughline_store::deliveries::{self, Claim};
-use throughline_store::{DeliveryState, DueDelivery, NewRequest, OutboxRequest, Store, outbox, outcomes};
+use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Outcome};
+use throughline_store::deliveries::{self, Cancelled, Claim};
+use throughline_store::{
+    DeliveryState, Due, DueDelivery, NewRequest, OutboxRequest, Refusal, Store, outbox, outcomes,
+};
 
 use crate::databases::Db;
-use crate::fixtures::{at, delivery, id, insert, publish, rejected, report, request};
+use crate::fixtures::{at, deferred, delivery, id, insert, publish, rejected, report, request, retry};
 
 const NOTHING: [i64; 0] = [];
 
@@ -16,7 +18,7 @@ fn three(number: i64) -> (throughline_snowflake::RequestId, String) {
 }
 
 async fn claim(store: &Store, now: i64, limit: u64) -> (Vec<i64>, Claim) {
-    let mut claim = deliveries::claim_due(store, at(now), limit).await.unwrap();
+    let mut claim = deliveries::claim_due(store, Due::Silent, at(now), limit).await.unwrap();
     let due = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
     (due, claim)
 }
@@ -24,7 +26,7 @@ async fn claim(store: &Store, now: i64, limit: u64) -> (Vec<i64>, Claim) {
 /// What is due, with nothing left locked: a claim that is only dropped ends a moment later.
 async fn due(store: &Store, now: i64) -> Vec<i64> {
     let (due, claim) = claim(store, now, 100).await;
-    claim.postpone(&[], at(now)).await.unwrap();
+    claim.published(&[], &[], at(now), at(now)).await.unwrap();
     due
 }
 
@@ -39,12 +41,14 @@ pub(crate) async fn what_is_due_is_claimed_the_longest_overdue_first(db: Db) {
     assert_eq!(due(&db.store, 10).await, [2]);
     let (longest_overdue, held) = claim(&db.store, 35, 2).await;
     assert_eq!(longest_overdue, [2, 3]);
-    held.postpone(&[], at(35)).await.unwrap();
-    let mut claim = deliveries::claim_due(&db.store, at(10), 1).await.unwrap();
+    held.published(&[], &[], at(35), at(35)).await.unwrap();
+    let mut claim = deliveries::claim_due(&db.store, Due::Silent, at(10), 1).await.unwrap();
     let expected = DueDelivery {
         request: OutboxRequest::from(due_at(2, 10)),
         destination: "three".to_owned(),
         attempts: 0,
+        spent: 0,
+        since: at(0),
     };
     assert_eq!(claim.take(), [expected]);
 }
@@ -57,19 +61,19 @@ pub(crate) async fn a_dropped_claim_stays_due(db: Db) {
     is_due_again(&db.store, 10, &[1]).await;
 }
 
-pub(crate) async fn a_postponed_delivery_is_due_later(db: Db) {
+pub(crate) async fn a_published_delivery_is_due_later(db: Db) {
     publish(&db.store, &[due_at(1, 10)]).await;
     let (_, claim) = claim(&db.store, 10, 1).await;
-    claim.postpone(&[three(1)], at(50)).await.unwrap();
+    claim.published(&[three(1)], &[], at(20), at(50)).await.unwrap();
     assert_eq!(due(&db.store, 49).await, NOTHING);
     assert_eq!(due(&db.store, 50).await, [1]);
 }
 
-pub(crate) async fn only_the_named_are_postponed(db: Db) {
+pub(crate) async fn only_the_named_are_published(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
     let (claimed, claim) = claim(&db.store, 10, 2).await;
     assert_eq!(claimed, [1, 2]);
-    claim.postpone(&[three(2)], at(50)).await.unwrap();
+    claim.published(&[three(2)], &[], at(20), at(50)).await.unwrap();
     assert_eq!(due(&db.store, 10).await, [1]);
 }
 
@@ -77,7 +81,7 @@ pub(crate) async fn a_delivery_that_ended_meanwhile_is_not_due_again(db: Db) {
     publish(&db.store, &[due_at(1, 10)]).await;
     outcomes::record(db.store.connection(), &[report(1, 1, rejected())], at(5)).await.unwrap();
     let (_, claim) = claim(&db.store, 10, 2).await;
-    claim.postpone(&[three(1)], at(50)).await.unwrap();
+    claim.published(&[three(1)], &[], at(20), at(50)).await.unwrap();
     assert_eq!(due(&db.store, 50).await, NOTHING);
 }
 
@@ -97,23 +101,68 @@ pub(crate) async fn what_was_published_late_is_due_later_and_never_earlier(db: D
     assert_eq!(due(&db.store, 90).await, [1, 2]);
 }
 
+pub(crate) async fn what_has_a_time_of_its_own_keeps_it_when_its_request_was_published_late(db: Db) {
+    publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
+    let reports = [report(1, 1, retry(Some(20))), report(2, 1, deferred(DeferralCause::Limit, 30))];
+    outcomes::record(db.store.connection(), &reports, at(5)).await.unwrap();
+    deliveries::postpone_all(db.store.connection(), &[id(1), id(2)], at(900)).await.unwrap();
+    assert_eq!(delivery(&db.store, 1).await.due_at, Some(at(20)));
+    assert_eq!(delivery(&db.store, 2).await.due_at, Some(at(30)));
+}
+
 pub(crate) async fn a_claim_keeps_no_writer_waiting(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 20)]).await;
     let (claimed, claim) = claim(&db.store, 10, 10).await;
     assert_eq!(claimed, [1]);
     insert(&db.store, &[request(3)]).await;
     outcomes::record(db.store.connection(), &[report(2, 1, Outcome::Delivered)], at(11)).await.unwrap();
-    claim.postpone(&[three(1)], at(50)).await.unwrap();
+    claim.published(&[three(1)], &[], at(20), at(50)).await.unwrap();
     assert_eq!(due(&db.store, 50).await, [1]);
+}
+
+/// The recorder may be faster than the acknowledgement of what it has heard of.
+pub(crate) async fn what_was_heard_of_while_it_was_published_is_not_taken_for_silent(db: Db) {
+    if !db.settings.url.expose().starts_with("sqlite") {
+        // There, what is claimed is locked.
+        return;
+    }
+    publish(&db.store, &[due_at(1, 10), due_at(2, 10), due_at(3, 10)]).await;
+    let (_, claim) = claim(&db.store, 10, 10).await;
+    let reports = [report(1, 1, retry(Some(30))), report(2, 1, deferred(DeferralCause::Limit, 40))];
+    outcomes::record(db.store.connection(), &reports, at(11)).await.unwrap();
+    claim.published(&[three(1), three(2), three(3)], &[], at(12), at(912)).await.unwrap();
+    assert_eq!(delivery(&db.store, 1).await.due_at, Some(at(30)));
+    let put_off = delivery(&db.store, 2).await;
+    assert_eq!((put_off.due_at, put_off.deferred_by.as_deref()), (Some(at(40)), Some("limit")));
+    assert_eq!(delivery(&db.store, 3).await.due_at, Some(at(912)));
+}
+
+pub(crate) async fn what_the_broker_refuses_ends_dead_and_the_rest_of_its_claim_does_not(db: Db) {
+    publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
+    let (_, claim) = claim(&db.store, 10, 10).await;
+    claim.published(&[three(2)], &[refusal(1, Some("three"))], at(11), at(50)).await.unwrap();
+    let dead = delivery(&db.store, 1).await;
+    assert_eq!((dead.state, dead.last_error_class.as_deref()), (DeliveryState::Dead, Some("broker")));
+    assert_eq!(due(&db.store, 50).await, [2]);
+}
+
+pub(crate) fn refusal(number: i64, destination: Option<&str>) -> Refusal {
+    Refusal {
+        request_id: id(number),
+        destination: destination.map(str::to_owned),
+        reason: DeadReason::Unpublishable,
+        class: ErrorClass::Broker,
+        error: "too large".to_owned(),
+    }
 }
 
 pub(crate) async fn a_refused_request_ends_dead(db: Db) {
     let everywhere = vec!["three".to_owned(), "four".to_owned()];
     publish(&db.store, &[NewRequest { destinations: everywhere, ..request(1) }, request(2)]).await;
     outcomes::record(db.store.connection(), &[report(1, 1, Outcome::Delivered)], at(5)).await.unwrap();
-    let refusal = (id(1), DeadReason::Unpublishable, "too large".to_owned());
-    deliveries::refuse(db.store.connection(), &[refusal]).await.unwrap();
-    deliveries::refuse(db.store.connection(), &[]).await.unwrap();
+    let refusal = refusal(1, None);
+    deliveries::refuse(db.store.connection(), &[refusal], at(7)).await.unwrap();
+    deliveries::refuse(db.store.connection(), &[], at(7)).await.unwrap();
 
     let status = crate::fixtures::status(&db.store, 1).await;
     let [four, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
@@ -124,12 +173,64 @@ pub(crate) async fn a_refused_request_ends_dead(db: Db) {
     assert_eq!(delivery(&db.store, 2).await.state, DeliveryState::Pending);
 }
 
-pub(crate) async fn everything_unfinished_can_be_made_due(db: Db) {
+pub(crate) async fn everything_published_can_be_made_due(db: Db) {
     publish(&db.store, &[request(1), request(2)]).await;
     insert(&db.store, &[request(3)]).await;
     outcomes::record(db.store.connection(), &[report(2, 1, rejected())], at(5)).await.unwrap();
-    assert_eq!(deliveries::make_unfinished_due(db.store.connection(), at(7)).await.unwrap(), 1);
+    assert_eq!(deliveries::make_published_due(db.store.connection(), at(7)).await.unwrap(), 1);
     assert_eq!(due(&db.store, 6).await, NOTHING);
     assert_eq!(due(&db.store, 7).await, [1]);
-    assert_eq!(deliveries::make_unfinished_due(db.store.connection(), at(8)).await.unwrap(), 0);
+    assert_eq!(deliveries::make_published_due(db.store.connection(), at(8)).await.unwrap(), 0);
+}
+
+async fn planned(store: &Store, now: i64) -> Vec<i64> {
+    let mut claim = deliveries::claim_due(store, Due::Planned, at(now), 100).await.unwrap();
+    let due = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
+    claim.published(&[], &[], at(now), at(now)).await.unwrap();
+    due
+}
+
+pub(crate) async fn what_waits_for_its_time_is_told_from_what_is_silent(db: Db) {
+    publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
+    outcomes::record(db.store.connection(), &[report(1, 1, retry(Some(30)))], at(5)).await.unwrap();
+    assert_eq!(deliveries::next_due(db.store.connection()).await.unwrap(), Some(at(30)));
+    assert_eq!((planned(&db.store, 29).await, due(&db.store, 29).await), (vec![], vec![2]));
+    assert_eq!((planned(&db.store, 30).await, due(&db.store, 30).await), (vec![1], vec![2]));
+
+    let claim = deliveries::claim_due(&db.store, Due::Planned, at(30), 100).await.unwrap();
+    claim.published(&[three(1)], &[], at(30), at(930)).await.unwrap();
+    assert_eq!(planned(&db.store, 930).await, NOTHING);
+    assert_eq!(due(&db.store, 930).await, [2, 1]);
+}
+
+pub(crate) async fn what_is_cancelled_ends(db: Db) {
+    let everywhere = vec!["three".to_owned(), "four".to_owned()];
+    publish(&db.store, &[NewRequest { destinations: everywhere, ..due_at(1, 10) }]).await;
+    let cancel = async |number, destination| {
+        let transaction = db.store.begin().await.unwrap();
+        let cancelled = deliveries::cancel(&transaction, id(number), destination, at(7)).await.unwrap();
+        transaction.commit().await.unwrap();
+        cancelled
+    };
+    assert_eq!(cancel(404, None).await, Cancelled::Unknown);
+    assert_eq!(cancel(1, Some("five")).await, Cancelled::Unknown);
+    assert_eq!(cancel(1, Some("four")).await, Cancelled::Some(1));
+    assert_eq!(cancel(1, Some("four")).await, Cancelled::AllEnded);
+    let status = crate::fixtures::status(&db.store, 1).await;
+    let [four, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
+    assert_eq!((four.state, four.due_at, four.updated_at), (DeliveryState::Cancelled, None, at(7)));
+    assert_eq!(three.state, DeliveryState::Pending);
+    assert_eq!(cancel(1, None).await, Cancelled::Some(1));
+    assert_eq!(cancel(1, None).await, Cancelled::AllEnded);
+    assert_eq!(due(&db.store, 99).await, NOTHING);
+}
+
+pub(crate) async fn what_is_cancelled_before_it_is_published_is_not_published(db: Db) {
+    insert(&db.store, &[request(1), request(2)]).await;
+    let transaction = db.store.begin().await.unwrap();
+    deliveries::cancel(&transaction, id(1), None, at(7)).await.unwrap();
+    transaction.commit().await.unwrap();
+    let pending = outbox::pending(db.store.connection(), crate::fixtures::node(1), None, 10, u64::MAX);
+    let pending: Vec<_> = pending.await.unwrap().iter().map(|request| request.id).collect();
+    assert_eq!(pending, [id(2)]);
 }

@@ -1,6 +1,8 @@
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome, TraceContext};
+use throughline_messages::{
+    AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Outcome, TraceContext,
+};
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{NewRequest, Store, StoredDelivery, StoredStatus, outbox, requests};
 
@@ -32,6 +34,7 @@ pub(crate) fn request(number: i64) -> NewRequest {
         accepted_at: at(0),
         destinations: vec!["three".to_owned()],
         due_at: at(900),
+        lane: None,
     }
 }
 
@@ -62,7 +65,8 @@ pub(crate) fn report(number: i64, attempt: u32, outcome: Outcome) -> AttemptRepo
         request_id: id(number),
         destination: "three".to_owned(),
         attempt,
-        started_at: at(1),
+        spent: attempt,
+        started_at: at(attempt.into()),
         duration_ms: 12,
         trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
         status: Some(if is_delivered { 200 } else { 400 }),
@@ -76,4 +80,13 @@ pub(crate) fn rejected() -> Outcome {
         reason: DeadReason::Rejected,
         failure: Failure { class: ErrorClass::ClientError, error: "400 Bad Request".to_owned() },
     }
+}
+
+pub(crate) fn retry(due: Option<i64>) -> Outcome {
+    let failure = Failure { class: ErrorClass::ServerError, error: "503 Service Unavailable".to_owned() };
+    Outcome::Retry { due_at: due.map(at), failure }
+}
+
+pub(crate) fn deferred(cause: DeferralCause, due: i64) -> Outcome {
+    Outcome::Deferred { due_at: at(due), cause }
 }

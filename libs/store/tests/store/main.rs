@@ -5,14 +5,18 @@
 mod concurrency;
 mod connecting;
 mod databases;
+mod dead_letters;
 mod deliveries;
 mod fixtures;
+mod holds;
 mod idempotency;
+mod lanes;
 mod nodes;
 mod outbox;
 mod outcomes;
 mod requests;
 mod schema;
+mod tls;
 
 use crate::databases::{on_postgres, on_sqlite};
 
@@ -66,7 +70,10 @@ on_both_databases! {
         a_dead_delivery_says_why,
         the_same_report_again_changes_nothing,
         delivered_wins_over_dead_and_stays,
-        a_cancelled_delivery_stays_cancelled,
+        a_cancelled_delivery_stays_cancelled_unless_the_third_party_has_it,
+        a_failed_attempt_waits_for_the_next_one,
+        a_deferred_delivery_has_made_no_attempt,
+        an_attempt_that_is_made_again_is_kept_beside_the_first,
         reports_of_unknown_requests_are_handed_back_and_harm_no_others,
         a_delivery_to_a_new_destination_is_added,
         a_batch_may_hold_several_reports_of_one_delivery,
@@ -74,14 +81,40 @@ on_both_databases! {
     deliveries:
         what_is_due_is_claimed_the_longest_overdue_first,
         a_dropped_claim_stays_due,
-        a_postponed_delivery_is_due_later,
-        only_the_named_are_postponed,
+        a_published_delivery_is_due_later,
+        only_the_named_are_published,
         a_delivery_that_ended_meanwhile_is_not_due_again,
         what_is_in_the_outbox_is_not_due,
         what_was_published_late_is_due_later_and_never_earlier,
         a_claim_keeps_no_writer_waiting,
         a_refused_request_ends_dead,
-        everything_unfinished_can_be_made_due;
+        what_was_heard_of_while_it_was_published_is_not_taken_for_silent,
+        what_the_broker_refuses_ends_dead_and_the_rest_of_its_claim_does_not,
+        what_has_a_time_of_its_own_keeps_it_when_its_request_was_published_late,
+        everything_published_can_be_made_due,
+        what_waits_for_its_time_is_told_from_what_is_silent,
+        what_is_cancelled_ends,
+        what_is_cancelled_before_it_is_published_is_not_published;
+    dead_letters:
+        the_dead_are_listed_page_by_page_the_youngest_first,
+        a_filter_takes_what_it_names,
+        a_replayed_delivery_begins_anew_and_keeps_what_was_tried,
+        a_replay_goes_at_its_rate_and_takes_each_once,
+        a_replay_that_is_stopped_takes_no_more,
+        the_purged_are_gone_with_requests_of_which_nothing_is_left;
+    holds:
+        a_destination_that_fails_is_probed_by_one_and_then_gets_twice_as_many,
+        a_destination_at_its_limit_gets_half_as_many,
+        a_hold_ends_when_nothing_waits_behind_it,
+        a_hold_holds_no_other_destination;
+    lanes:
+        one_of_a_lane_is_published_and_the_others_wait,
+        the_next_of_a_lane_is_due_when_the_one_before_it_has_ended,
+        a_lane_goes_on_behind_what_cannot_be_published,
+        each_destination_of_a_lane_goes_its_own_pace,
+        what_was_cancelled_before_it_was_published_is_held,
+        who_comes_back_from_the_dead_waits_for_its_turn,
+        the_time_of_who_waits_begins_with_its_turn;
     schema:
         an_empty_database_is_behind,
         migrating_brings_the_schema_up_to_date_once,

@@ -1,16 +1,15 @@
-use sea_orm::ConnectionTrait;
-use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome};
+use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Outcome};
 use throughline_snowflake::RequestId;
-use throughline_store::{DeliveryState, Store, outcomes, requests};
+use throughline_store::{DeliveryState, Store, deliveries, outcomes, requests};
 
 use crate::databases::Db;
-use crate::fixtures::{at, delivery, id, publish, rejected, report, request, status};
+use crate::fixtures::{at, deferred, delivery, id, publish, rejected, report, request, retry, status};
 
-async fn record(store: &Store, reports: &[AttemptReport], now: i64) -> Vec<RequestId> {
+pub(crate) async fn record(store: &Store, reports: &[AttemptReport], now: i64) -> Vec<RequestId> {
     let transaction = store.begin().await.unwrap();
-    let unknown = outcomes::record(&transaction, reports, at(now)).await.unwrap();
+    let recorded = outcomes::record(&transaction, reports, at(now)).await.unwrap();
     transaction.commit().await.unwrap();
-    unknown
+    recorded.unknown
 }
 
 pub(crate) async fn an_attempt_ends_its_delivery(db: Db) {
@@ -57,12 +56,48 @@ pub(crate) async fn delivered_wins_over_dead_and_stays(db: Db) {
     assert_eq!((delivered.attempt_count, delivered.attempts.len()), (3, 3), "the call was made all the same");
 }
 
-pub(crate) async fn a_cancelled_delivery_stays_cancelled(db: Db) {
+pub(crate) async fn a_cancelled_delivery_stays_cancelled_unless_the_third_party_has_it(db: Db) {
     publish(&db.store, &[request(1)]).await;
-    let sql = "UPDATE deliveries SET state = 'cancelled', due_at = NULL";
-    db.store.connection().execute_unprepared(sql).await.unwrap();
-    record(&db.store, &[report(1, 1, Outcome::Delivered)], 5).await;
+    deliveries::cancel(db.store.connection(), id(1), None, at(3)).await.unwrap();
+    record(&db.store, &[report(1, 1, rejected())], 5).await;
     assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Cancelled);
+    assert_eq!(delivery(&db.store, 1).await.attempts.len(), 1, "the call was made all the same");
+    record(&db.store, &[report(1, 2, Outcome::Delivered)], 6).await;
+    assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
+}
+
+pub(crate) async fn a_failed_attempt_waits_for_the_next_one(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    record(&db.store, &[report(1, 1, retry(None))], 5).await;
+    let at_once = delivery(&db.store, 1).await;
+    assert_eq!((at_once.state, at_once.due_at), (DeliveryState::Retrying, Some(at(900))), "it is in hand");
+    record(&db.store, &[report(1, 2, retry(Some(30)))], 6).await;
+    let later = delivery(&db.store, 1).await;
+    assert_eq!((later.state, later.due_at, later.attempt_count), (DeliveryState::Retrying, Some(at(30)), 2));
+    assert_eq!(later.last_error_class.as_deref(), Some("server_error"));
+    let outcomes: Vec<_> = later.attempts.iter().map(|attempt| attempt.outcome.as_str()).collect();
+    assert_eq!(outcomes, ["retry", "retry"]);
+}
+
+pub(crate) async fn a_deferred_delivery_has_made_no_attempt(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    record(&db.store, &[report(1, 1, deferred(DeferralCause::TokenRefused, 300))], 5).await;
+    let delivery = delivery(&db.store, 1).await;
+    assert_eq!((delivery.state, delivery.attempt_count), (DeliveryState::Pending, 0));
+    assert_eq!((delivery.due_at, delivery.deferred_by.as_deref()), (Some(at(300)), Some("token_refused")));
+    assert_eq!(delivery.attempts, []);
+}
+
+/// After a crash a record is read again, and its call made again.
+pub(crate) async fn an_attempt_that_is_made_again_is_kept_beside_the_first(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    let again = AttemptReport { started_at: at(50), ..report(1, 1, retry(Some(60))) };
+    record(&db.store, &[report(1, 1, retry(Some(30)))], 5).await;
+    record(&db.store, std::slice::from_ref(&again), 51).await;
+    record(&db.store, &[again, report(1, 1, retry(Some(30)))], 52).await;
+    let delivery = delivery(&db.store, 1).await;
+    assert_eq!((delivery.attempt_count, delivery.attempts.len()), (1, 2));
+    assert_eq!(delivery.due_at, Some(at(60)));
 }
 
 pub(crate) async fn reports_of_unknown_requests_are_handed_back_and_harm_no_others(db: Db) {

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use sqlx::migrate::Migrator;
+use sqlx::{PgPool, SqlitePool};
 use throughline_store::{Store, StoreError};
 
 use crate::databases::Db;
@@ -14,12 +15,13 @@ fn folder(backend: DbBackend) -> &'static Path {
 }
 
 /// Undoes all migrations with the files that sqlx-cli reads.
-async fn undo(store: &Store) {
-    let connection = store.connection();
-    let migrator = Migrator::new(folder(connection.get_database_backend())).await.unwrap();
-    let undone = match connection.get_database_backend() {
-        DbBackend::Sqlite => migrator.undo(connection.get_sqlite_connection_pool(), 0).await,
-        _ => migrator.undo(connection.get_postgres_connection_pool(), 0).await,
+async fn undo(db: &Db) {
+    let url = db.settings.url.expose();
+    let backend = db.store.connection().get_database_backend();
+    let migrator = Migrator::new(folder(backend)).await.unwrap();
+    let undone = match backend {
+        DbBackend::Sqlite => migrator.undo(&SqlitePool::connect(url).await.unwrap(), 0).await,
+        _ => migrator.undo(&PgPool::connect(url).await.unwrap(), 0).await,
     };
     undone.unwrap();
 }
@@ -38,7 +40,7 @@ async fn tables(store: &Store) -> Vec<String> {
 }
 
 pub(crate) async fn an_empty_database_is_behind(db: Db) {
-    undo(&db.store).await;
+    undo(&db).await;
     db.store.connection().execute_unprepared("DROP TABLE _sqlx_migrations").await.unwrap();
     let error = db.store.check_schema().await.expect_err("nothing is there");
     assert_eq!(error.to_string(), "the database lacks migration 0001 pipeline; run `throughline migrate`");
@@ -46,7 +48,7 @@ pub(crate) async fn an_empty_database_is_behind(db: Db) {
 }
 
 pub(crate) async fn migrating_brings_the_schema_up_to_date_once(db: Db) {
-    undo(&db.store).await;
+    undo(&db).await;
     assert!(matches!(db.store.check_schema().await, Err(StoreError::SchemaBehind { .. })));
     assert_eq!(db.store.migrate().await.unwrap(), ["0001 pipeline"]);
     db.store.check_schema().await.unwrap();
@@ -76,7 +78,7 @@ pub(crate) async fn a_migration_with_another_text_is_refused(db: Db) {
 }
 
 pub(crate) async fn two_who_migrate_at_once_apply_each_migration_once(db: Db) {
-    undo(&db.store).await;
+    undo(&db).await;
     let (one, other) =
         (Store::connect(&db.settings).await.unwrap(), Store::connect(&db.settings).await.unwrap());
     let (by_one, by_other) = tokio::join!(one.migrate(), other.migrate());
@@ -90,7 +92,7 @@ pub(crate) async fn two_who_migrate_at_once_apply_each_migration_once(db: Db) {
 pub(crate) async fn what_goes_up_comes_down(db: Db) {
     let up = tables(&db.store).await;
     assert!(up.contains(&"requests".to_owned()), "{up:?}");
-    undo(&db.store).await;
+    undo(&db).await;
     assert_eq!(tables(&db.store).await, ["_sqlx_migrations"]);
     db.store.migrate().await.unwrap();
     assert_eq!(tables(&db.store).await, up);

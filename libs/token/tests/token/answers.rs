@@ -79,12 +79,12 @@ async fn an_endpoint_that_is_down_or_hangs_up_is_told_without_its_url() {
     let address = listener.local_addr().unwrap();
     let asked = oauth2(&format!("http://user:hidden@{address}/token?key=hidden"));
     let hang_up = async { drop(listener.accept().await.unwrap()) };
-    let tokens = tokens();
-    let (got, ()) = futures_util::future::join(tokens.get(&asked), hang_up).await;
+    let (first, second) = (tokens(), tokens());
+    let (got, ()) = futures_util::future::join(first.get(&asked), hang_up).await;
     let broken = got.unwrap_err();
     assert!(matches!(broken, TokenError::Transport(_)), "{broken}");
     drop(listener);
-    let down = tokens.get(&asked).await.unwrap_err();
+    let down = second.get(&asked).await.unwrap_err();
     assert!(matches!(&down, TokenError::Connect(why) if why.contains("refused")), "{down}");
     assert!(!format!("{broken} {broken:?} {down} {down:?}").contains("hidden"));
 }

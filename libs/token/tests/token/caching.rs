@@ -117,12 +117,14 @@ async fn a_request_that_everybody_left_goes_on_and_fills_the_cache() {
 }
 
 #[tokio::test]
-async fn a_failure_is_everybodys_who_waits_and_is_not_remembered() {
+async fn a_failure_is_everybodys_who_waits_or_comes_within_a_second() {
     let endpoint = Endpoint::answering(3600, vec![Some(ResponseTemplate::new(500)), None]).await;
-    let (oauth2, tokens) = (endpoint.oauth2(), tokens());
+    let (oauth2, tokens, started) = (endpoint.oauth2(), tokens(), Instant::now());
     let got = join_all((0..200).map(|_| tokens.get(&oauth2))).await;
     assert!(got.into_iter().all(|got| matches!(got, Err(TokenError::Refused { .. }))));
+    assert!(matches!(tokens.get(&oauth2).await, Err(TokenError::Refused { .. })));
     assert_eq!(endpoint.asked().await, 1);
+    pass_until(started, 10 * SECOND).await;
     assert_eq!(text(tokens.get(&oauth2).await), "t-2");
 }
 

@@ -16,7 +16,15 @@ async fn answer(world: &World, at: &str, response: ResponseTemplate) {
 fn end(report: &AttemptReport) -> (DeadReason, ErrorClass, &str) {
     match &report.outcome {
         Outcome::Dead { reason, failure } => (*reason, failure.class, &failure.error),
-        Outcome::Delivered => panic!("was delivered: {report:?}"),
+        other => panic!("has not ended dead: {other:?}"),
+    }
+}
+
+/// What a report says of an attempt that is followed by another.
+fn failure(report: &AttemptReport) -> (ErrorClass, &str) {
+    match &report.outcome {
+        Outcome::Retry { failure, .. } => (failure.class, &failure.error),
+        other => panic!("is not to be tried again: {other:?}"),
     }
 }
 
@@ -41,22 +49,11 @@ fn a_rejected_request_is_reported_dead_and_kept_as_a_dead_letter() {
 }
 
 #[test]
-fn a_failure_that_may_pass_ends_the_delivery_for_lack_of_attempts() {
-    in_the_world(async |world| {
-        answer(world, "/failing", ResponseTemplate::new(503)).await;
-        let report = world.attempt("failing", "{}").await;
-        let expected = (DeadReason::AttemptsExhausted, ErrorClass::ServerError, "503 Service Unavailable");
-        assert_eq!(end(&report), expected);
-        assert_eq!(world.calls("/failing").await.len(), 1);
-    });
-}
-
-#[test]
 fn a_refused_connection_is_told_without_the_secrets_of_the_url() {
     in_the_world(async |world| {
         let report = world.attempt("refusing", "{}").await;
-        let (reason, class, error) = end(&report);
-        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Connect));
+        let (class, error) = failure(&report);
+        assert_eq!(class, ErrorClass::Connect);
         assert!(error.starts_with("no connection: Connection refused"), "{error}");
         assert!(!error.contains("s3cret"), "{error}");
     });
@@ -67,9 +64,7 @@ fn a_third_party_that_is_too_slow_times_out() {
     in_the_world(async |world| {
         answer(world, "/slow", ResponseTemplate::new(200).set_delay(Duration::from_mins(1))).await;
         let report = world.attempt("slow", "{}").await;
-        let expected =
-            (DeadReason::AttemptsExhausted, ErrorClass::Timeout, "no complete response within 150ms");
-        assert_eq!(end(&report), expected);
+        assert_eq!(failure(&report), (ErrorClass::Timeout, "no complete response within 150ms"));
         assert_eq!(report.status, None);
         assert!((150..5_000).contains(&report.duration_ms), "{}", report.duration_ms);
     });
@@ -106,8 +101,8 @@ fn a_certificate_that_nobody_signed_is_final_and_a_failed_handshake_is_not() {
         assert!(error.contains("certificate"), "{error}");
 
         let report = world.attempt("plaintext", "{}").await;
-        let (reason, class, error) = end(&report);
-        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Tls), "{error}");
+        let (class, error) = failure(&report);
+        assert_eq!(class, ErrorClass::Tls, "{error}");
     });
 }
 
@@ -124,18 +119,8 @@ fn a_response_without_end_is_read_up_to_the_limit_and_judged_by_its_status() {
 fn a_response_that_breaks_off_is_a_failure_that_keeps_its_status() {
     in_the_world(async |world| {
         let report = world.attempt("breaking", "{}").await;
-        let (reason, class, error) = end(&report);
-        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Transport), "{error}");
+        let (class, error) = failure(&report);
+        assert_eq!(class, ErrorClass::Transport, "{error}");
         assert_eq!((report.status, report.response_excerpt.as_deref()), (Some(200), Some("half")));
-    });
-}
-
-#[test]
-fn without_a_token_the_third_party_is_not_called() {
-    in_the_world(async |world| {
-        let report = world.attempt("tokenless", "{}").await;
-        let (reason, class, error) = end(&report);
-        assert_eq!((reason, class), (DeadReason::AttemptsExhausted, ErrorClass::Token), "{error}");
-        assert_eq!(world.calls("/tokenless").await.len(), 0);
     });
 }

@@ -4,7 +4,9 @@
 
 mod deliveries;
 mod failures;
+mod holding;
 mod records;
 mod restarts;
+mod retrying;
 mod third_party;
 mod world;

@@ -76,11 +76,12 @@ fn a_request_of_an_unknown_route_becomes_a_dead_letter() {
 #[test]
 fn a_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead_letter() {
     in_the_world(async |world| {
-        let retry =
-            RetryRecord { request: request("readable"), destination: "abolished".to_owned(), attempt: 1 };
+        let request = request("readable");
+        let since = request.accepted_at;
+        let retry = RetryRecord { request, destination: "abolished".to_owned(), attempt: 1, spent: 0, since };
         world.kafka.produce(&world.kafka.topics.retries, None, retry.to_headers(), "{}").await;
         let report = world.kafka.heard.report(retry.request.id).await;
-        let Outcome::Dead { reason, failure } = report.outcome else { panic!("was delivered") };
+        let Outcome::Dead { reason, failure } = report.outcome else { panic!("has not ended dead") };
         assert_eq!((reason, failure.class), (DeadReason::Unroutable, ErrorClass::Configuration));
         assert_eq!(report.destination, "abolished");
 

@@ -9,6 +9,7 @@ use http::StatusCode;
 use serde_json::json;
 use throughline_kafka::Record;
 use throughline_lifecycle::Shutdown;
+use throughline_messages::Outcome;
 use throughline_snowflake::RequestId;
 use tokio::time::timeout;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
@@ -68,6 +69,24 @@ async fn a_shut_down_under_load_reports_every_call_and_a_restart_does_the_rest_o
     let _restarted = kafka.dispatch(Shutdown::new()).await;
     assert_eq!(reported(&kafka, RECORDS).await.len(), RECORDS);
     assert_eq!(calls(&third).await, RECORDS, "nothing was called twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shut_down_has_no_time_to_try_again_at_once() {
+    let third = MockServer::start().await;
+    let hangs = ResponseTemplate::new(200).set_delay(Duration::from_mins(10));
+    Mock::given(wiremock::matchers::any()).respond_with(hangs).mount(&third).await;
+    let kafka = Kafka::start(&json!({"work": {"url": third.uri(), "timeout": "2s"}}));
+    let shutdown = Shutdown::new();
+    let dispatch = kafka.dispatch(shutdown.clone()).await;
+    let request = request("work");
+    kafka.publish(&request, None, "{}").await;
+    called(&third).await;
+    shutdown.begin();
+    timeout(PATIENCE, dispatch.join()).await.expect("ends").expect("ends well");
+    let report = kafka.heard.report(request.id).await;
+    assert!(matches!(report.outcome, Outcome::Retry { due_at: Some(_), .. }), "{report:?}");
+    assert_eq!((report.attempt, report.spent, calls(&third).await), (1, 1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

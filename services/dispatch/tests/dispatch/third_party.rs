@@ -3,7 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -11,7 +13,18 @@ use serde_json::{Value, json};
 
 /// A destination for each test, most of them at `third`.
 pub(crate) fn routes(third: &str) -> Value {
-    let client = |name: &str| json!({"token_url": format!("{third}/token/{name}"), "client_id": name, "client_secret": "s3cret"});
+    let Value::Object(mut routes) = usual(third) else { unreachable!() };
+    let Value::Object(others) = resilient(third) else { unreachable!() };
+    routes.extend(others);
+    routes.into()
+}
+
+fn client(third: &str, name: &str) -> Value {
+    json!({"token_url": format!("{third}/token/{name}"), "client_id": name, "client_secret": "s3cret"})
+}
+
+fn usual(third: &str) -> Value {
+    let client = |name| client(third, name);
     json!({
         "transformed": {
             "url": format!("{third}/transformed"),
@@ -30,7 +43,6 @@ pub(crate) fn routes(third: &str) -> Value {
         "left": {"url": format!("{third}/left")},
         "right": {"url": format!("{third}/right")},
         "rejecting": {"url": format!("{third}/rejecting")},
-        "failing": {"url": format!("{third}/failing")},
         "refusing": {"url": format!("http://{}/?key=s3cret", nobody())},
         "slow": {"url": format!("{third}/slow"), "timeout": "150ms"},
         "redirecting": {"url": format!("{third}/redirecting")},
@@ -39,6 +51,34 @@ pub(crate) fn routes(third: &str) -> Value {
         "plaintext": {"url": format!("{third}/plaintext").replace("http:", "https:")},
         "endless": {"url": format!("http://{}/", endless()), "response_limit": "4KiB"},
         "breaking": {"url": format!("http://{}/", breaking())},
+        "foreign": {"url": format!("{third}/foreign")},
+        "readable": {"url": format!("{third}/readable")},
+    })
+}
+
+/// Where it matters what follows a failure.
+fn resilient(third: &str) -> Value {
+    let client = |name| client(third, name);
+    json!({
+        "failing": {"url": format!("{third}/failing")},
+        "recovering": {"url": format!("{third}/recovering"), "retry": {"base": "10ms"}},
+        "exhausting": {"url": format!("{third}/exhausting"), "retry": {"schedule": ["1h"]}},
+        "expiring": {"url": format!("{third}/expiring")},
+        "putting-off": {"url": format!("{third}/putting-off")},
+        "dated": {"url": format!("{third}/dated")},
+        "put-off-too-long": {"url": format!("{third}/put-off-too-long"), "retry": {"window": "1h"}},
+        "flaky": {"url": format!("http://{}/", flaky())},
+        "conflicting": {"url": format!("{third}/conflicting"), "statuses": {"409": "delivered"}},
+        "ailing": {
+            "url": format!("{third}/ailing"),
+            "breaker": {"consecutive": 2, "open": "200ms", "probes": 1},
+        },
+        "reopening": {"url": format!("{third}/reopening"), "breaker": {"consecutive": 1, "open": "100ms"}},
+        "unauthorised": {"url": format!("{third}/unauthorised"), "oauth2": client("unauthorised")},
+        "patient": {"url": format!("{third}/patient"), "oauth2": client("patient")},
+        "narrow": {"url": format!("http://{}/", crowded()), "limits": {"concurrency": 3, "patience": "30s"}},
+        "full": {"url": format!("{third}/full"), "limits": {"concurrency": 1, "patience": "50ms"}},
+        "paced": {"url": format!("{third}/paced"), "limits": {"rate": "5/s", "patience": "30s"}},
         "tokenless": {
             "url": format!("{third}/tokenless"),
             "oauth2": {
@@ -46,8 +86,6 @@ pub(crate) fn routes(third: &str) -> Value {
                 "client_id": "tokenless", "client_secret": "s3cret",
             },
         },
-        "foreign": {"url": format!("{third}/foreign")},
-        "readable": {"url": format!("{third}/readable")},
     })
 }
 
@@ -73,6 +111,42 @@ fn breaking() -> SocketAddr {
         read_request(&mut connection)?;
         write!(connection, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
     })
+}
+
+/// Hangs up on the first who calls, and answers the others.
+fn flaky() -> SocketAddr {
+    let mut is_first = true;
+    answering(move |mut connection| {
+        read_request(&mut connection)?;
+        if !std::mem::replace(&mut is_first, false) {
+            write!(connection, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+        }
+        Ok(())
+    })
+}
+
+/// The most calls that [`crowded`] ever had at once.
+pub(crate) static CROWD: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes a while for each call, many at once, and counts them.
+fn crowded() -> SocketAddr {
+    let (address, listener) = listener();
+    let present = Arc::new(AtomicUsize::new(0));
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (mut connection, present) = (connection.unwrap(), Arc::clone(&present));
+            thread::spawn(move || {
+                let _ = read_request(&mut connection);
+                CROWD.fetch_max(present.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                #[expect(clippy::disallowed_methods, reason = "the third party is slow")]
+                thread::sleep(Duration::from_millis(40));
+                present.fetch_sub(1, Ordering::SeqCst);
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = connection.write_all(answer.as_bytes());
+            });
+        }
+    });
+    address
 }
 
 /// Shows a certificate that nobody signed.
@@ -101,7 +175,7 @@ fn read_request(connection: &mut TcpStream) -> std::io::Result<()> {
 }
 
 /// Answers one connection after the other.
-fn answering(answer: impl Fn(TcpStream) -> std::io::Result<()> + Send + 'static) -> SocketAddr {
+fn answering(mut answer: impl FnMut(TcpStream) -> std::io::Result<()> + Send + 'static) -> SocketAddr {
     let (address, listener) = listener();
     thread::spawn(move || {
         for connection in listener.incoming() {

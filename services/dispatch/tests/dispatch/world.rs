@@ -12,7 +12,7 @@ use throughline_config::{Flags, Settings};
 use throughline_dispatch::Dispatch;
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{AttemptReport, Headers, RequestRecord, Topics};
+use throughline_messages::{AttemptReport, Headers, Outcome, RequestRecord, RetryRecord, Topics};
 use throughline_snowflake::RequestId;
 use throughline_telemetry::Telemetry;
 use tokio::runtime::Runtime;
@@ -115,6 +115,36 @@ impl Kafka {
         self.produce(&topic, Some(key), request.to_headers(), body).await;
     }
 
+    /// Publishes a delivery again, as ingest does when it is due.
+    pub(crate) async fn retry(&self, retry: &RetryRecord) {
+        let key = Some(retry.request.id.to_string().into());
+        self.produce(&self.topics.retries, key, retry.to_headers(), "{}").await;
+    }
+
+    /// Publishes a request and sees its only delivery through, in the place of ingest: whenever it is due, it is
+    /// published again. Returns all that dispatch reported, the end last.
+    pub(crate) async fn see_through(&self, request: RequestRecord) -> Vec<AttemptReport> {
+        self.publish(&request, None, "{}").await;
+        let mut heard = 0;
+        loop {
+            heard += 1;
+            let mut reports = self.heard.reports(request.id, heard).await;
+            reports.truncate(heard);
+            let last = &reports[heard - 1];
+            let (attempt, due_at) = match &last.outcome {
+                Outcome::Retry { due_at: None, .. } => continue,
+                Outcome::Retry { due_at: Some(due_at), .. } => (last.attempt + 1, *due_at),
+                Outcome::Deferred { due_at, .. } => (last.attempt, *due_at),
+                Outcome::Delivered | Outcome::Dead { .. } => return reports,
+            };
+            let until_due = (due_at - Clock::system().now()).to_std().unwrap_or_default();
+            tokio::time::sleep(until_due).await;
+            let (since, destination) = (request.accepted_at, last.destination.clone());
+            let (request, spent) = (request.clone(), last.spent);
+            self.retry(&RetryRecord { request, destination, attempt, spent, since }).await;
+        }
+    }
+
     pub(crate) async fn produce(
         &self,
         topic: &str,
@@ -200,6 +230,7 @@ pub(crate) fn request(route: &str) -> RequestRecord {
         accepted_at: Clock::system().now(),
         content_type: "application/json".to_owned(),
         trace: None,
+        held: Vec::new(),
     }
 }
 

@@ -10,12 +10,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, StatusCode};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use throughline_snowflake::RequestId;
 use tokio::time::timeout;
 use tracing::Span;
 
 use super::problem::Problem;
+use super::rate::Limiter;
 use crate::intake::{Intake, NotTaken, Offer};
 
 const BUSY: &str = "Too many requests are waiting to be stored.";
@@ -25,13 +27,26 @@ const AWAY: &str = "The database did not answer in time. The request may have be
 #[derive(Clone)]
 pub(super) struct Entrance {
     pub(super) intake: Arc<Intake>,
+    /// How many it lets through; none is any number.
+    pub(super) limiter: Option<Arc<Limiter>>,
     /// The largest body, in bytes.
     pub(super) limit: u64,
     /// For the body to arrive, and again for the request to be committed.
     pub(super) timeout: Duration,
 }
 
+/// The answer to a request that was accepted.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Accepted {
+    /// 20 digits.
+    #[schemars(with = "String")]
+    request_id: RequestId,
+}
+
 pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -> Result<Response, Problem> {
+    if let Some(limiter) = &entrance.limiter {
+        limiter.take().map_err(|retry_after| Problem::RateExceeded { retry_after })?;
+    }
     let (head, body) = request.into_parts();
     let content_type = json_content_type(&head.headers)?;
     let idempotency_key = idempotency_key(&head.headers)?;
@@ -51,10 +66,10 @@ pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -
     Ok(created(taken.unwrap_or(Err(NotTaken::Unavailable))?))
 }
 
-fn created(id: RequestId) -> Response {
-    Span::current().record("throughline.request.id", tracing::field::display(id));
-    let location = [(LOCATION, format!("/v1/requests/{id}"))];
-    (StatusCode::CREATED, location, Json(json!({ "request_id": id }))).into_response()
+fn created(request_id: RequestId) -> Response {
+    Span::current().record("throughline.request.id", tracing::field::display(request_id));
+    let location = [(LOCATION, format!("/v1/requests/{request_id}"))];
+    (StatusCode::CREATED, location, Json(Accepted { request_id })).into_response()
 }
 
 impl From<NotTaken> for Problem {

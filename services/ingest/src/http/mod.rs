@@ -1,77 +1,126 @@
-//! Ingest's HTTP server: the routes' paths, `/v1`, and health.
+//! Ingest's HTTP server: the routes' paths, `/v1`, health, and a description of it all.
 
 mod accept;
+mod clients;
+mod dead_letters;
+mod described;
+mod head;
 mod health;
+mod openapi;
 mod problem;
+mod rate;
+mod server;
 mod status;
 mod trace;
+mod unread;
 
 use std::any::Any;
 use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use throughline_config::Settings;
 use throughline_store::Store;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::accept::Entrance;
+use self::clients::{Clients, Door, Guard};
+use self::described::Described;
 pub(crate) use self::health::Readiness;
+use self::openapi::management as description;
 use self::problem::Problem;
-use crate::intake::Intakes;
+use self::rate::Limiter;
+pub(crate) use self::server::serve;
+use crate::intake::{Intake, Intakes};
+use crate::sweeper::Desk;
 
 /// All that is answered.
 pub(crate) fn router(
     settings: &Settings,
     intakes: &Intakes,
-    store: Store,
+    desk: &Desk,
     readiness: Arc<Readiness>,
 ) -> Router {
-    let mut traced = Router::new()
-        .route("/v1/requests/{id}", get(status::request).fallback(|| only("GET, HEAD")).with_state(store));
+    let clients = Clients::new(settings);
+    let guard = |door| clients.as_ref().map(|clients| clients.guard(door));
+    let mut api = management(desk, guard(Door::Management).as_ref());
     for (name, route) in &settings.routes {
         let Some(intake) = intakes.get(name) else { continue };
-        let entrance = Entrance {
-            intake: Arc::clone(intake),
-            limit: settings.http.body_limit.as_u64(),
-            timeout: settings.http.timeout,
-        };
-        traced =
-            traced.route(&route.path, post(accept::accept).fallback(|| only("POST")).with_state(entrance));
+        let accept =
+            post(accept::accept).fallback(|| only("POST")).with_state(entrance(settings, route, intake));
+        api = api.guarded(
+            &route.path,
+            accept,
+            openapi::accept(name, route),
+            guard(Door::Route(name.clone())).as_ref(),
+        );
     }
-    traced
+    let health = health(readiness);
+    // Nothing else is under /v1, but that too is only for those who may know.
+    let mut unknown = Router::new().fallback(|| async { Problem::NotFound });
+    if let Some(guard) = guard(Door::Management) {
+        unknown = unknown.layer(from_fn_with_state(guard, clients::admit));
+    }
+    let documents = openapi::documents(&api, &health);
+    api.router
         .route_layer(from_fn(trace::server_span))
-        .route("/healthz", get(health::live).fallback(|| only("GET, HEAD")))
-        .route("/readyz", get(health::ready).fallback(|| only("GET, HEAD")).with_state(readiness))
+        .merge(health.router)
+        .merge(documents.router)
+        .nest("/v1", unknown)
         .fallback(|| async { Problem::NotFound })
+        .layer(from_fn(unread::discard))
+        .layer(from_fn(head::check))
         .layer(CatchPanicLayer::custom(panicked))
 }
 
-/// Serves until told to stop, then answers what it has taken in. A client that has not finished its
-/// request by the end of `drain` is cut off: it has no answer, and nothing of it was kept.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-    drain: Duration,
-) -> Result<(), std::io::Error> {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let drained = async {
-        stop.cancelled().await;
-        tokio::time::sleep(drain).await;
+/// What operators ask for and do.
+fn management(desk: &Desk, guard: Option<&Guard>) -> Described {
+    let on = |handlers: MethodRouter<Store>, allow| {
+        handlers.fallback(move || only(allow)).with_state(desk.store.clone())
     };
-    tokio::select! {
-        served = served.into_future() => served,
-        () = drained => {
-            tracing::warn!(?drain, "cut off clients that had not finished their requests");
-            Ok(())
-        }
+    let at =
+        |handlers: MethodRouter<Desk>, allow| handlers.fallback(move || only(allow)).with_state(desk.clone());
+    let endpoints = [
+        ("/v1/requests/{id}", on(get(status::request), "GET, HEAD"), description::request()),
+        ("/v1/requests/{id}/body", on(get(status::body), "GET, HEAD"), description::body()),
+        ("/v1/requests/{id}/cancel", at(post(status::cancel), "POST"), description::cancel()),
+        (
+            "/v1/dead-letters",
+            on(get(dead_letters::list).delete(dead_letters::purge), "GET, HEAD, DELETE"),
+            description::dead_letters(),
+        ),
+        (
+            "/v1/dead-letters/{id}/{destination}/replay",
+            at(post(dead_letters::replay_one), "POST"),
+            description::replay_one(),
+        ),
+        ("/v1/replays", at(post(dead_letters::begin), "POST"), description::replays()),
+        (
+            "/v1/replays/{id}",
+            at(get(dead_letters::replay).delete(dead_letters::stop), "GET, HEAD, DELETE"),
+            description::replay(),
+        ),
+    ];
+    endpoints.into_iter().fold(Described::default(), |described, (path, methods, item)| {
+        described.guarded(path, methods, item, guard)
+    })
+}
+
+fn health(readiness: Arc<Readiness>) -> Described {
+    let live = get(health::live).fallback(|| only("GET, HEAD"));
+    let ready = get(health::ready).fallback(|| only("GET, HEAD")).with_state(readiness);
+    Described::default().path("/healthz", live, openapi::live()).path("/readyz", ready, openapi::readiness())
+}
+
+fn entrance(settings: &Settings, route: &throughline_config::Route, intake: &Arc<Intake>) -> Entrance {
+    Entrance {
+        intake: Arc::clone(intake),
+        limiter: route.rate.map(|rate| Arc::new(Limiter::new(rate))),
+        limit: settings.http.body_limit.as_u64(),
+        timeout: settings.http.timeout,
     }
 }
 

@@ -2,9 +2,11 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
+use throughline_snowflake::RequestId;
 
 use crate::admission::Violation;
 
@@ -20,26 +22,55 @@ pub(crate) enum Problem {
     NotJson(String),
     SchemaViolation(Vec<Violation>),
     UnsupportedMediaType,
-    BodyTooLarge { limit: u64 },
+    BodyTooLarge {
+        limit: u64,
+    },
     BodyTimeout,
     BodyBroken,
     IdempotencyKeyInvalid,
     IdempotencyKeyReused,
     NotFound,
-    RequestUnknown(String),
+    RequestUnknown(RequestId),
+    HasEnded(RequestId),
+    NotDead(RequestId),
+    ReplayUnknown,
+    QueryInvalid(String),
     RequestIdInvalid(String),
-    MethodNotAllowed { allow: &'static str },
+    MethodNotAllowed {
+        allow: &'static str,
+    },
+    /// No key, or one that no client has.
+    Unauthorized,
+    Forbidden {
+        client: String,
+        what: String,
+    },
+    /// In seconds, when there is room again.
+    RateExceeded {
+        retry_after: u64,
+    },
+    PathUnreadable,
+    HeadersTooLarge {
+        limit: usize,
+    },
     Unavailable(&'static str),
     Internal,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// Why a request was refused, after RFC 9457.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Body<'a> {
+    /// What kind of problem it is; it stays the same from version to version.
     r#type: String,
+    /// The same for people.
     title: &'a str,
+    /// As in the status line.
     status: u16,
+    /// What is special about this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// The places in the body that do not fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<&'a [Violation]>,
 }
@@ -56,10 +87,21 @@ impl Problem {
             Self::RequestIdInvalid(_) => {
                 (StatusCode::BAD_REQUEST, "request-id-invalid", "That is not a request id")
             }
+            Self::PathUnreadable => (StatusCode::BAD_REQUEST, "path-unreadable", "The path cannot be read"),
+            Self::Unauthorized => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "Only known clients may do this")
+            }
+            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden", "This client may not do this"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is nothing at this path"),
             Self::RequestUnknown(_) => {
-                (StatusCode::NOT_FOUND, "request-unknown", "There is no request with this id")
+                (StatusCode::NOT_FOUND, "request-unknown", "There is no such request or delivery")
             }
+            Self::QueryInvalid(_) => {
+                (StatusCode::BAD_REQUEST, "query-invalid", "The query is not understood")
+            }
+            Self::ReplayUnknown => (StatusCode::NOT_FOUND, "replay-unknown", "There is no such replay"),
+            Self::NotDead(_) => (StatusCode::CONFLICT, "not-dead", "Only what is dead can be replayed"),
+            Self::HasEnded(_) => (StatusCode::CONFLICT, "has-ended", "There is nothing left to call off"),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This path does not take this method")
             }
@@ -82,6 +124,14 @@ impl Problem {
                 "idempotency-key-reused",
                 "This Idempotency-Key was used with another body",
             ),
+            Self::RateExceeded { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate-exceeded", "This route takes no more requests now")
+            }
+            Self::HeadersTooLarge { .. } => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers-too-large",
+                "The headers are too large",
+            ),
             Self::Unavailable(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The request cannot be taken now")
             }
@@ -91,22 +141,41 @@ impl Problem {
 
     fn detail(&self) -> Option<String> {
         match self {
-            Self::NotJson(why) => Some(why.clone()),
+            Self::NotJson(why) | Self::QueryInvalid(why) => Some(why.clone()),
             Self::BodyTooLarge { limit } => Some(format!("The limit is {limit} bytes.")),
             Self::UnsupportedMediaType => Some(
                 "Send it with the content type application/json, or another that ends in +json.".to_owned(),
             ),
             Self::IdempotencyKeyInvalid => Some("Send 1 to 255 visible ASCII characters.".to_owned()),
             Self::RequestIdInvalid(id) => Some(format!("A request id has 20 digits; this was `{id}`.")),
-            Self::RequestUnknown(id) => Some(format!("No request has the id {id}.")),
+            Self::RequestUnknown(id) => Some(format!("No request has the id {id}, or it has no such delivery.")),
+            Self::HasEnded(id) => Some(format!("All that was meant of request {id} has ended.")),
+            Self::NotDead(id) => Some(format!("That delivery of request {id} is not dead.")),
             Self::MethodNotAllowed { allow } => Some(format!("It takes {allow}.")),
+            Self::Unauthorized => Some("Send `Authorization: Bearer <key>`, with a key that is known here.".to_owned()),
+            Self::Forbidden { client, what } => Some(format!("The client `{client}` may not use {what}.")),
+            Self::RateExceeded { retry_after } => Some(format!("Send it again in {retry_after} s.")),
+            Self::PathUnreadable => Some("Its percent-encoded bytes are not UTF-8.".to_owned()),
+            Self::HeadersTooLarge { limit } => Some(format!("The limit is {limit} bytes for all of them.")),
             Self::Unavailable(why) => Some((*why).to_owned()),
             Self::Internal => Some("It was logged. Whether the request was kept is not known: with an Idempotency-Key it is safe to send it again.".to_owned()),
             Self::SchemaViolation(_)
             | Self::BodyTimeout
             | Self::BodyBroken
             | Self::IdempotencyKeyReused
-            | Self::NotFound => None,
+            | Self::NotFound
+            | Self::ReplayUnknown => None,
+        }
+    }
+
+    /// The header that goes with some problems.
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Unavailable(_) => Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
+            Self::RateExceeded { retry_after } => Some((RETRY_AFTER, (*retry_after).into())),
+            Self::MethodNotAllowed { allow } => Some((ALLOW, HeaderValue::from_static(allow))),
+            Self::Unauthorized => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            _ => None,
         }
     }
 }
@@ -125,14 +194,8 @@ impl IntoResponse for Problem {
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match self {
-            Self::Unavailable(_) => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
-            }
-            Self::MethodNotAllowed { allow } => {
-                headers.insert(ALLOW, HeaderValue::from_static(allow));
-            }
-            _ => {}
+        if let Some((name, value)) = self.header() {
+            headers.insert(name, value);
         }
         response
     }

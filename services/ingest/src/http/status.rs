@@ -1,38 +1,54 @@
-//! `GET /v1/requests/{id}`: a request, its deliveries, their attempts.
+//! `GET /v1/requests/{id}`: a request, its deliveries, their attempts; and calling them off.
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use http::header::CONTENT_TYPE;
+use schemars::JsonSchema;
 use serde::Serialize;
 use throughline_messages::TraceContext;
 use throughline_snowflake::RequestId;
-use throughline_store::deliveries::DeliveryState;
-use throughline_store::{Store, StoredAttempt, StoredDelivery, StoredStatus, requests};
+use throughline_store::deliveries::{self, Cancelled, DeliveryState};
+use throughline_store::{Store, StoreError, StoredAttempt, StoredDelivery, StoredStatus, requests};
 
+use super::dead_letters::Asked;
 use super::problem::Problem;
+use crate::sweeper::Desk;
 
-const AWAY: &str = "The database does not answer.";
+pub(super) const AWAY: &str = "The database does not answer.";
 
-#[derive(Serialize)]
+/// A request, and what became of it.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Status {
+    /// 20 digits.
+    #[schemars(with = "String")]
     request_id: RequestId,
     route: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     ordering_key: Option<String>,
     accepted_at: DateTime<Utc>,
     content_type: String,
+    /// Those that the route keeps, each a name and a value.
     headers: Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
     deliveries: Vec<Delivery>,
 }
 
-#[derive(Serialize)]
+/// Where the request stands at one destination.
+#[derive(Serialize, JsonSchema)]
 struct Delivery {
     destination: String,
+    /// `pending`, `retrying`, or how it ended: `delivered`, `dead` or `cancelled`.
+    #[schemars(with = "String")]
     state: DeliveryState,
+    /// When something happens next, if nothing is heard before.
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at: Option<DateTime<Utc>>,
+    /// What it waits for, while that costs no attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deferred_by: Option<String>,
     updated_at: DateTime<Utc>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -45,7 +61,8 @@ struct Delivery {
     attempts: Vec<Attempt>,
 }
 
-#[derive(Serialize)]
+/// One call of the destination.
+#[derive(Serialize, JsonSchema)]
 struct Attempt {
     number: u32,
     started_at: DateTime<Utc>,
@@ -67,16 +84,60 @@ pub(super) async fn request(
     State(store): State<Store>,
     Path(id): Path<String>,
 ) -> Result<Json<Status>, Problem> {
-    let Ok(request_id) = id.parse::<RequestId>() else { return Err(Problem::RequestIdInvalid(id)) };
-    match requests::find(store.connection(), request_id).await {
-        Ok(Some(status)) => Ok(Json(status.into())),
-        Ok(None) => Err(Problem::RequestUnknown(id)),
-        Err(error) if error.is_unavailable() => Err(Problem::Unavailable(AWAY)),
-        Err(error) => {
-            tracing::error!(%error, %request_id, "a request cannot be read");
-            Err(Problem::Internal)
+    status(&store, parse(id)?).await
+}
+
+/// `GET /v1/requests/{id}/body`: the body, byte for byte as it came.
+pub(super) async fn body(State(store): State<Store>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = parse(id)?;
+    let found = requests::body(store.connection(), id).await.map_err(|error| failed(&error, id))?;
+    let (content_type, body) = found.ok_or(Problem::RequestUnknown(id))?;
+    Ok(([(CONTENT_TYPE, content_type)], body).into_response())
+}
+
+/// `POST /v1/requests/{id}/cancel`: what has not ended is called off, and the request's status answered.
+pub(super) async fn cancel(
+    State(desk): State<Desk>,
+    Path(id): Path<String>,
+    mut asked: Asked,
+) -> Result<Json<Status>, Problem> {
+    let id = parse(id)?;
+    let destination = asked.text("destination");
+    asked.finish()?;
+    let destination = destination.as_deref();
+    let cancelled = async {
+        let transaction = desk.store.begin().await?;
+        let cancelled = deliveries::cancel(&transaction, id, destination, desk.clock.now()).await?;
+        transaction.commit().await?;
+        Ok(cancelled)
+    };
+    match cancelled.await.map_err(|error| failed(&error, id))? {
+        Cancelled::Some(number) => {
+            tracing::info!(request_id = %id, destination, deliveries = number, "deliveries were cancelled");
+            // The next one of its lane may go.
+            desk.ring();
+            status(&desk.store, id).await
         }
+        Cancelled::AllEnded => Err(Problem::HasEnded(id)),
+        Cancelled::Unknown => Err(Problem::RequestUnknown(id)),
     }
+}
+
+pub(super) async fn status(store: &Store, id: RequestId) -> Result<Json<Status>, Problem> {
+    let found = requests::find(store.connection(), id).await.map_err(|error| failed(&error, id))?;
+    found.map(|status| Json(status.into())).ok_or(Problem::RequestUnknown(id))
+}
+
+pub(super) fn parse(id: String) -> Result<RequestId, Problem> {
+    id.parse().map_err(|_| Problem::RequestIdInvalid(id))
+}
+
+fn failed(error: &StoreError, request_id: RequestId) -> Problem {
+    if error.is_unavailable() {
+        return Problem::Unavailable(AWAY);
+    }
+    tracing::error!(%error, %request_id, "a request cannot be read or changed");
+    Problem::Internal
 }
 
 impl From<StoredStatus> for Status {
@@ -100,6 +161,7 @@ impl From<StoredDelivery> for Delivery {
             destination: stored.destination,
             state: stored.state,
             due_at: stored.due_at,
+            deferred_by: stored.deferred_by,
             updated_at: stored.updated_at,
             reason: stored.reason,
             last_status: stored.last_status,

@@ -19,6 +19,7 @@ pub(super) async fn server_span(request: Request, next: Next) -> Response {
         http.response.status_code = Empty,
         url.path = request.uri().path(),
         url.scheme = "http",
+        throughline.client = Empty,
         throughline.request.id = Empty,
     );
     if let Some(context) = throughline_telemetry::extract(request.headers()) {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use throughline_store::NewRequest;
+use throughline_store::OutboxRequest;
 use tokio::sync::{Mutex, MutexGuard, Notify, mpsc};
 
 use super::window::{Hold, Window};
@@ -20,7 +20,7 @@ pub(super) enum Source {
 }
 
 /// A request from memory, with its share of the window.
-pub(super) type Fresh = (NewRequest, Hold);
+pub(super) type Fresh = (OutboxRequest, Hold);
 
 /// The writer's end.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ impl Handover {
 
 impl Turn<'_> {
     /// These are committed, in the order of their ids.
-    pub(crate) fn committed(&mut self, requests: Vec<NewRequest>) {
+    pub(crate) fn committed(&mut self, requests: Vec<OutboxRequest>) {
         for request in requests {
             if *self.source == Source::Table {
                 return;

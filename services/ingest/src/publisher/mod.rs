@@ -7,6 +7,8 @@
 mod handover;
 mod removal;
 mod send;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::collections::BTreeMap;
@@ -134,7 +136,7 @@ impl Publisher {
                 () = gate.look.notified() => break,
                 Some(sent) = self.sent.next(), if !self.sent.is_empty() => self.settle(sent),
                 fresh = self.fresh.recv() => match fresh {
-                    Some((request, hold)) => self.enqueue(request.into(), hold),
+                    Some((request, hold)) => self.enqueue(request, hold),
                     None if self.settle_all().await.is_err() => return ControlFlow::Break(()),
                     None if self.failure.is_none() => return ControlFlow::Break(()),
                     None => {}

@@ -2,9 +2,9 @@
 
 use chrono::TimeDelta;
 use throughline_clock::Clock;
-use throughline_messages::DeadReason;
+use throughline_messages::{DeadReason, ErrorClass};
 use throughline_snowflake::RequestId;
-use throughline_store::{Store, StoreError, deliveries, outbox};
+use throughline_store::{Refusal, Store, StoreError, deliveries, outbox};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,11 @@ impl Remover {
                 }
                 Settled::Refused(id, reason, error, hold) => {
                     gone.push(id);
-                    refused.push((id, reason, error));
+                    let class = match reason {
+                        DeadReason::Unroutable => ErrorClass::Configuration,
+                        _ => ErrorClass::Broker,
+                    };
+                    refused.push(Refusal { request_id: id, destination: None, reason, class, error });
                     drop(hold);
                 }
                 Settled::Flush(answer) => flushed.push(answer),
@@ -76,11 +80,7 @@ impl Remover {
     }
 
     /// Tries until it is done, or until it must stop: then the rows stay, and are published again.
-    async fn remove(
-        &self,
-        gone: &[RequestId],
-        refused: &[(RequestId, DeadReason, String)],
-    ) -> Result<bool, StoreError> {
+    async fn remove(&self, gone: &[RequestId], refused: &[Refusal]) -> Result<bool, StoreError> {
         let mut backoff = Backoff::default();
         loop {
             match self.try_remove(gone, refused).await {
@@ -95,11 +95,7 @@ impl Remover {
         }
     }
 
-    async fn try_remove(
-        &self,
-        gone: &[RequestId],
-        refused: &[(RequestId, DeadReason, String)],
-    ) -> Result<(), StoreError> {
+    async fn try_remove(&self, gone: &[RequestId], refused: &[Refusal]) -> Result<(), StoreError> {
         let now = self.clock.now();
         // Published long after it was accepted: its patience begins now, not at an end that has come.
         let is_late = |id: &&RequestId| id.created_at() + self.patience / 2 < now;
@@ -108,7 +104,7 @@ impl Remover {
             return outbox::remove(self.store.connection(), gone).await;
         }
         let transaction = self.store.begin().await?;
-        deliveries::refuse(&transaction, refused).await?;
+        deliveries::refuse(&transaction, refused, now).await?;
         deliveries::postpone_all(&transaction, &late, now + self.patience).await?;
         outbox::remove(&transaction, gone).await?;
         transaction.commit().await

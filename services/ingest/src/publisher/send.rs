@@ -24,6 +24,7 @@ pub(crate) fn outgoing(
         accepted_at: request.accepted_at,
         content_type: request.content_type,
         trace,
+        held: request.held,
     };
     let outgoing = Outgoing {
         topic: topic.to_owned(),

@@ -99,6 +99,12 @@ impl Window {
         }
     }
 
+    /// Whether nobody holds a share.
+    #[cfg(test)]
+    pub(super) fn is_free(&self) -> bool {
+        self.units.available_permits() == self.most_units
+    }
+
     fn register(&self, id: RequestId, share: Share) -> Hold {
         let Some(forgetful) = &self.forgetful else { return Hold { _until_acknowledged: Some(share) } };
         forgetful.lock().insert(id, (Instant::now(), share));

@@ -6,13 +6,14 @@
 mod plan;
 mod queue;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
-use throughline_snowflake::Generator;
+use throughline_snowflake::{Generator, RequestId};
 use throughline_store::idempotency::{self, Claim};
-use throughline_store::{NewRequest, Store, StoreError, requests};
+use throughline_store::{NewRequest, OutboxRequest, Store, StoreError, requests};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -162,16 +163,29 @@ impl Writer {
     }
 
     /// Claims the idempotency keys and keeps what is new.
-    async fn transact(&self, rows: &[Row]) -> Result<(Vec<Verdict>, Vec<NewRequest>), StoreError> {
+    async fn transact(&self, rows: &[Row]) -> Result<(Vec<Verdict>, Vec<OutboxRequest>), StoreError> {
         let transaction = self.store.begin().await?;
         let verdicts = claim(&transaction, rows, self.clock.now()).await?;
         let is_new = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_));
         let new = rows.iter().zip(&verdicts).filter(|(_, verdict)| is_new(verdict));
         let new: Vec<NewRequest> = new.map(|(row, _)| row.request.clone()).collect();
-        requests::insert(&transaction, self.lease.node(), &new).await?;
+        let held = requests::insert(&transaction, self.lease.node(), &new).await?;
         transaction.commit().await?;
-        Ok((verdicts, new))
+        Ok((verdicts, to_publish(new, held)))
     }
+}
+
+/// What is published of new requests; not for the destinations at which their turn has not come.
+fn to_publish(new: Vec<NewRequest>, held: Vec<(RequestId, String)>) -> Vec<OutboxRequest> {
+    let mut held_of: HashMap<RequestId, Vec<String>> = HashMap::new();
+    for (id, destination) in held {
+        held_of.entry(id).or_default().push(destination);
+    }
+    let to_publish = |request: NewRequest| {
+        let held = held_of.remove(&request.id).unwrap_or_default();
+        OutboxRequest { held, ..OutboxRequest::from(request) }
+    };
+    new.into_iter().map(to_publish).collect()
 }
 
 /// Why rows are not known to be committed.

@@ -84,8 +84,10 @@ impl Row {
             fingerprint,
             expires_at: now + terms.idempotency_window,
         });
+        let lane = |key: &String| format!("{}/{key}", submission.route);
         let request = NewRequest {
             id,
+            lane: submission.ordering_key.as_ref().filter(|_| submission.keeps_order).map(lane),
             route: submission.route,
             ordering_key: submission.ordering_key,
             body: submission.body,
@@ -134,6 +136,7 @@ mod tests {
             content_type: "application/json".to_owned(),
             headers: Vec::new(),
             ordering_key: None,
+            keeps_order: false,
             trace: None,
             idempotency: key.map(|(key, body)| (key.to_owned(), [body; 32])),
         };

@@ -17,6 +17,8 @@ pub(crate) struct Submission {
     pub(crate) content_type: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) ordering_key: Option<String>,
+    /// Whether it waits for those before it with its ordering key, even while they are tried again.
+    pub(crate) keeps_order: bool,
     pub(crate) trace: Option<TraceContext>,
     /// The client's key, and the fingerprint of the body that it stands for.
     pub(crate) idempotency: Option<(String, [u8; 32])>,

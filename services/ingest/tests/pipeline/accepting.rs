@@ -2,7 +2,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use throughline_messages::{Adoption, Origin, RequestRecord, TraceContext};
 
-use crate::world::{TOPIC, World, id_of};
+use crate::world::{TOPIC, World, id_of, says};
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -59,6 +59,46 @@ async fn a_body_larger_than_the_limit_is_refused_however_it_is_sent() {
 }
 
 #[tokio::test]
+async fn a_client_that_still_sends_when_it_is_refused_gets_to_know_why() {
+    let world = World::new("http: { body_limit: 1KiB }");
+    let ingest = world.start().await;
+    let far_too_large = bytes::Bytes::from(vec![b' '; 8 << 20]);
+    for _ in 0..20 {
+        assert_eq!(world.post(&ingest, far_too_large.clone()).await.status(), 413);
+        let elsewhere = world.http.post(format!("{}/nowhere", ingest.base)).body(far_too_large.clone());
+        assert_eq!(elsewhere.send().await.unwrap().status(), 404);
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_nobody_can_read_has_a_problem_too() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let large = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(40_000));
+    let unreadable = "GET /v1/requests/%ff%fe HTTP/1.1\r\nhost: x\r\n\r\n".to_owned();
+    for (request, status, problem) in
+        [(large, 431, "headers-too-large"), (unreadable, 400, "path-unreadable")]
+    {
+        let answer = says(&ingest, &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("application/problem+json") && answer.contains(problem), "{answer}");
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_in_time_has_a_problem() {
+    let world = World::new("http: {timeout: 100ms}");
+    let ingest = world.start().await;
+    let head =
+        "POST /one HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    let answer = says(&ingest, head).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body-timeout"), "{answer}");
+    ingest.stop().await;
+}
+
+#[tokio::test]
 async fn a_foreign_record_is_adopted_once_however_often_it_is_forwarded() {
     let world = World::new("");
     let ingest = world.start().await;
@@ -103,7 +143,7 @@ async fn ready_only_while_database_and_broker_answer() {
         ready().await.json::<Value>().await.unwrap()
     };
     let report = tokio::time::timeout(crate::world::DEADLINE, down).await.unwrap();
-    assert_eq!(report, serde_json::json!({ "database": "up", "broker": "down" }));
+    assert_eq!(report, serde_json::json!({ "status": "unready", "database": "up", "broker": "down" }));
     assert_eq!(world.http.get(format!("{}/healthz", ingest.base)).send().await.unwrap().status(), 200);
     world.broker.up().unwrap();
     ingest.stop().await;

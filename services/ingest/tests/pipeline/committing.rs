@@ -55,6 +55,24 @@ async fn while_the_database_does_not_answer_requests_are_refused_in_time_and_lat
 }
 
 #[tokio::test]
+async fn what_the_database_did_not_take_in_time_is_not_kept_later() {
+    let world = World::new("http: {timeout: 300ms}");
+    let ingest = world.start().await;
+    world.accepted(&ingest, "{}").await;
+    world.outbox_empty().await;
+    let held = hold_the_database(&world).await;
+    // The second answer comes long after the first commit was given up.
+    for body in [r#""first""#, r#""second""#] {
+        assert_eq!(world.post(&ingest, body).await.status(), 503);
+    }
+    drop(held);
+    world.taken_again(&ingest).await;
+    let records = world.records(TOPIC, 2).await;
+    assert_ne!(records[1].payload, r#""first""#);
+    ingest.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
     let world = World::new("");
     let living = world.start().await;
@@ -62,6 +80,7 @@ async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
     let dead = nodes::acquire(&store, "dead", Duration::from_millis(1), None).await.unwrap().unwrap();
     let clock = Clock::system();
     let left = NewRequest {
+        lane: None,
         id: Generator::new(dead.node, clock.clone(), dead.not_before).generate(),
         route: "one".to_owned(),
         ordering_key: None,

@@ -1,6 +1,10 @@
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use throughline_snowflake::RequestId;
-use throughline_store::outbox;
+use throughline_clock::Clock;
+use throughline_snowflake::{Generator, RequestId};
+use throughline_store::{NewRequest, requests};
 
 use crate::world::{TOPIC, World, ids};
 
@@ -21,12 +25,7 @@ async fn what_is_accepted_is_published_once_in_order_and_leaves_the_outbox() {
     assert_in_order_and_once(&ids(&records), &accepted);
     assert!(records.iter().all(|record| record.key.as_deref() == Some(b"u")));
     ingest.stop().await;
-    let store = world.store().await;
-    for node in 0..2u16 {
-        let left =
-            outbox::pending(store.connection(), node.try_into().unwrap(), None, 10, 1 << 20).await.unwrap();
-        assert!(left.is_empty());
-    }
+    world.outbox_empty().await;
 }
 
 #[tokio::test]
@@ -86,4 +85,64 @@ async fn two_ingests_on_one_database_have_nodes_of_their_own() {
     assert_eq!(world.records(TOPIC, 2).await.len(), 2);
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn a_graceful_end_publishes_what_memory_had_no_room_for() {
+    let world = World::new("ingest: { unacknowledged: 2, batch: 5 }");
+    let ingest = world.start().await;
+    let accepted = join_all((0..50).map(|_| world.accepted(&ingest, r#"{"user":"u"}"#))).await;
+    ingest.stop().await;
+    world.outbox_empty().await;
+    assert_in_order_and_once(&ids(&world.records(TOPIC, 50).await), &accepted);
+}
+
+#[tokio::test]
+async fn what_is_published_late_has_its_patience_from_then_on() {
+    let clock = Clock::manual(Clock::system().now() + TimeDelta::days(1));
+    let began = clock.now();
+    let world = World::new("ingest: { patience: 10min }");
+    let ingest = world.start_at(clock.clone()).await;
+    let prompt = world.accepted(&ingest, "{}").await;
+    world.outbox_empty().await;
+    world.broker.down().unwrap();
+    let late = world.accepted(&ingest, "{}").await;
+    clock.advance(TimeDelta::minutes(8));
+    world.broker.up().unwrap();
+    world.outbox_empty().await;
+    for (id, minutes) in [(prompt, 10), (late, 18)] {
+        let status = world.status_when(&ingest, id, |_| true).await;
+        let due_at: DateTime<Utc> = status["deliveries"][0]["due_at"].as_str().unwrap().parse().unwrap();
+        assert_eq!(due_at - began, TimeDelta::minutes(minutes));
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_spoke_of_is_found() {
+    let world = World::new("ingest: { node_lease: 1s }");
+    let ingest = world.start().await;
+    let known = world.accepted(&ingest, "{}").await;
+    world.outbox_empty().await;
+    // As if the commit had become visible after its client was told that the database is away.
+    let clock = Clock::system();
+    let id = Generator::new(known.node(), clock.clone(), clock.now() + Duration::from_mins(1)).generate();
+    let unknown = NewRequest {
+        lane: None,
+        id,
+        route: "one".to_owned(),
+        ordering_key: None,
+        body: "{}".into(),
+        content_type: "application/json".to_owned(),
+        headers: Vec::new(),
+        trace: None,
+        accepted_at: clock.now(),
+        destinations: vec!["three".to_owned()],
+        due_at: clock.now() + Duration::from_mins(15),
+    };
+    let transaction = world.store().await.begin().await.unwrap();
+    requests::insert(&transaction, known.node(), &[unknown]).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(ids(&world.records(TOPIC, 2).await), [known, id]);
+    ingest.stop().await;
 }

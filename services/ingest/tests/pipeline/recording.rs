@@ -1,22 +1,33 @@
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta, Utc};
+use throughline_clock::Clock;
 use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome, RetryRecord};
 use throughline_snowflake::RequestId;
 
 use crate::world::World;
 
-fn report(id: RequestId, outcome: Outcome) -> Vec<u8> {
-    let report = AttemptReport {
+const NOW: DateTime<Utc> = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+
+fn report(id: RequestId, outcome: Outcome) -> AttemptReport {
+    AttemptReport {
         request_id: id,
         destination: "three".to_owned(),
         attempt: 1,
+        spent: 1,
         started_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap(),
         duration_ms: 12,
         trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
         status: Some(400),
         response_excerpt: Some("no".to_owned()),
         outcome,
-    };
-    serde_json::to_vec(&report).unwrap()
+    }
+}
+
+fn failure(error: &str) -> Failure {
+    Failure { class: ErrorClass::ServerError, error: error.to_owned() }
+}
+
+async fn reported(world: &World, report: &AttemptReport) {
+    world.produce(&world.topics().outcomes, Vec::new(), serde_json::to_vec(report).unwrap()).await;
 }
 
 #[tokio::test]
@@ -25,15 +36,12 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     let ingest = world.start().await;
     let outcomes = world.topics().outcomes;
     let (good, bad) = (world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await);
-    let dead = Outcome::Dead {
-        reason: DeadReason::Rejected,
-        failure: Failure { class: ErrorClass::ClientError, error: "400 Bad Request".to_owned() },
-    };
+    let dead = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400 Bad Request") };
     // What cannot be read goes to dead letters and holds nothing up; what comes twice counts once.
     world.produce(&outcomes, Vec::new(), "{").await;
     for _ in 0..2 {
-        world.produce(&outcomes, Vec::new(), report(good, Outcome::Delivered)).await;
-        world.produce(&outcomes, Vec::new(), report(bad, dead.clone())).await;
+        reported(&world, &report(good, Outcome::Delivered)).await;
+        reported(&world, &report(bad, dead.clone())).await;
     }
     let ended =
         |state: &'static str| move |status: &serde_json::Value| status["deliveries"][0]["state"] == state;
@@ -41,7 +49,7 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     let delivery = &status["deliveries"][0];
     assert_eq!((&delivery["destination"], &delivery["reason"]), (&"three".into(), &"rejected".into()));
     assert_eq!(delivery["attempts"].as_array().map(Vec::len), Some(1));
-    assert_eq!(delivery["attempts"][0]["error_class"], "client_error");
+    assert_eq!(delivery["attempts"][0]["error_class"], "server_error");
     assert_eq!(delivery["attempts"][0]["response_excerpt"], "no");
     let status = world.status_when(&ingest, good, ended("delivered")).await;
     assert_eq!(status["deliveries"][0]["attempts"][0]["status"], 400);
@@ -50,16 +58,69 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_nothing_is_heard_of_is_published_again_for_its_destination() {
-    let world = World::new("ingest: { patience: 1s }");
-    let ingest = world.start().await;
+async fn a_retry_is_published_when_its_time_has_come() {
+    let clock = Clock::manual(NOW);
+    let world = World::new("");
+    let ingest = world.start_at(clock.clone()).await;
     let id = world.accepted(&ingest, r#"{"user":"u"}"#).await;
-    let retries = world.topics().retries;
-    let retry = world.records(&retries, 1).await.remove(0);
+    let later = Outcome::Retry { due_at: Some(NOW + TimeDelta::seconds(40)), failure: failure("503") };
+    reported(&world, &report(id, later)).await;
+    let status = world.status_when(&ingest, id, |status| state(status) == "retrying").await;
+    assert_eq!(status["deliveries"][0]["due_at"], "2026-01-01T00:00:40Z");
+    clock.advance(TimeDelta::seconds(40));
+    let retry = world.records(&world.topics().retries, 1).await.remove(0);
     let read = RetryRecord::from_headers(&retry.headers).unwrap();
-    assert_eq!((read.request.id, read.destination.as_str(), read.attempt), (id, "three", 1));
+    assert_eq!((read.request.id, read.destination.as_str()), (id, "three"));
+    assert_eq!((read.attempt, read.spent, read.since), (2, 1, read.request.accepted_at));
     assert_eq!((retry.payload.as_ref(), retry.key.as_deref()), (&br#"{"user":"u"}"#[..], Some(&b"u"[..])));
     ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_delivery_is_published_again_once_dispatch_has_come_to_it() {
+    let clock = Clock::manual(NOW);
+    let world = World::new("");
+    let ingest = world.start_at(clock.clone()).await;
+    let silent = world.accepted(&ingest, "{}").await;
+    world.outbox_empty().await;
+    // Dispatch is away, and the patience ends. Two retries show that the sweeper has looked meanwhile.
+    clock.advance(TimeDelta::hours(1));
+    for number in 1..=2 {
+        let other = world.accepted(&ingest, "{}").await;
+        let now = Outcome::Retry { due_at: Some(clock.now()), failure: failure("503") };
+        reported(&world, &report(other, now)).await;
+        world.records(&world.topics().retries, number).await;
+    }
+    world.dispatched(3 + 2).await;
+    let retries = world.records(&world.topics().retries, 3).await;
+    let read: Vec<_> =
+        retries.iter().map(|retry| RetryRecord::from_headers(&retry.headers).unwrap()).collect();
+    assert_eq!((read[2].request.id, read[2].attempt, read[2].spent), (silent, 1, 0));
+    assert!(read[..2].iter().all(|retry| retry.request.id != silent));
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_can_be_cancelled_until_it_has_ended() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let id = world.accepted(&ingest, "{}").await;
+    let cancel = async |id: &str| {
+        let url = format!("{}/v1/requests/{id}/cancel", ingest.base);
+        let response = world.http.post(url).send().await.unwrap();
+        (response.status().as_u16(), response.json::<serde_json::Value>().await.unwrap())
+    };
+    let (status, body) = cancel(&id.to_string()).await;
+    assert_eq!((status, state(&body)), (200, "cancelled"));
+    let (status, body) = cancel(&id.to_string()).await;
+    assert_eq!((status, &body["type"]), (409, &"https://throughline.dev/problems/has-ended".into()));
+    assert_eq!(cancel("00000000000000000042").await.0, 404);
+    assert_eq!(cancel("42").await.0, 400);
+    ingest.stop().await;
+}
+
+fn state(status: &serde_json::Value) -> &str {
+    status["deliveries"][0]["state"].as_str().unwrap()
 }
 
 #[tokio::test]

@@ -14,9 +14,11 @@ use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{RequestRecord, Topics};
 use throughline_snowflake::RequestId;
-use throughline_store::Store;
+use throughline_store::{Store, outbox};
 use throughline_telemetry::Telemetry;
 use throughline_testkit::eventually;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// Longest wait for anything in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -46,7 +48,9 @@ impl World {
         let broker = EmbeddedBroker::start(1).unwrap();
         let (http, folder) = (reqwest::Client::new(), tempfile::tempdir().unwrap());
         let world = Self { broker, http, folder, overrides: overrides.to_owned() };
-        world.broker.create_topics(&[TOPIC]).unwrap();
+        let settings = world.settings();
+        let routes: Vec<_> = settings.routes.values().map(|route| route.topic.as_str()).collect();
+        world.broker.create_topics(&routes).unwrap();
         world.broker.create_topics(&world.topics().all()).unwrap();
         world
     }
@@ -82,12 +86,32 @@ destinations:
         self.try_start().await.unwrap()
     }
 
+    pub(crate) async fn start_at(&self, clock: Clock) -> Running {
+        self.try_start_at(clock).await.unwrap()
+    }
+
     pub(crate) async fn try_start(&self) -> Result<Running, StartError> {
+        self.try_start_at(Clock::system()).await
+    }
+
+    async fn try_start_at(&self, clock: Clock) -> Result<Running, StartError> {
         let shutdown = Shutdown::new();
-        let start =
-            throughline_ingest::start(self.settings(), Broker::Durable, Clock::system(), shutdown.clone());
+        let start = throughline_ingest::start(self.settings(), Broker::Durable, clock, shutdown.clone());
         let ingest = start.await?;
         Ok(Running { base: format!("http://{}", ingest.address()), shutdown, ingest })
+    }
+
+    /// Finishes so many records as dispatch does, without a word about them.
+    pub(crate) async fn dispatched(&self, count: usize) {
+        let settings = self.settings();
+        let group = format!("{}-dispatch", settings.kafka.prefix);
+        let retries = self.topics().retries;
+        let mut dispatch = Consumer::subscribe(&settings.kafka, &group, &[TOPIC, &retries], 64).unwrap();
+        for _ in 0..count {
+            let received = tokio::time::timeout(DEADLINE, dispatch.recv()).await.expect("a record soon");
+            received.expect("the consumer goes on").receipt.done();
+        }
+        dispatch.close(DEADLINE).await.unwrap();
     }
 
     /// Waits until a request is accepted again.
@@ -121,6 +145,20 @@ destinations:
         }
         let request = self.http.post(format!("{}/one", ingest.base)).headers(all);
         request.body(body).send().await.unwrap()
+    }
+
+    /// Waits until everything is published, and known to be.
+    pub(crate) async fn outbox_empty(&self) {
+        let store = self.store().await;
+        eventually("an empty outbox", DEADLINE, async || {
+            for node in 0..2u16 {
+                let left = outbox::oldest(store.connection(), node.try_into()?).await?;
+                anyhow::ensure!(left.is_none(), "{left:?}");
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
 
     /// Posts a body that must be accepted, and gives its id.
@@ -184,6 +222,17 @@ impl Running {
         self.shutdown.begin();
         tokio::time::timeout(DEADLINE, self.ingest.join()).await.expect("it stops").unwrap();
     }
+}
+
+/// What ingest answers to these bytes, until it closes or has answered and waits for more.
+pub(crate) async fn says(ingest: &Running, bytes: &str) -> String {
+    let mut client = TcpStream::connect(ingest.base.trim_start_matches("http://")).await.unwrap();
+    client.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let answered =
+        async { while !answer.ends_with(b"}") && client.read_buf(&mut answer).await.unwrap() > 0 {} };
+    tokio::time::timeout(DEADLINE, answered).await.expect("an answer");
+    String::from_utf8(answer).unwrap()
 }
 
 pub(crate) async fn id_of(response: reqwest::Response) -> RequestId {

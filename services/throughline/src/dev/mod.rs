@@ -109,7 +109,7 @@ fn greet(settings: &Settings, broker: &str, ingest: SocketAddr, dispatch: Socket
         "\
 Throughline is up.
 
-  ingest     http://{ingest}   {routes}, /v1/requests/<id>, /readyz
+  ingest     http://{ingest}   {routes}, /v1/requests/<id>, /docs
   dispatch   http://{dispatch}   /readyz
   sandbox    http://{sandbox}   the third party: POST /token, POST /three, GET /three shows what came
   broker     {bootstrap}   {broker}

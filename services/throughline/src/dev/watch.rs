@@ -1,4 +1,4 @@
-//! Shows each delivery as it ends.
+//! Shows each delivery as it goes on and ends.
 
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ fn line(report: &AttemptReport) -> String {
     let trace = report.trace_id.as_ref().map_or_else(String::new, |id| format!("  trace {id}"));
     let why = match &report.outcome {
         Outcome::Delivered => String::new(),
+        Outcome::Retry { failure, .. } => format!("  {}", failure.error),
+        Outcome::Deferred { cause, .. } => format!("  {}", cause.as_str()),
         Outcome::Dead { reason, failure } => format!("  {}: {}", reason.as_str(), failure.error),
     };
     format!(

@@ -1,0 +1,193 @@
+//! Breaks real parts under load, and shows that nothing was lost.
+//!
+//! ```text
+//! make test-faults                       # three minutes, each fault once
+//! make test-faults MINUTES=30            # round after round, with outages as long as in life
+//! make test-faults ARGS='--seed 42'      # a run like one before
+//! ```
+
+mod books;
+mod cast;
+mod faults;
+mod load;
+mod scene;
+mod third_party;
+mod watch;
+
+use std::env::{current_exe, var_os};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use throughline_testkit::{Environment, Programs};
+use tokio::time::sleep;
+
+use crate::books::{Evidence, Verdict};
+use crate::cast::Replica;
+use crate::faults::{Strike, Window, round};
+use crate::load::Load;
+use crate::scene::Scene;
+use crate::watch::{Watch, say, stamp};
+
+/// Set in CI: there, what cannot run has failed.
+const REQUIRE: &str = "REQUIRE_CONTAINERS";
+
+/// How long nothing goes wrong at first.
+const CALM: Duration = Duration::from_secs(6);
+/// The shortest and the longest time between two faults: things recover, but not always fully.
+const RESPITE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(1800));
+
+/// Breaks real parts under load, and shows that nothing was lost.
+#[derive(Debug, Parser)]
+struct Options {
+    /// How long; less than a round of all faults, which takes some three minutes, is not possible.
+    #[arg(long, default_value_t = 3)]
+    minutes: u32,
+    /// What decides which fault strikes when and for how long; by default another each time.
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Requests a second.
+    #[arg(long, default_value_t = 60)]
+    rate: u32,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Err(why) = Environment::engine().await {
+        let is_required = var_os(REQUIRE).is_some_and(|value| value == "1");
+        let word = if is_required { "FAILED" } else { "SKIPPED" };
+        say(format_args!(
+            "*** {word}: the fault suite, which needs PostgreSQL and Kafka, because {why:#} ***"
+        ));
+        return if is_required { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    match run(&options).await {
+        Ok(verdict) => report(&verdict),
+        Err(error) => {
+            say(format_args!("*** FAILED: {error:#} ***"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> anyhow::Result<Verdict> {
+    let programs = Programs::build()?;
+    let seed = options.seed.unwrap_or_else(rand::random);
+    say(format_args!("seed {seed}, for {} min, {} requests a second", options.minutes, options.rate));
+    let watch = Watch::start();
+    let mut scene = Scene::set(programs, watch).await?;
+    let ended = play(options, seed, &mut scene).await;
+    let is_well = ended.as_ref().is_ok_and(|verdict| verdict.wrong.is_empty());
+    if !is_well {
+        let folder = logs(seed)?;
+        scene.cast.write_logs(&folder)?;
+        say(format_args!("what the programs have printed is in {}", folder.display()));
+    }
+    ended
+}
+
+/// Load from the beginning to the end, and faults in between.
+async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result<Verdict> {
+    let watch = scene.watch;
+    watch.say("all is well, clients begin to post");
+    let load = Load::begin(watch, &scene.doors, options.rate)?;
+    sleep(CALM).await;
+    let calm_until = watch.now();
+    let mut windows = Vec::new();
+    let went_on = strike(options, seed, scene, &load, &mut windows).await;
+    let answers = load.end().await;
+    watch.say(format_args!(
+        "no more faults, {} requests accepted; waiting for the rest to end",
+        accepted(&answers)
+    ));
+    let settled = match went_on {
+        Ok(()) => scene.settle().await,
+        Err(error) => Err(error),
+    };
+    scene.cast.look_after().await?;
+    for replica in Replica::all() {
+        scene.cast.stop(replica).await?;
+    }
+    watch.say("all has ended, closing the books");
+    let mut verdict = books::close(&Evidence {
+        watch,
+        calm_until,
+        windows,
+        seen: answers,
+        calls: scene.third_party.calls(),
+        rows: scene.rows().await?,
+        unpublished: scene.unpublished().await?,
+        lines: scene.cast.lines().collect(),
+        faux_pas: scene.cast.faux_pas().to_vec(),
+    });
+    verdict.wrong.extend(settled.err().map(|error| format!("{error:#}")));
+    Ok(verdict)
+}
+
+/// One fault after the other, each at least once, until the time is up.
+async fn strike(
+    options: &Options,
+    seed: u32,
+    scene: &mut Scene,
+    load: &Load,
+    windows: &mut Vec<Window>,
+) -> anyhow::Result<()> {
+    let mut dice = StdRng::seed_from_u64(seed.into());
+    let time = Duration::from_mins(options.minutes.into());
+    for number in 0.. {
+        for act in round(options.minutes, &mut dice) {
+            let first = windows.len();
+            for next in act {
+                if number > 0 && scene.watch.now() >= time {
+                    return Ok(());
+                }
+                windows.push(Strike::run(next, scene).await?);
+                scene.watch.say(format_args!("    over; {} requests accepted", load.accepted()));
+                sleep(dice.random_range(RESPITE.0..=RESPITE.1)).await;
+                scene.cast.look_after().await?;
+            }
+            // So that what comes of this act is not taken for the next one's doing.
+            scene.settle().await?;
+            let now = scene.watch.now();
+            scene.watch.say(format_args!("all has ended that was accepted before {}", stamp(now).trim()));
+            windows[first..].iter_mut().for_each(|window| window.felt_until = now);
+        }
+        if scene.watch.now() >= time {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn accepted(seen: &load::Experience) -> usize {
+    seen.posted.iter().filter(|posted| posted.id.is_some()).count()
+}
+
+fn report(verdict: &Verdict) -> ExitCode {
+    say("");
+    for (of, what) in &verdict.totals {
+        say(format_args!("{of:12} {what}"));
+    }
+    say("");
+    for wrong in &verdict.wrong {
+        say(format_args!("*** WRONG: {wrong} ***"));
+    }
+    if verdict.wrong.is_empty() {
+        say("nothing was lost");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// `target/faults/<seed>`, beside the folder of the profile that the test was built in.
+fn logs(seed: u32) -> anyhow::Result<PathBuf> {
+    let test = current_exe()?;
+    let target = test.ancestors().nth(3).context("a test outside of a target folder")?;
+    Ok(target.join("faults").join(seed.to_string()))
+}

@@ -1,0 +1,308 @@
+//! A third party that fails as it is told to, and keeps a list of all that it was asked.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use throughline_snowflake::RequestId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::watch::Watch;
+
+/// Short, so that an outage of the token endpoint is felt.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(4);
+/// How much longer than it says a token is taken.
+const TOKEN_LEEWAY: Duration = Duration::from_secs(1);
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How it treats those who post to `/three`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Answers within some 100 ms, and does as each body wishes.
+    Fine,
+    /// 503.
+    Unavailable,
+    /// 503 with `Retry-After`.
+    Later,
+    /// 429 with `Retry-After`.
+    TooMany,
+    /// Takes the request and never answers.
+    BlackHole,
+    /// Takes the request and resets the connection.
+    Reset,
+    /// Some answers take almost as long as they may, the others for ever.
+    Treacle,
+}
+
+/// How it treats those who ask for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenMood {
+    Fine,
+    /// 503.
+    Down,
+    /// Takes the request and resets the connection.
+    Reset,
+}
+
+/// What a client wishes to become of its request, in its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Wish {
+    /// 200.
+    Accept,
+    /// 503 the first time, then 200.
+    Stumble,
+    /// 400.
+    Reject,
+}
+
+/// One call to `/three`.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Its `Idempotency-Key`; none if that was not a request id.
+    pub(crate) id: Option<RequestId>,
+    pub(crate) began: Duration,
+    /// When and with which status it was answered, if it was.
+    pub(crate) answered: Option<(Duration, StatusCode)>,
+}
+
+/// The third party, which ends when dropped.
+pub(crate) struct ThirdParty {
+    address: SocketAddr,
+    desk: Arc<Desk>,
+    _server: JoinSet<()>,
+}
+
+struct Desk {
+    watch: Watch,
+    mood: Mutex<Mood>,
+    token_mood: Mutex<TokenMood>,
+    /// Until when each token is good.
+    tokens: Mutex<HashMap<String, Duration>>,
+    /// Those that have stumbled.
+    stumbled: Mutex<HashSet<RequestId>>,
+    calls: Mutex<Vec<Call>>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    wish: Wish,
+}
+
+impl ThirdParty {
+    pub(crate) async fn open(watch: Watch) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let desk = Arc::new(Desk {
+            watch,
+            mood: Mutex::new(Mood::Fine),
+            token_mood: Mutex::new(TokenMood::Fine),
+            tokens: Mutex::default(),
+            stumbled: Mutex::default(),
+            calls: Mutex::default(),
+        });
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, Arc::clone(&desk)));
+        Ok(Self { address, desk, _server: server })
+    }
+
+    /// Its base URL, without a slash at the end.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn be(&self, mood: Mood) {
+        *lock(&self.desk.mood) = mood;
+    }
+
+    pub(crate) fn give_tokens(&self, mood: TokenMood) {
+        *lock(&self.desk.token_mood) = mood;
+    }
+
+    /// All calls so far, in the order in which they began.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        lock(&self.desk.calls).clone()
+    }
+}
+
+async fn serve(listener: TcpListener, desk: Arc<Desk>) {
+    let mut conversations = JoinSet::new();
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            conversations.spawn(converse(stream, Arc::clone(&desk)));
+        }
+        while conversations.try_join_next().is_some() {}
+    }
+}
+
+async fn converse(stream: TcpStream, desk: Arc<Desk>) {
+    let hang_up = Notify::new();
+    let service = service_fn(async |request| Ok::<_, Infallible>(desk.receive(request, &hang_up).await));
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // However it ends, it was the other side that ended it.
+        _ = &mut connection => {}
+        () = hang_up.notified() => {
+            // Closed without lingering, a connection is reset. If that cannot be had, it just closes.
+            let _ = connection.into_parts().io.into_inner().set_zero_linger();
+        }
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Desk {
+    async fn receive(&self, request: Request<Incoming>, hang_up: &Notify) -> Answer {
+        let (head, body) = request.into_parts();
+        let Ok(body) = body.collect().await else { return never().await };
+        let answer = if head.uri.path() == "/token" {
+            self.token()
+        } else {
+            self.take(&head.headers, &body.to_bytes()).await
+        };
+        if let Some(answer) = answer {
+            answer
+        } else {
+            hang_up.notify_one();
+            never().await
+        }
+    }
+
+    /// None to reset the connection.
+    fn token(&self) -> Option<Answer> {
+        match *lock(&self.token_mood) {
+            TokenMood::Fine => {}
+            TokenMood::Down => return Some(empty(StatusCode::SERVICE_UNAVAILABLE)),
+            TokenMood::Reset => return None,
+        }
+        let mut tokens = lock(&self.tokens);
+        let token = format!("token-number-{}", tokens.len() + 1);
+        tokens.insert(token.clone(), self.watch.now() + TOKEN_LIFETIME + TOKEN_LEEWAY);
+        let lifetime = TOKEN_LIFETIME.as_secs();
+        let json = format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":{lifetime}}}"#);
+        let mut answer = Response::new(Full::from(json));
+        answer.headers_mut().insert(CONTENT_TYPE, const { value("application/json") });
+        Some(answer)
+    }
+
+    /// None to reset the connection.
+    async fn take(&self, headers: &HeaderMap, body: &[u8]) -> Option<Answer> {
+        let id = headers.get(IDEMPOTENCY_KEY).and_then(|id| id.to_str().ok()?.parse().ok());
+        let place = self.note(id);
+        let answer =
+            if self.knows(headers) { self.judge(id, body).await? } else { empty(StatusCode::UNAUTHORIZED) };
+        if let Some(call) = lock(&self.calls).get_mut(place) {
+            call.answered = Some((self.watch.now(), answer.status()));
+        }
+        Some(answer)
+    }
+
+    fn note(&self, id: Option<RequestId>) -> usize {
+        let mut calls = lock(&self.calls);
+        calls.push(Call { id, began: self.watch.now(), answered: None });
+        calls.len() - 1
+    }
+
+    fn knows(&self, headers: &HeaderMap) -> bool {
+        let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
+        let good_until = token.and_then(|token| lock(&self.tokens).get(token).copied());
+        good_until.is_some_and(|until| self.watch.now() < until)
+    }
+
+    async fn judge(&self, id: Option<RequestId>, body: &[u8]) -> Option<Answer> {
+        // Different for each request, and the same in each run.
+        let dice = id.map_or(0, RequestId::as_i64).unsigned_abs() % 101;
+        let mood = *lock(&self.mood);
+        match mood {
+            Mood::Fine => {
+                sleep(Duration::from_millis(50 + dice)).await;
+                Some(self.grant(id, body))
+            }
+            Mood::Unavailable => Some(empty(StatusCode::SERVICE_UNAVAILABLE)),
+            Mood::Later => Some(later(StatusCode::SERVICE_UNAVAILABLE)),
+            Mood::TooMany => Some(later(StatusCode::TOO_MANY_REQUESTS)),
+            Mood::Reset => None,
+            Mood::Treacle if dice < 70 => {
+                sleep(Duration::from_millis(500 + 20 * dice)).await;
+                Some(self.grant(id, body))
+            }
+            Mood::BlackHole | Mood::Treacle => never().await,
+        }
+    }
+
+    fn grant(&self, id: Option<RequestId>, body: &[u8]) -> Answer {
+        let Ok(Body { wish }) = serde_json::from_slice(body) else { return empty(StatusCode::BAD_REQUEST) };
+        let status = match (wish, id) {
+            (Wish::Stumble, Some(id)) if lock(&self.stumbled).insert(id) => StatusCode::SERVICE_UNAVAILABLE,
+            (Wish::Accept | Wish::Stumble, _) => StatusCode::OK,
+            (Wish::Reject, _) => StatusCode::BAD_REQUEST,
+        };
+        empty(status)
+    }
+}
+
+/// Whoever asked goes away some time, and this with them.
+async fn never<T>() -> T {
+    std::future::pending().await
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
+fn later(status: StatusCode) -> Answer {
+    let mut answer = empty(status);
+    answer.headers_mut().insert(RETRY_AFTER, const { value("1") });
+    answer
+}
+
+const fn value(text: &'static str) -> hyper::header::HeaderValue {
+    hyper::header::HeaderValue::from_static(text)
+}
+
+impl fmt::Display for Mood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fine => "is fine",
+            Self::Unavailable => "answers 503",
+            Self::Later => "answers 503 with Retry-After",
+            Self::TooMany => "answers 429",
+            Self::BlackHole => "never answers",
+            Self::Reset => "resets connections",
+            Self::Treacle => "is slow as treacle",
+        })
+    }
+}
+
+impl fmt::Display for TokenMood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fine => "is fine",
+            Self::Down => "answers 503",
+            Self::Reset => "resets connections",
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,46 @@
+//! The time of a run, and what is said in the course of it.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use throughline_clock::Clock;
+use tokio::time::Instant;
+
+/// Counts from the beginning of the run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watch {
+    began: Instant,
+    began_at: DateTime<Utc>,
+}
+
+impl Watch {
+    pub(crate) fn start() -> Self {
+        Self { began: Instant::now(), began_at: Clock::system().now() }
+    }
+
+    /// How long the run has lasted.
+    pub(crate) fn now(self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// How long it had lasted at a time of the calendar.
+    pub(crate) fn at(self, time: DateTime<Utc>) -> Duration {
+        (time - self.began_at).to_std().unwrap_or_default()
+    }
+
+    /// Says something, and when.
+    pub(crate) fn say(self, what: impl Display) {
+        say(format_args!("{} {what}", stamp(self.now())));
+    }
+}
+
+/// A time of the run, in seconds.
+pub(crate) fn stamp(time: Duration) -> String {
+    format!("{:7.1} s ", time.as_secs_f64())
+}
+
+#[expect(clippy::print_stdout, reason = "the report of a test is for its stdout")]
+pub(crate) fn say(what: impl Display) {
+    println!("{what}");
+}

@@ -1,0 +1,56 @@
+//! Who may call ingest, and how often.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, anyhow};
+use cucumber::{gherkin, given, then, when};
+use reqwest::Method;
+
+use super::posting::send;
+use super::rows;
+use crate::client::Question;
+use crate::world::{Step, World};
+
+#[given("only these clients may call")]
+fn clients(world: &mut World, step: &gherkin::Step) -> Step {
+    let mut configuration = world.stage.configuration()?;
+    configuration.push_str("\nclients:\n");
+    for row in rows(step).iter().skip(1) {
+        let [client, key, routes, manage] = &row[..] else {
+            return Err(anyhow!("a client is a name, a key, routes, and whether it manages: {row:?}").into());
+        };
+        writeln!(configuration, "  {client}: {{key: {key}, routes: [{routes}], manage: {manage}}}")?;
+    }
+    Ok(world.stage.configure(&configuration)?)
+}
+
+#[given(regex = r#"^the route "(.+)" takes (\S+)$"#)]
+fn takes_so_many(world: &mut World, route: String, rate: String) -> Step {
+    let configuration = world.stage.configuration()?;
+    let before = format!("\n  {route}:\n");
+    if !configuration.contains(&before) {
+        return Err(anyhow!("no route {route}:\n{configuration}").into());
+    }
+    let limited = configuration.replace(&before, &format!("{before}    rate: {rate}\n"));
+    Ok(world.stage.configure(&limited)?)
+}
+
+#[when(regex = r#"^a client with the key "(.+)" sends (\S+) (/\S+)$"#)]
+async fn send_with_key(world: &mut World, key: String, method: Method, path: String) -> Step {
+    let authorization = format!("Bearer {key}");
+    let headers = [("authorization", authorization.as_str())];
+    send(world, Question { method, headers: &headers, ..Question::post(&path, "{}") }).await
+}
+
+#[then(regex = r"^it says to try again after (\d+) to (\d+) seconds$")]
+fn retry_after(world: &mut World, least: u64, most: u64) -> Step {
+    let after: u64 = world.answer()?.header("retry-after").context("no Retry-After")?.parse()?;
+    assert!((least..=most).contains(&after), "{after} s");
+    Ok(())
+}
+
+#[then("it asks for a bearer token")]
+fn asks_for_token(world: &mut World) -> Step {
+    assert_eq!(world.answer()?.header("www-authenticate"), Some("Bearer"));
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! YAML, with merge keys, whose keys may be numbers.
+
+use std::fmt;
+
+use figment::providers::YamlExtended;
+use figment::value::{Dict, Empty, Value};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::value;
+
+/// Reads a text. A key that is a number, such as a status, is a text, as it is in any other source.
+pub(crate) fn read(text: &str) -> Result<Value, impl fmt::Display> {
+    YamlExtended::from_str(text).map(|Node(value)| value)
+}
+
+struct Node(Value);
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Nodes).map(Self)
+    }
+}
+
+struct Nodes;
+
+impl<'de> Visitor<'de> for Nodes {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Empty::Unit.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Node(value)) = items.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut values = Dict::new();
+        while let Some((Node(key), Node(value))) = entries.next_entry()? {
+            let key = match key {
+                Value::String(_, text) => text,
+                Value::Num(..) | Value::Bool(..) => value::to_json(&key).to_string(),
+                _ => return Err(A::Error::custom("a key is a text or a number")),
+            };
+            values.insert(key, value);
+        }
+        Ok(values.into())
+    }
+}

@@ -1,0 +1,186 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long a dependency may take to answer.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// How long an answer is repeated, so that many who ask cost the dependencies no more than one.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Whether a process can do its work: whether it is to go on, and all that it depends on answers.
+pub struct Readiness {
+    probes: Vec<(&'static str, Probe)>,
+    stopping: CancellationToken,
+    last: Mutex<Option<(Instant, Report)>>,
+}
+
+type Probe = Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+
+/// What is said to who asks; as JSON `{"status": "unready", "broker": "down", "database": "up"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    status: Status,
+    #[serde(flatten)]
+    dependencies: BTreeMap<&'static str, Dependency>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ready,
+    Unready,
+    Stopping,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Dependency {
+    Up,
+    Down,
+}
+
+impl Report {
+    /// Whether the process can do its work.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status == Status::Ready
+    }
+}
+
+impl Readiness {
+    /// The readiness of a process that depends on nothing, until `stopping` is cancelled.
+    #[must_use]
+    pub fn new(stopping: CancellationToken) -> Self {
+        Self { probes: Vec::new(), stopping, last: Mutex::default() }
+    }
+
+    /// Adds what the process cannot do without. `probe` says whether it answers, within the time it is given;
+    /// after that its answer counts as a no.
+    #[must_use]
+    pub fn depends_on<F, A>(mut self, name: &'static str, probe: F) -> Self
+    where
+        F: Fn(Duration) -> A + Send + Sync + 'static,
+        A: Future<Output = bool> + Send + 'static,
+    {
+        self.probes.push((name, Box::new(move |deadline| Box::pin(probe(deadline)))));
+        self
+    }
+
+    /// Asks all dependencies at once, unless that was done just now. Who comes while others are waiting for
+    /// the answer gets the same one.
+    pub async fn ask(&self) -> Report {
+        if self.stopping.is_cancelled() {
+            return Report { status: Status::Stopping, dependencies: BTreeMap::new() };
+        }
+        let mut last = self.last.lock().await;
+        if let Some((at, report)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return report.clone();
+        }
+        let report = self.probe().await;
+        *last = Some((Instant::now(), report.clone()));
+        report
+    }
+
+    async fn probe(&self) -> Report {
+        let asked = self.probes.iter().map(async |(name, probe)| {
+            let is_up = timeout(DEADLINE, probe(DEADLINE)).await.unwrap_or(false);
+            (*name, if is_up { Dependency::Up } else { Dependency::Down })
+        });
+        let dependencies: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+        let all_up = dependencies.values().all(|dependency| *dependency == Dependency::Up);
+        Report { status: if all_up { Status::Ready } else { Status::Unready }, dependencies }
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.probes.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Readiness").field("depends_on", &names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use serde_json::{Value, json};
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    fn in_json(report: &Report) -> Value {
+        serde_json::to_value(report).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ready_while_all_that_it_depends_on_answers() {
+        let is_up = Arc::new(AtomicBool::new(true));
+        let broker = {
+            let is_up = Arc::clone(&is_up);
+            move |_| ready(is_up.load(Ordering::SeqCst))
+        };
+        let stopping = CancellationToken::new();
+        let readiness = Readiness::new(stopping.clone())
+            .depends_on("database", |_| ready(true))
+            .depends_on("broker", broker);
+        let report = readiness.ask().await;
+        assert!(report.is_ready());
+        assert_eq!(in_json(&report), json!({ "status": "ready", "database": "up", "broker": "up" }));
+
+        is_up.store(false, Ordering::SeqCst);
+        advance(FRESH).await;
+        let report = readiness.ask().await;
+        assert!(!report.is_ready());
+        assert_eq!(in_json(&report), json!({ "status": "unready", "database": "up", "broker": "down" }));
+
+        stopping.cancel();
+        let report = readiness.ask().await;
+        assert!(!report.is_ready());
+        assert_eq!(in_json(&report), json!({ "status": "stopping" }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_answer_in_time_is_down_and_the_others_are_asked_meanwhile() {
+        let slow = |deadline| async move {
+            sleep(deadline / 2).await;
+            true
+        };
+        let readiness = Readiness::new(CancellationToken::new())
+            .depends_on("slow", slow)
+            .depends_on("silent", |_| pending());
+        let began = Instant::now();
+        let report = readiness.ask().await;
+        assert_eq!(in_json(&report), json!({ "status": "unready", "slow": "up", "silent": "down" }));
+        assert!(began.elapsed() < DEADLINE + DEADLINE / 4, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_cost_one_probe_while_its_answer_is_fresh() {
+        let probes = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&probes);
+        let readiness = Readiness::new(CancellationToken::new()).depends_on("broker", move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async {
+                sleep(Duration::from_millis(10)).await;
+                true
+            }
+        });
+        let all = join_all((0..100).map(|_| readiness.ask())).await;
+        assert!(all.iter().all(Report::is_ready));
+        assert_eq!(probes.load(Ordering::SeqCst), 1);
+        advance(FRESH).await;
+        readiness.ask().await;
+        assert_eq!(probes.load(Ordering::SeqCst), 2);
+    }
+}

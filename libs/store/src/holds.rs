@@ -1,0 +1,183 @@
+//! Destinations that cannot take all that waits for them, and how much of it is let go.
+//!
+//! A deferred delivery waits until its destination's hold lets it go. A hold that comes from an open breaker
+//! or a token endpoint that fails lets one delivery go, as a probe, once the time has come for it. When
+//! the destination has answered since, twice as many are let go the next time; when a limit was met, half as
+//! many. A hold ends when nothing waits behind it.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::{ConnectionTrait, FromQueryResult};
+use throughline_messages::DeferralCause;
+
+use crate::dialect::Dialect;
+use crate::error::StoreError;
+use crate::rows::Rows;
+use crate::store::Store;
+
+/// How many are let go at first after a limit was met: there is no reason to be timid, it takes what it can.
+const ALLOWANCE_AT_LIMIT: i32 = 64;
+/// Most that are let go at once.
+const MOST: i32 = 4096;
+/// How long it takes to hear of what was let go.
+const PACE: TimeDelta = TimeDelta::seconds(1);
+
+/// What reports say of their destinations, in one batch.
+#[derive(Debug, Default)]
+pub(crate) struct News(BTreeMap<String, Item>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Item {
+    /// The earliest time at which a deferred delivery may be tried again.
+    failing_until: Option<DateTime<Utc>>,
+    full_until: Option<DateTime<Utc>>,
+}
+
+impl News {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The destination has answered a call, whatever it said.
+    pub(crate) fn answered(&mut self, destination: &str) {
+        self.0.entry(destination.to_owned()).or_default();
+    }
+
+    pub(crate) fn deferred(&mut self, destination: &str, cause: DeferralCause, due_at: DateTime<Utc>) {
+        let item = self.0.entry(destination.to_owned()).or_default();
+        let until = match cause {
+            DeferralCause::Limit => &mut item.full_until,
+            DeferralCause::BreakerOpen | DeferralCause::TokenUnavailable | DeferralCause::TokenRefused => {
+                &mut item.failing_until
+            }
+        };
+        *until = Some(until.map_or(due_at, |until| until.min(due_at)));
+    }
+}
+
+/// Has holds begin, tighten and loosen.
+pub(crate) async fn hear(connection: &impl ConnectionTrait, news: &News) -> Result<(), StoreError> {
+    let items = || news.0.iter().map(|(name, item)| (name.as_str(), item));
+    let all: Vec<_> = items().map(|(name, _)| name).collect();
+    lock(connection, &all).await?;
+    let failing: Vec<_> = items().filter_map(|(name, item)| Some((name, item.failing_until?))).collect();
+    let on_failing = "DO UPDATE SET allowance = 1, news = NULL, next_at = excluded.next_at";
+    hold(connection, &failing, 1, on_failing).await?;
+    let full: Vec<_> = items()
+        .filter(|(_, item)| item.failing_until.is_none())
+        .filter_map(|(name, item)| Some((name, item.full_until?)))
+        .collect();
+    hold(connection, &full, ALLOWANCE_AT_LIMIT, "DO UPDATE SET news = 'limit'").await?;
+    let answered: Vec<_> = items()
+        .filter(|(_, item)| item.failing_until.is_none() && item.full_until.is_none())
+        .map(|(name, _)| name)
+        .collect();
+    loosen(connection, &answered).await
+}
+
+/// In one order whoever does, so that two cannot wait for each other.
+async fn lock(connection: &impl ConnectionTrait, destinations: &[&str]) -> Result<(), StoreError> {
+    let sql = format!(
+        "SELECT 1 FROM holds WHERE destination IN (SELECT destination FROM r) ORDER BY destination {}",
+        Dialect::of(connection).lock_rows_of("holds")
+    );
+    Rows::of(destinations).column("destination", |name| *name).execute(connection, Vec::new(), &sql).await?;
+    Ok(())
+}
+
+async fn loosen(connection: &impl ConnectionTrait, destinations: &[&str]) -> Result<(), StoreError> {
+    if destinations.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE holds SET news = 'progress' \
+         WHERE destination IN (SELECT destination FROM r) AND news IS NULL";
+    Rows::of(destinations).column("destination", |name| *name).execute(connection, Vec::new(), sql).await?;
+    Ok(())
+}
+
+async fn hold(
+    connection: &impl ConnectionTrait,
+    held: &[(&str, DateTime<Utc>)],
+    allowance: i32,
+    if_held: &str,
+) -> Result<(), StoreError> {
+    if held.is_empty() {
+        return Ok(());
+    }
+    Rows::of(held)
+        .column("destination", |(name, _)| *name)
+        .column("allowance", |_| allowance)
+        .column("next_at", |(_, until)| *until)
+        .insert(connection, "holds", &format!("ON CONFLICT (destination) {if_held}"))
+        .await
+}
+
+#[derive(Debug, FromQueryResult)]
+struct Hold {
+    destination: String,
+    allowance: i32,
+    news: Option<String>,
+}
+
+impl Hold {
+    fn next_allowance(&self) -> i32 {
+        match self.news.as_deref() {
+            Some("progress") => (self.allowance * 2).min(MOST),
+            Some("limit") => (self.allowance / 2).max(1),
+            _ => self.allowance,
+        }
+    }
+}
+
+/// Lets go what the holds allow whose time has come: what is let go is due at `now`. Says how many were.
+/// Several may call it at once and share the holds.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn release(store: &Store, now: DateTime<Utc>) -> Result<u64, StoreError> {
+    let dialect = Dialect::of(store.connection());
+    let due = "SELECT destination, allowance, news FROM holds WHERE next_at <= $1";
+    // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
+    let statement = dialect.statement(due, [dialect.time(now)]);
+    if store.connection().query_one_raw(statement.clone()).await?.is_none() {
+        return Ok(0);
+    }
+    let transaction = store.begin().await?;
+    let statement = dialect.statement(format!("{due} {}", dialect.lock_free_rows()), [dialect.time(now)]);
+    let mut released = 0;
+    for hold in Hold::find_by_statement(statement).all(&transaction).await? {
+        released += release_one(&transaction, dialect, &hold, now).await?;
+    }
+    transaction.commit().await?;
+    Ok(released)
+}
+
+async fn release_one(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    hold: &Hold,
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    let (name, allowance) = (hold.destination.as_str(), hold.next_allowance());
+    // Materialized, or PostgreSQL might choose anew for each row, and beyond the limit.
+    let sql = format!(
+        "WITH next AS MATERIALIZED ( \
+             SELECT request_id, destination FROM deliveries \
+             WHERE destination = $1 AND deferred_by <> 'order' AND due_at <= $2 \
+             ORDER BY due_at, request_id LIMIT $3 {}) \
+         UPDATE deliveries SET deferred_by = NULL, due_at = $2 \
+         WHERE (request_id, destination) IN (SELECT request_id, destination FROM next)",
+        dialect.lock_free_rows()
+    );
+    let parameters = [name.into(), dialect.time(now), i64::from(allowance).into()];
+    let released = connection.execute_raw(dialect.statement(sql, parameters)).await?.rows_affected();
+
+    let nobody_waits = "DELETE FROM holds WHERE destination = $1 AND NOT EXISTS \
+         (SELECT 1 FROM deliveries WHERE deliveries.destination = $1 AND deferred_by <> 'order')";
+    connection.execute_raw(dialect.statement(nobody_waits, [name.into()])).await?;
+    let goes_on = "UPDATE holds SET allowance = $2, news = NULL, next_at = $3 WHERE destination = $1";
+    let parameters = [name.into(), i64::from(allowance).into(), dialect.time(now + PACE)];
+    connection.execute_raw(dialect.statement(goes_on, parameters)).await?;
+    Ok(released)
+}

@@ -1,0 +1,217 @@
+//! Many dead letters on their way back, at a rate, however often that is interrupted.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::{ConnectionTrait, FromQueryResult, TryGetable as _};
+
+use crate::dead_letters::{Filter, Meant, REVIVE};
+use crate::dialect::{self, Dialect};
+use crate::error::StoreError;
+use crate::order;
+use crate::requests::{number, request_id};
+use crate::store::Store;
+
+/// Most that are taken at once, whatever the rate: a transaction should be short.
+const MOST: i64 = 500;
+
+/// How far a replay has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// Its number.
+    pub id: i64,
+    /// Which dead letters it takes.
+    pub filter: Filter,
+    /// So many in that time.
+    pub rate: (NonZeroU32, Duration),
+    /// `running`, `done` or `stopped`.
+    pub state: String,
+    /// How many it has taken so far.
+    pub replayed: u64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct Row {
+    id: i64,
+    route: Option<String>,
+    destination: Option<String>,
+    reason: Option<String>,
+    error_class: Option<String>,
+    died_since: Option<DateTime<Utc>>,
+    died_before: DateTime<Utc>,
+    rate_count: i32,
+    rate_millis: i64,
+    state: String,
+    replayed: i64,
+    last_request_id: i64,
+    last_destination: String,
+    next_at: DateTime<Utc>,
+}
+
+impl Row {
+    fn filter(&self) -> Filter {
+        Filter {
+            route: self.route.clone(),
+            destination: self.destination.clone(),
+            reason: self.reason.clone(),
+            error_class: self.error_class.clone(),
+            died_since: self.died_since,
+            died_before: Some(self.died_before),
+        }
+    }
+}
+
+impl TryFrom<Row> for Replay {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, Self::Error> {
+        let count = number("rate", row.rate_count).map(NonZeroU32::new)?;
+        Ok(Self {
+            id: row.id,
+            filter: row.filter(),
+            rate: (
+                count.ok_or_else(|| StoreError::foreign("rate", "it is zero"))?,
+                Duration::from_millis(number("rate", row.rate_millis)?),
+            ),
+            replayed: number("number of replayed deliveries", row.replayed)?,
+            state: row.state,
+        })
+    }
+}
+
+/// Begins to replay what is meant and dead at `now`; gives the replay's number.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn begin(
+    connection: &impl ConnectionTrait,
+    filter: &Filter,
+    (count, per): (NonZeroU32, Duration),
+    now: DateTime<Utc>,
+) -> Result<i64, StoreError> {
+    let dialect = Dialect::of(connection);
+    let text = |text: &Option<String>| text.as_deref().map(dialect::text).into();
+    let sql = "INSERT INTO replays (route, destination, reason, error_class, died_since, died_before, \
+         rate_count, rate_millis, state, replayed, last_request_id, last_destination, next_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'running', 0, -1, '', $9, $9) RETURNING id";
+    let parameters = [
+        text(&filter.route),
+        text(&filter.destination),
+        text(&filter.reason),
+        text(&filter.error_class),
+        dialect.nullable_time(filter.died_since),
+        dialect.time(filter.died_before.unwrap_or(now).min(now)),
+        i64::from(count.get()).into(),
+        i64::try_from(per.as_millis()).unwrap_or(i64::MAX).max(1).into(),
+        dialect.time(now),
+    ];
+    let row = connection.query_one_raw(dialect.statement(sql, parameters)).await?;
+    let row = row.ok_or_else(|| StoreError::foreign("replay", "it has no number"))?;
+    i64::try_get(&row, "", "id").map_err(|error| StoreError::foreign("replay", format!("{error:?}")))
+}
+
+/// How far a replay has come; `None` if there is none of that number.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn find(connection: &impl ConnectionTrait, id: i64) -> Result<Option<Replay>, StoreError> {
+    let statement = Dialect::of(connection).statement("SELECT * FROM replays WHERE id = $1", [id.into()]);
+    Row::find_by_statement(statement).one(connection).await?.map(Replay::try_from).transpose()
+}
+
+/// Stops a replay, unless it is over. What it has taken is on its way.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn stop(connection: &impl ConnectionTrait, id: i64, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let dialect = Dialect::of(connection);
+    let sql = "UPDATE replays SET state = 'stopped', updated_at = $2 WHERE id = $1 AND state = 'running'";
+    connection.execute_raw(dialect.statement(sql, [id.into(), dialect.time(now)])).await?;
+    Ok(())
+}
+
+/// Takes the next dead letters of each replay whose time has come, and says how many. Several may call it at
+/// once and share the replays.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn go_on(store: &Store, now: DateTime<Utc>) -> Result<u64, StoreError> {
+    let dialect = Dialect::of(store.connection());
+    let due = "SELECT * FROM replays WHERE state = 'running' AND next_at <= $1";
+    // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
+    let statement = dialect.statement(due, [dialect.time(now)]);
+    if store.connection().query_one_raw(statement).await?.is_none() {
+        return Ok(0);
+    }
+    let transaction = store.begin().await?;
+    let statement = dialect.statement(format!("{due} {}", dialect.lock_free_rows()), [dialect.time(now)]);
+    let mut taken = 0;
+    for replay in Row::find_by_statement(statement).all(&transaction).await? {
+        taken += go_on_with(&transaction, dialect, &replay, now).await?;
+    }
+    transaction.commit().await?;
+    Ok(taken)
+}
+
+#[derive(Debug, FromQueryResult)]
+struct Key {
+    request_id: i64,
+    destination: String,
+}
+
+async fn go_on_with(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    replay: &Row,
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    // No more than in a second, so that a rate of so many an hour comes evenly.
+    let in_a_second = (i64::from(replay.rate_count) * 1000 + replay.rate_millis - 1) / replay.rate_millis;
+    let most = in_a_second.clamp(1, MOST);
+    let mut meant = Meant::new(dialect, &replay.filter());
+    let id = meant.parameter(replay.last_request_id);
+    let destination = meant.parameter(replay.last_destination.as_str());
+    meant.condition(&format!("(d.request_id, d.destination) > ({id}, {destination})"));
+    let limit = meant.parameter(most);
+    let sql = format!(
+        "SELECT d.request_id, d.destination FROM deliveries AS d JOIN requests AS q ON q.id = d.request_id \
+         WHERE {} ORDER BY d.request_id, d.destination LIMIT {limit}",
+        meant.sql
+    );
+    let keys = Key::find_by_statement(dialect.statement(sql, meant.parameters)).all(connection).await?;
+    let Some(last) = keys.last() else {
+        let sql = "UPDATE replays SET state = 'done', updated_at = $2 WHERE id = $1";
+        connection.execute_raw(dialect.statement(sql, [replay.id.into(), dialect.time(now)])).await?;
+        return Ok(0);
+    };
+    let requests = keys.iter().map(|key| request_id(key.request_id)).collect::<Result<Vec<_>, _>>()?;
+    order::enter(connection, &requests).await?;
+    let sql = format!(
+        "{REVIVE} WHERE (request_id, destination) IN (SELECT request_id, destination FROM r) AND state = 'dead'"
+    );
+    let revived = crate::rows::Rows::of(&keys)
+        .column("request_id", |key| key.request_id)
+        .column("destination", |key| key.destination.as_str())
+        .execute(connection, vec![dialect.time(now)], &sql)
+        .await?;
+    let revived_keys: Vec<_> =
+        requests.into_iter().zip(keys.iter().map(|key| key.destination.clone())).collect();
+    order::queue(connection, &revived_keys).await?;
+    let taken = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+    let pause =
+        TimeDelta::milliseconds(replay.rate_millis.saturating_mul(taken) / i64::from(replay.rate_count));
+    let sql = "UPDATE replays SET replayed = replayed + $2, last_request_id = $3, last_destination = $4, \
+         next_at = $5, updated_at = $6 WHERE id = $1";
+    let parameters = [
+        replay.id.into(),
+        i64::try_from(revived).unwrap_or(i64::MAX).into(),
+        last.request_id.into(),
+        last.destination.as_str().into(),
+        // From when it was due: what was late is made up for, but for long interruptions.
+        dialect.time((replay.next_at + pause).max(now)),
+        dialect.time(now),
+    ];
+    connection.execute_raw(dialect.statement(sql, parameters)).await?;
+    Ok(revived)
+}

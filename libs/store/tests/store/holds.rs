@@ -1,0 +1,76 @@
+use throughline_messages::{AttemptReport, DeferralCause, Outcome};
+use throughline_store::{Due, Store, deliveries, holds};
+
+use crate::databases::Db;
+use crate::fixtures::{at, deferred, id, publish, report, request, retry};
+use crate::outcomes::record;
+
+const NOTHING: [i64; 0] = [];
+
+/// Publishes what is due, and gives the requests.
+async fn sweep(store: &Store, now: i64) -> Vec<i64> {
+    holds::release(store, at(now)).await.unwrap();
+    let mut claim = deliveries::claim_due(store, Due::Planned, at(now), 10_000).await.unwrap();
+    let due: Vec<_> = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
+    let keys: Vec<_> = due.iter().map(|number| (id(*number), "three".to_owned())).collect();
+    claim.published(&keys, &[], at(now), at(now + 900)).await.unwrap();
+    due
+}
+
+/// Reports that a delivery that was tried at `began` is deferred until `due`.
+fn put_off(number: i64, began: i64, cause: DeferralCause, due: i64) -> AttemptReport {
+    AttemptReport { started_at: at(began), ..report(number, 1, deferred(cause, due)) }
+}
+
+/// So many requests, all deferred until 10.
+async fn waiting(store: &Store, requests: i64, cause: DeferralCause) {
+    let new: Vec<_> = (1..=requests).map(request).collect();
+    publish(store, &new).await;
+    let reports: Vec<_> = (1..=requests).map(|number| put_off(number, 1, cause, 10)).collect();
+    record(store, &reports, 5).await;
+}
+
+pub(crate) async fn a_destination_that_fails_is_probed_by_one_and_then_gets_twice_as_many(db: Db) {
+    waiting(&db.store, 20, DeferralCause::BreakerOpen).await;
+    assert_eq!(deliveries::next_due(db.store.connection()).await.unwrap(), Some(at(10)));
+    assert_eq!(sweep(&db.store, 9).await, NOTHING);
+    assert_eq!(sweep(&db.store, 10).await, [1]);
+    assert_eq!(sweep(&db.store, 10).await, NOTHING, "nothing is known yet");
+    // The probe fails: the next one is made when its time has come.
+    record(&db.store, &[put_off(1, 11, DeferralCause::BreakerOpen, 30)], 12).await;
+    assert_eq!(sweep(&db.store, 29).await, NOTHING);
+    assert_eq!(sweep(&db.store, 30).await, [2]);
+    record(&db.store, &[report(2, 1, Outcome::Delivered)], 30).await;
+    assert_eq!(sweep(&db.store, 31).await, [3, 4]);
+    record(&db.store, &[report(3, 1, Outcome::Delivered), report(4, 1, Outcome::Delivered)], 31).await;
+    assert_eq!(sweep(&db.store, 32).await, [5, 6, 7, 8]);
+    assert_eq!(sweep(&db.store, 33).await, [9, 10, 11, 12], "as many as before, as nothing was heard");
+    record(&db.store, &[put_off(9, 33, DeferralCause::TokenUnavailable, 40)], 33).await;
+    assert_eq!(sweep(&db.store, 39).await, NOTHING);
+    assert_eq!(sweep(&db.store, 40).await, [13]);
+}
+
+pub(crate) async fn a_destination_at_its_limit_gets_half_as_many(db: Db) {
+    waiting(&db.store, 100, DeferralCause::Limit).await;
+    assert_eq!(sweep(&db.store, 10).await.len(), 64);
+    let full: Vec<_> = (60..64).map(|number| put_off(number, 10, DeferralCause::Limit, 10)).collect();
+    record(&db.store, &[report(1, 1, Outcome::Delivered)], 10).await;
+    record(&db.store, &full, 10).await;
+    assert_eq!(sweep(&db.store, 11).await.len(), 32);
+}
+
+pub(crate) async fn a_hold_ends_when_nothing_waits_behind_it(db: Db) {
+    waiting(&db.store, 1, DeferralCause::BreakerOpen).await;
+    assert_eq!(sweep(&db.store, 10).await, [1]);
+    assert_eq!(holds::release(&db.store, at(99)).await.unwrap(), 0);
+    assert_eq!(deliveries::next_due(db.store.connection()).await.unwrap(), None);
+}
+
+pub(crate) async fn a_hold_holds_no_other_destination(db: Db) {
+    waiting(&db.store, 3, DeferralCause::BreakerOpen).await;
+    let elsewhere = throughline_store::NewRequest { destinations: vec!["four".to_owned()], ..request(9) };
+    publish(&db.store, &[elsewhere]).await;
+    let retried = AttemptReport { destination: "four".to_owned(), ..report(9, 1, retry(Some(6))) };
+    record(&db.store, &[retried], 5).await;
+    assert_eq!(sweep(&db.store, 6).await, [9]);
+}

@@ -1,0 +1,173 @@
+//! Whether a destination's token endpoint gives tokens.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use throughline_messages::DeferralCause;
+use throughline_token::TokenError;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::gate::Hold;
+
+/// Until an operator has mended the credentials there is no use in asking often.
+const REFUSED: Duration = Duration::from_mins(5);
+/// Deliveries come again when an outage has lasted as long again, but not sooner than this,
+const SHORTEST: Duration = Duration::from_secs(1);
+/// and not later.
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoToken {
+    /// The token endpoint gave none.
+    #[error(transparent)]
+    Error(#[from] TokenError),
+    /// The token endpoint took all the time that the attempt had.
+    #[error("no token within {0:?}")]
+    Timeout(Duration),
+}
+
+impl NoToken {
+    fn cause(&self) -> DeferralCause {
+        match self {
+            Self::Error(error) if !error.is_retryable() => DeferralCause::TokenRefused,
+            Self::Error(_) | Self::Timeout(_) => DeferralCause::TokenUnavailable,
+        }
+    }
+}
+
+/// The state of one destination's credentials. Each change is logged once.
+pub(crate) struct Health {
+    destination: String,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+#[derive(Clone, Copy)]
+struct Trouble {
+    cause: DeferralCause,
+    since: Instant,
+}
+
+impl Health {
+    pub(crate) fn new(destination: &str) -> Self {
+        Self { destination: destination.to_owned(), trouble: Mutex::new(None) }
+    }
+
+    /// A token came.
+    pub(crate) fn well(&self) {
+        if self.change(None).is_some() {
+            info!(destination = self.destination, "the token endpoint gives tokens again");
+        }
+    }
+
+    /// None came: how long to wait.
+    pub(crate) fn failed(&self, why: &NoToken) -> Hold {
+        let (cause, now) = (why.cause(), Instant::now());
+        let before = self.change(Some(Trouble { cause, since: now }));
+        let since = before.filter(|before| before.cause == cause).map(|before| before.since);
+        if since.is_none() {
+            self.log(cause, why);
+        }
+        let wait = match cause {
+            DeferralCause::TokenRefused => REFUSED,
+            _ => since.map_or(SHORTEST, |since| (now - since).clamp(SHORTEST, LONGEST)),
+        };
+        Hold { cause, wait }
+    }
+
+    /// Trouble of the same cause is the same trouble, and goes on.
+    fn change(&self, trouble: Option<Trouble>) -> Option<Trouble> {
+        // Every change is complete in itself: a panic leaves nothing half done.
+        let mut current = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *current;
+        if before.map(|before| before.cause) != trouble.map(|trouble| trouble.cause) {
+            *current = trouble;
+        }
+        before
+    }
+
+    fn log(&self, cause: DeferralCause, why: &NoToken) {
+        let destination = &self.destination;
+        if cause == DeferralCause::TokenRefused {
+            error!(
+                destination, error = %why,
+                "the token endpoint refuses our credentials: mend destinations.{destination}.oauth2 and restart, \
+                 or have the client's rights mended there; deliveries wait meanwhile, and no attempt is counted"
+            );
+        } else {
+            warn!(destination, error = %why, "the token endpoint gives no token; deliveries wait until it does");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use http::StatusCode;
+
+    use super::*;
+
+    fn refused() -> NoToken {
+        let code = Some("invalid_client");
+        TokenError::Refused { status: StatusCode::UNAUTHORIZED, code }.into()
+    }
+
+    fn down() -> NoToken {
+        TokenError::Connect("connection refused".to_owned()).into()
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_an_outage() {
+        use DeferralCause::{TokenRefused, TokenUnavailable};
+        let table = [
+            (refused(), TokenRefused, "the token endpoint answered 401 Unauthorized (invalid_client)"),
+            (TokenError::NotBearer.into(), TokenRefused, "the token endpoint's token is not of type Bearer"),
+            (down(), TokenUnavailable, "no connection to the token endpoint: connection refused"),
+            (NoToken::Timeout(SHORTEST), TokenUnavailable, "no token within 1s"),
+        ];
+        for (why, cause, words) in table {
+            assert_eq!((why.cause(), why.to_string().as_str()), (cause, words));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_change_is_one_line_and_a_refusal_is_an_error() {
+        let mut log = tempfile::tempfile().unwrap();
+        let writer = log.try_clone().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(Mutex::new(writer)).with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let health = Health::new("three");
+            health.well();
+            for why in [down(), down(), refused(), refused(), refused(), down()] {
+                health.failed(&why);
+            }
+            health.well();
+            health.well();
+        });
+        let mut lines = String::new();
+        std::io::Seek::rewind(&mut log).unwrap();
+        log.read_to_string(&mut lines).unwrap();
+        let levels: Vec<_> = lines.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        assert_eq!(levels, ["WARN", "ERROR", "WARN", "INFO"], "{lines}");
+        let error = lines.lines().nth(1).unwrap();
+        assert!(error.contains("destinations.three.oauth2") && error.contains("invalid_client"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_wait_as_long_again_as_an_outage_has_lasted() {
+        let health = Health::new("three");
+        let wait = || health.failed(&down()).wait.as_secs();
+        assert_eq!(wait(), 1);
+        for (pass, waits) in [(0, 1), (10, 10), (20, 30), (600, 60)] {
+            tokio::time::advance(Duration::from_secs(pass)).await;
+            assert_eq!(wait(), waits);
+        }
+        assert_eq!(health.failed(&refused()).wait, REFUSED);
+        assert_eq!(wait(), 1, "another outage");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        health.well();
+        assert_eq!(wait(), 1);
+    }
+}

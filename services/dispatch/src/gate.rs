@@ -1,0 +1,154 @@
+//! What stands before each call to a third party: its breaker and its limits.
+
+use std::num::NonZeroU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use throughline_config as config;
+use throughline_messages::DeferralCause;
+use throughline_resilience::{Breaker, BreakerState, Permit};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::limits::{Limits, Turn};
+use crate::policy;
+
+/// The gate of one destination.
+pub(crate) struct Gate {
+    destination: String,
+    breaker: Mutex<Breaker>,
+    limits: Limits,
+}
+
+/// Why no call is made now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) cause: DeferralCause,
+    /// How long it is no use to come again.
+    pub(crate) wait: Duration,
+}
+
+/// Leave to make one call. Dropped without a word about its end, it was not used.
+pub(crate) struct Pass<'a> {
+    gate: &'a Gate,
+    permit: Option<Permit>,
+    _turn: Turn<'a>,
+}
+
+impl Gate {
+    /// `in_work` is how many records dispatch works on at once.
+    pub(crate) fn new(name: &str, settings: &config::Destination, in_work: NonZeroU32) -> Self {
+        Self {
+            destination: name.to_owned(),
+            breaker: Mutex::new(Breaker::new(policy::breaker(&settings.breaker))),
+            limits: Limits::new(&settings.limits, in_work),
+        }
+    }
+
+    /// Asks for leave to make a call, and waits for it a little if there are many.
+    pub(crate) async fn pass(&self) -> Result<Pass<'_>, Hold> {
+        let held = |wait| Hold { cause: DeferralCause::BreakerOpen, wait };
+        // Who is held back anyway does not wait for a turn.
+        if let Some(wait) = self.breaker().hold(now()) {
+            return Err(held(wait));
+        }
+        let limited = |wait| Hold { cause: DeferralCause::Limit, wait };
+        let turn = self.limits.turn().await.map_err(limited)?;
+        let permit = self.change(Breaker::permit).map_err(held)?;
+        Ok(Pass { gate: self, permit: Some(permit), _turn: turn })
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        // Every change is complete in itself: a panic leaves nothing half done.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Breaker, std::time::Instant) -> T) -> T {
+        let now = now();
+        let mut breaker = self.breaker();
+        let before = breaker.state();
+        let changed = change(&mut breaker, now);
+        let after = breaker.state();
+        if before != after {
+            self.log(before, after, breaker.hold(now).unwrap_or_default());
+        }
+        changed
+    }
+
+    fn log(&self, before: BreakerState, after: BreakerState, hold: Duration) {
+        let destination = &self.destination;
+        match (before, after) {
+            (BreakerState::HalfOpen, BreakerState::Open) => {
+                info!(destination, ?hold, "the third party still fails; calls are held back for longer");
+            }
+            (_, BreakerState::Open) => {
+                warn!(destination, ?hold, "the third party fails: the breaker opens, calls are held back");
+            }
+            (_, BreakerState::HalfOpen) => info!(destination, "a few calls probe the third party"),
+            (_, BreakerState::Closed) => info!(destination, "the third party is back: the breaker closes"),
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// The call has ended. Whether the third party was well, is what counts here: a rejection is an answer too.
+    pub(crate) fn ended(mut self, well: bool) {
+        if let Some(permit) = self.permit.take() {
+            self.gate.change(|breaker, now| breaker.record(&permit, well, now));
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.gate.change(|breaker, _| breaker.release(&permit));
+        }
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn gate(settings: &serde_json::Value) -> Gate {
+        let settings = serde_json::from_value(settings.clone()).unwrap();
+        Gate::new("three", &settings, NonZeroU32::new(100).unwrap())
+    }
+
+    async fn fail(gate: &Gate) {
+        gate.pass().await.map_err(|hold| hold.cause).unwrap().ended(false);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_for_a_turn_while_the_breaker_opened_is_held_back() {
+        let gate = gate(&json!({
+            "url": "http://localhost/", "breaker": {"consecutive": 1}, "limits": {"concurrency": 1},
+        }));
+        let first = gate.pass().await.ok().unwrap();
+        let (second, ()) = tokio::join!(gate.pass(), async { first.ended(false) });
+        let expected = Hold { cause: DeferralCause::BreakerOpen, wait: Duration::from_secs(5) };
+        assert_eq!(second.err(), Some(expected));
+        assert_eq!(gate.pass().await.err(), Some(expected));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_that_was_not_used_leaves_its_probe_to_another() {
+        let gate = gate(&json!({
+            "url": "http://localhost/", "breaker": {"consecutive": 1, "probes": 1},
+        }));
+        fail(&gate).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let unused = gate.pass().await.ok().unwrap();
+        assert!(gate.pass().await.is_err());
+        drop(unused);
+        gate.pass().await.ok().unwrap().ended(true);
+        assert_eq!(gate.breaker().state(), BreakerState::Closed);
+    }
+}

@@ -1,0 +1,208 @@
+//! Deliveries that have to wait: nobody calls, and nothing is counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use throughline_lifecycle::Shutdown;
+use throughline_messages::{AttemptReport, DeferralCause, Outcome};
+use wiremock::matchers::path;
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use crate::third_party::CROWD;
+use crate::world::{Kafka, World, in_the_world, request};
+
+/// Has a path of the third party fail until it is told that it is well.
+async fn ail(world: &World, at: &str) -> Arc<AtomicBool> {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let answer =
+        move |_: &Request| ResponseTemplate::new(if well.load(Ordering::SeqCst) { 200 } else { 503 });
+    Mock::given(path(at)).respond_with(answer).mount(&world.third).await;
+    is_well
+}
+
+/// Until when a delivery waits, and for what.
+fn deferred(report: &AttemptReport) -> (DateTime<Utc>, DeferralCause) {
+    match report.outcome {
+        Outcome::Deferred { due_at, cause } => (due_at, cause),
+        ref other => panic!("is not deferred: {other:?}"),
+    }
+}
+
+#[test]
+fn an_open_breaker_defers_and_a_probe_that_succeeds_closes_it() {
+    in_the_world(async |world| {
+        let is_well = ail(world, "/ailing").await;
+        for _ in 0..2 {
+            assert_eq!(world.attempt("ailing", "{}").await.outcome.as_str(), "retry");
+        }
+        let report = world.attempt("ailing", "{}").await;
+        let (due_at, cause) = deferred(&report);
+        assert_eq!(cause, DeferralCause::BreakerOpen);
+        assert!(due_at > report.started_at && due_at < report.started_at + TimeDelta::seconds(5), "{due_at}");
+        assert_eq!((report.attempt, report.spent, report.status), (1, 0, None));
+        assert_eq!(world.calls("/ailing").await.len(), 2);
+
+        is_well.store(true, Ordering::SeqCst);
+        let reports = world.kafka.see_through(request("ailing")).await;
+        let (last, waited) = reports.split_last().unwrap();
+        assert!(waited.iter().all(|report| deferred(report).1 == DeferralCause::BreakerOpen), "{waited:?}");
+        assert_eq!((last.outcome.as_str(), last.attempt, last.spent), ("delivered", 1, 1));
+        assert_eq!(world.attempt("ailing", "{}").await.outcome, Outcome::Delivered);
+        assert_eq!(world.calls("/ailing").await.len(), 4);
+    });
+}
+
+#[test]
+fn a_third_party_that_is_down_is_probed_and_not_hammered() {
+    in_the_world(async |world| {
+        let is_well = ail(world, "/reopening").await;
+        let mut ids = Vec::new();
+        for _ in 0..100 {
+            ids.push(world.publish("reopening", "{}").await);
+        }
+        let mut deferrals = 0;
+        for id in ids {
+            let report = world.kafka.heard.report(id).await;
+            deferrals += usize::from(matches!(report.outcome, Outcome::Deferred { .. }));
+        }
+        let calls = world.calls("/reopening").await.len();
+        assert_eq!(calls + deferrals, 100);
+        // Those that were under way when it opened, and a few probes.
+        assert!(calls < 50, "{calls} calls");
+        is_well.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn without_a_token_the_delivery_waits_and_the_third_party_is_not_called() {
+    in_the_world(async |world| {
+        let report = world.attempt("tokenless", "{}").await;
+        let (due_at, cause) = deferred(&report);
+        assert_eq!(cause, DeferralCause::TokenUnavailable);
+        assert!(due_at > report.started_at && due_at < report.started_at + TimeDelta::minutes(2), "{due_at}");
+        assert_eq!((report.attempt, report.spent), (1, 0));
+        assert_eq!(world.calls("/tokenless").await.len(), 0);
+    });
+}
+
+#[test]
+fn refused_credentials_make_deliveries_wait_for_an_operator() {
+    in_the_world(async |world| {
+        let refusal = ResponseTemplate::new(401).set_body_json(json!({"error": "invalid_client"}));
+        Mock::given(path("/token/unauthorised")).respond_with(refusal).mount(&world.third).await;
+        for _ in 0..20 {
+            let report = world.attempt("unauthorised", "{}").await;
+            let (due_at, cause) = deferred(&report);
+            assert_eq!(cause, DeferralCause::TokenRefused);
+            assert!(due_at >= report.started_at + TimeDelta::minutes(5), "{due_at}");
+            assert_eq!((report.attempt, report.spent), (1, 0));
+        }
+        assert_eq!(world.calls("/unauthorised").await.len(), 0);
+        assert!(world.calls("/token/unauthorised").await.len() < 10);
+    });
+}
+
+#[test]
+fn a_token_endpoint_that_was_down_costs_no_attempt() {
+    in_the_world(async |world| {
+        let asked = AtomicU32::new(0);
+        let answer = move |_: &Request| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => ResponseTemplate::new(503),
+            _ => ResponseTemplate::new(200).set_body_json(json!({"access_token": "t", "expires_in": 3600})),
+        };
+        Mock::given(path("/token/patient")).respond_with(answer).mount(&world.third).await;
+        Mock::given(path("/patient")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
+        let reports = world.kafka.see_through(request("patient")).await;
+        assert_eq!(deferred(&reports[0]).1, DeferralCause::TokenUnavailable);
+        let last = reports.last().unwrap();
+        assert_eq!((last.outcome.as_str(), last.attempt, last.spent), ("delivered", 1, 1));
+        assert_eq!(world.calls("/patient").await.len(), 1);
+    });
+}
+
+#[test]
+fn a_third_party_never_has_more_calls_at_once_than_it_may() {
+    in_the_world(async |world| {
+        let mut ids = Vec::new();
+        for _ in 0..30 {
+            ids.push(world.publish("narrow", "{}").await);
+        }
+        for id in ids {
+            assert_eq!(world.kafka.heard.report(id).await.outcome, Outcome::Delivered);
+        }
+        assert_eq!(CROWD.load(Ordering::SeqCst), 3);
+    });
+}
+
+#[test]
+fn a_third_party_never_has_more_calls_in_a_time_than_it_may() {
+    in_the_world(async |world| {
+        Mock::given(path("/paced")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
+        let mut ids = Vec::new();
+        for _ in 0..12 {
+            ids.push(world.publish("paced", "{}").await);
+        }
+        let mut began = Vec::new();
+        for id in ids {
+            let report = world.kafka.heard.report(id).await;
+            assert_eq!(report.outcome, Outcome::Delivered);
+            began.push(report.started_at);
+        }
+        began.sort_unstable();
+        // The limiter's time is exact, a report's a little late.
+        let second = TimeDelta::milliseconds(900);
+        assert!(began.iter().zip(&began[5..]).all(|(first, beyond)| *beyond - *first >= second), "{began:?}");
+    });
+}
+
+#[test]
+fn a_destination_that_is_full_defers_what_it_cannot_take() {
+    in_the_world(async |world| {
+        let slow = ResponseTemplate::new(200).set_delay(Duration::from_secs(3));
+        Mock::given(path("/full")).respond_with(slow).mount(&world.third).await;
+        let first = world.publish("full", "{}").await;
+        while world.calls("/full").await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let report = world.attempt("full", "{}").await;
+        let (due_at, cause) = deferred(&report);
+        assert_eq!(cause, DeferralCause::Limit);
+        assert!(due_at > report.started_at && due_at < report.started_at + TimeDelta::minutes(1), "{due_at}");
+        assert_eq!((report.attempt, report.spent), (1, 0));
+        assert_eq!(world.kafka.heard.report(first).await.outcome, Outcome::Delivered);
+        assert_eq!(world.calls("/full").await.len(), 1);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_hangs_slows_no_other() {
+    let third = MockServer::start().await;
+    let hangs = ResponseTemplate::new(200).set_delay(Duration::from_mins(10));
+    Mock::given(path("/hanging")).respond_with(hangs).mount(&third).await;
+    Mock::given(path("/quick")).respond_with(ResponseTemplate::new(200)).mount(&third).await;
+    let kafka = Kafka::start(&json!({
+        "hanging": {"url": format!("{}/hanging", third.uri()), "timeout": "10m"},
+        "quick": {"url": format!("{}/quick", third.uri())},
+    }));
+    // Many more than dispatch has in work at once.
+    for _ in 0..200 {
+        kafka.publish(&request("hanging"), None, "{}").await;
+    }
+    let shutdown = Shutdown::new();
+    let _dispatch = kafka.dispatch(shutdown.clone()).await;
+    while third.received_requests().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        let request = request("quick");
+        kafka.publish(&request, None, "{}").await;
+        assert_eq!(kafka.heard.report(request.id).await.outcome, Outcome::Delivered);
+    }
+    let hanging = third.received_requests().await.unwrap();
+    assert!(hanging.iter().filter(|call| call.url.path() == "/hanging").count() <= 16);
+    shutdown.force();
+}

@@ -1,0 +1,146 @@
+//! What is under `/v1`.
+
+use serde_json::{Map, Value, json};
+
+use super::{json_content, problems};
+
+/// `/v1/requests/{id}`.
+pub(in super::super) fn request() -> Value {
+    json!({ "get": {
+        "operationId": "get-request",
+        "tags": ["management"],
+        "summary": "Ask what became of a request: its deliveries, and their attempts",
+        "parameters": [request_id()],
+        "responses": responses("200", "What is known of it.", &json_content("Status"), &[404]),
+    } })
+}
+
+/// `/v1/requests/{id}/body`.
+pub(in super::super) fn body() -> Value {
+    let any = json!({ "*/*": {} });
+    json!({ "get": {
+        "operationId": "get-request-body",
+        "tags": ["management"],
+        "summary": "Get the body of a request",
+        "parameters": [request_id()],
+        "responses": responses("200", "Byte for byte, and of the media type, as it came.", &any, &[404]),
+    } })
+}
+
+/// `/v1/requests/{id}/cancel`.
+pub(in super::super) fn cancel() -> Value {
+    let destination = query("destination", "Only the delivery to this one; without it, all.");
+    json!({ "post": {
+        "operationId": "cancel-request",
+        "tags": ["management"],
+        "summary": "Call off what has not ended; a call that is under way is reported as it ends",
+        "parameters": [request_id(), destination],
+        "responses": responses("200", "What is known of it now.", &json_content("Status"), &[404, 409]),
+    } })
+}
+
+/// `/v1/dead-letters`.
+pub(in super::super) fn dead_letters() -> Value {
+    let mut of_a_page = vec![
+        query("cursor", "The `next` of the page before."),
+        query("limit", "Most of a page, from 1 to 500; by default 50."),
+    ];
+    of_a_page.extend(filter());
+    json!({
+        "get": {
+            "operationId": "list-dead-letters",
+            "tags": ["management"],
+            "summary": "List deliveries that ended without success, the youngest requests first",
+            "parameters": of_a_page,
+            "responses": responses("200", "A page of them.", &json_content("DeadLetters"), &[]),
+        },
+        "delete": {
+            "operationId": "purge-dead-letters",
+            "tags": ["management"],
+            "summary": "Throw away, for good, those that died before a time",
+            "description": "`before` must be given.",
+            "parameters": filter(),
+            "responses": responses("200", "How many they were.", &json_content("Purged"), &[]),
+        },
+    })
+}
+
+/// `/v1/dead-letters/{id}/{destination}/replay`.
+pub(in super::super) fn replay_one() -> Value {
+    json!({ "post": {
+        "operationId": "replay-dead-letter",
+        "tags": ["management"],
+        "summary": "Try a dead delivery again, now",
+        "parameters": [request_id(), in_path("destination", "The one that did not get it.", &json!({ "type": "string" }))],
+        "responses": responses("200", "What is known of the request now.", &json_content("Status"), &[404, 409]),
+    } })
+}
+
+/// `/v1/replays`.
+pub(in super::super) fn replays() -> Value {
+    let mut parameters = vec![query("rate", "So many in a time, such as `10/s`; by default `100/s`.")];
+    parameters.extend(filter());
+    let mut responses = responses("202", "It has begun.", &json_content("Replay"), &[]);
+    responses["202"]["headers"] = json!({ "Location": { "description": "Where to ask how far it is.", "schema": { "type": "string" } } });
+    json!({ "post": {
+        "operationId": "begin-replay",
+        "tags": ["management"],
+        "summary": "Try all again that a filter means and that are dead by now, at a rate",
+        "parameters": parameters,
+        "responses": responses,
+    } })
+}
+
+/// `/v1/replays/{id}`.
+pub(in super::super) fn replay() -> Value {
+    let operation = |id: &str, summary: &str| {
+        json!({
+            "operationId": id,
+            "tags": ["management"],
+            "summary": summary,
+            "parameters": [in_path("id", "The `replay_id`.", &json!({ "type": "integer" }))],
+            "responses": responses("200", "How far it is.", &json_content("Replay"), &[404]),
+        })
+    };
+    json!({
+        "get": operation("get-replay", "Ask how far a replay is"),
+        "delete": operation("stop-replay", "Stop a replay; what it took is on its way"),
+    })
+}
+
+/// The parameters that say which dead letters are meant.
+fn filter() -> Vec<Value> {
+    [
+        ("route", "Only those of this route."),
+        ("destination", "Only those of this destination."),
+        ("reason", "Only those that died for this reason, such as `attempts_exhausted`."),
+        ("error_class", "Only those whose last error was of this class, such as `timeout`."),
+        ("since", "Only those that died then or later, such as `2026-01-01T00:00:00Z`."),
+        ("before", "Only those that died before."),
+    ]
+    .map(|(name, description)| query(name, description))
+    .to_vec()
+}
+
+fn request_id() -> Value {
+    in_path(
+        "id",
+        "The request's id, as it was given.",
+        &json!({ "type": "string", "pattern": "^[0-9]{20}$" }),
+    )
+}
+
+fn in_path(name: &str, description: &str, schema: &Value) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "description": description, "schema": schema })
+}
+
+fn query(name: &str, description: &str) -> Value {
+    json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } })
+}
+
+fn responses(status: &str, description: &str, content: &Value, more: &[u16]) -> Map<String, Value> {
+    let mut responses = problems(&[400, 431, 500, 503]);
+    responses.extend(problems(more));
+    responses.insert(status.to_owned(), json!({ "description": description, "content": content }));
+    responses
+}

@@ -1,0 +1,84 @@
+//! How many requests a route takes in a time.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use throughline_config::Rate;
+
+/// No clock is finer.
+const FINEST: Duration = Duration::from_nanos(1);
+
+/// Lets through as many as its rate says: all of a time at once, or one after the other at that pace.
+#[derive(Debug)]
+pub(super) struct Limiter<C: Clock = DefaultClock>(
+    RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+);
+
+impl Limiter {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self::with_clock(rate, DefaultClock::default())
+    }
+}
+
+impl<C: Clock> Limiter<C> {
+    fn with_clock(rate: Rate, clock: C) -> Self {
+        let pace = (rate.per / rate.count.get()).max(FINEST);
+        let quota = Quota::with_period(pace).unwrap_or(Quota::per_second(NonZeroU32::MAX));
+        Self(RateLimiter::direct_with_clock(quota.allow_burst(rate.count), clock))
+    }
+
+    /// Lets one through.
+    ///
+    /// # Errors
+    /// After how many whole seconds there will be room for one, if there is none now.
+    pub(super) fn take(&self) -> Result<(), u64> {
+        self.0.check().map_err(|not_until| {
+            let wait = not_until.wait_time_from(self.0.clock().now());
+            wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    fn limiter(rate: &str) -> (Limiter<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        (Limiter::with_clock(rate.parse().unwrap(), clock.clone()), clock)
+    }
+
+    #[test]
+    fn all_may_come_at_once_and_the_next_when_there_is_room_for_one() {
+        let (limiter, clock) = limiter("2/3s");
+        assert_eq!([limiter.take(), limiter.take()], [Ok(()), Ok(())]);
+        assert_eq!(limiter.take(), Err(2), "1.5 s, rounded up");
+        clock.advance(Duration::from_millis(1499));
+        assert_eq!(limiter.take(), Err(1));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!([limiter.take(), limiter.take()], [Ok(()), Err(2)]);
+        clock.advance(Duration::from_hours(1));
+        assert_eq!([limiter.take(), limiter.take(), limiter.take()], [Ok(()), Ok(()), Err(2)]);
+    }
+
+    #[test]
+    fn who_is_refused_does_not_use_up_room() {
+        let (limiter, clock) = limiter("1/s");
+        assert_eq!(limiter.take(), Ok(()));
+        assert!((0..100).all(|_| limiter.take() == Err(1)));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(limiter.take(), Ok(()));
+    }
+
+    #[test]
+    fn a_rate_finer_than_any_clock_still_lets_through() {
+        let (limiter, _) = limiter("4000000000/s");
+        assert!((0..10_000).all(|_| limiter.take() == Ok(())));
+    }
+}

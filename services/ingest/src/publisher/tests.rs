@@ -1,0 +1,240 @@
+//! The publisher alone, with a writer that the test plays.
+
+use std::time::Duration;
+
+use chrono::DateTime;
+use throughline_config::{Database, Kafka, Secret};
+use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing};
+use throughline_messages::RequestRecord;
+use throughline_snowflake::Generator;
+use throughline_store::deliveries::DeliveryState;
+use throughline_store::{NewRequest, OutboxRequest, requests};
+use tokio::task::{JoinHandle, yield_now};
+
+use super::*;
+use crate::Broker;
+
+/// For whatever is to happen; it happens within a second.
+const SOON: Duration = Duration::from_secs(30);
+const TOPIC: &str = "one-requests";
+/// Ends what a test reads of the topic.
+const LAST: &str = "last";
+
+struct Press {
+    _folder: tempfile::TempDir,
+    broker: EmbeddedBroker,
+    kafka: Kafka,
+    store: Store,
+    ids: Generator,
+    node: NodeId,
+    window: Arc<Window>,
+    gate: Arc<Gate>,
+    handover: Handover,
+    running: JoinHandle<Result<(), StoreError>>,
+    emptying: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Press {
+    /// A publisher that follows the writer, with a window for so many requests.
+    async fn start(window: usize, properties: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Secret::from(format!("sqlite://{}", folder.path().join("throughline.db").display()));
+        let store = Store::connect(&Database { url, ..Database::default() }).await.unwrap();
+        store.migrate().await.unwrap();
+        let broker = EmbeddedBroker::start(1).unwrap();
+        broker.create_topics(&[TOPIC]).unwrap();
+        let mut kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+        let properties = properties.iter().map(|&(name, value)| (name.to_owned(), Secret::from(value)));
+        kafka.properties.extend(properties);
+        let node = NodeId::try_from(7).unwrap();
+        let terms = Terms {
+            node,
+            topics: BTreeMap::from([("one".to_owned(), TOPIC.to_owned())]),
+            page_rows: 4,
+            page_bytes: 1 << 20,
+            patience: TimeDelta::minutes(15),
+            clock: Clock::system(),
+            hard: CancellationToken::new(),
+        };
+        let window = Arc::new(Window::new(window, Broker::Durable, SOON));
+        let producer = Producer::new(&kafka).unwrap();
+        let (publisher, remover, handover) = publisher(terms, store.clone(), producer, Arc::clone(&window));
+        let press = Self {
+            _folder: folder,
+            broker,
+            kafka,
+            store,
+            ids: Generator::new(node, Clock::system(), DateTime::UNIX_EPOCH),
+            node,
+            window,
+            gate: publisher.gate(),
+            handover,
+            running: tokio::spawn(publisher.run()),
+            emptying: tokio::spawn(remover),
+        };
+        press.follows_the_writer().await;
+        press
+    }
+
+    async fn follows_the_writer(&self) {
+        let follows = async {
+            while *self.gate.source().await != Source::Memory {
+                yield_now().await;
+            }
+        };
+        timeout(SOON, follows).await.expect("the publisher finds the table empty");
+    }
+
+    /// Waits until something is on its way to the broker.
+    async fn published_something(&self) {
+        let published = async {
+            while self.window.is_free() {
+                yield_now().await;
+            }
+        };
+        timeout(SOON, published).await.expect("the publisher looks into the table");
+    }
+
+    fn request(&self, route: &str) -> NewRequest {
+        let now = Clock::system().now();
+        NewRequest {
+            id: self.ids.generate(),
+            route: route.to_owned(),
+            ordering_key: Some("key".to_owned()),
+            lane: None,
+            body: "{}".into(),
+            content_type: "application/json".to_owned(),
+            headers: Vec::new(),
+            trace: None,
+            accepted_at: now,
+            destinations: vec!["three".to_owned()],
+            due_at: now + TimeDelta::minutes(15),
+        }
+    }
+
+    async fn insert(&self, requests: &[NewRequest]) {
+        let transaction = self.store.begin().await.unwrap();
+        requests::insert(&transaction, self.node, requests).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    /// Commits as the writer does.
+    async fn commit(&self, count: usize) -> Vec<RequestId> {
+        let mut turn = self.handover.turn().await;
+        let requests: Vec<_> = (0..count).map(|_| self.request("one")).collect();
+        self.insert(&requests).await;
+        let ids = requests.iter().map(|request| request.id).collect();
+        turn.committed(requests.into_iter().map(OutboxRequest::from).collect());
+        ids
+    }
+
+    /// The writer goes. What the publisher has published by its own end, in order; the table is empty then.
+    async fn end(self) -> Vec<RequestId> {
+        drop(self.handover);
+        timeout(SOON, self.running).await.expect("the publisher ends").unwrap().unwrap();
+        timeout(SOON, self.emptying).await.expect("the remover ends").unwrap().unwrap();
+        let left = outbox::oldest(self.store.connection(), self.node).await.unwrap();
+        assert_eq!(left, None, "left in the outbox");
+        let headers = Vec::new();
+        let last = Outgoing { topic: TOPIC.to_owned(), key: None, headers, payload: LAST.into() };
+        Producer::new(&self.kafka).unwrap().send(&last).await.unwrap();
+        let mut consumer = Consumer::subscribe(&self.kafka, "test", &[TOPIC], 64).unwrap();
+        let mut published = Vec::new();
+        loop {
+            let record = timeout(SOON, consumer.recv()).await.expect("a record").unwrap().record;
+            if record.payload == LAST {
+                return published;
+            }
+            published.push(RequestRecord::from_headers(&record.headers).unwrap().unwrap().id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_memory_has_no_room_for_is_published_though_the_writer_goes_at_once() {
+    let press = Press::start(1, &[]).await;
+    let request = press.request("one");
+    let id = request.id;
+    press.insert(std::slice::from_ref(&request)).await;
+    let taken = press.window.try_hold(press.ids.generate(), 1).unwrap();
+    let mut turn = press.handover.turn().await;
+    turn.committed(vec![request.into()]);
+    drop(turn);
+    drop(taken);
+    // Nothing has waited since, so the publisher learns of both at once.
+    assert_eq!(press.end().await, [id]);
+}
+
+#[tokio::test]
+async fn what_comes_after_a_full_memory_does_not_overtake() {
+    let press = Press::start(2, &[]).await;
+    let mut committed = press.commit(5).await;
+    committed.extend(press.commit(1).await);
+    press.follows_the_writer().await;
+    committed.extend(press.commit(1).await);
+    assert_eq!(press.end().await, committed);
+}
+
+#[tokio::test]
+async fn what_is_committed_while_the_table_is_published_is_not_published_from_memory_too() {
+    let press = Press::start(10, &[]).await;
+    press.broker.down().unwrap();
+    let unspoken = press.request("one");
+    let mut expected = vec![unspoken.id];
+    press.insert(&[unspoken]).await;
+    press.gate.look_in_the_table();
+    press.published_something().await;
+    expected.extend(press.commit(3).await);
+    press.broker.up().unwrap();
+    assert_eq!(press.end().await, expected);
+}
+
+#[tokio::test]
+async fn what_is_committed_before_the_last_look_into_the_table_is_seen_by_it() {
+    let press = Press::start(10, &[]).await;
+    press.broker.down().unwrap();
+    let unspoken = press.request("one");
+    let first = unspoken.id;
+    press.insert(&[unspoken]).await;
+    press.gate.look_in_the_table();
+    press.published_something().await;
+    // The publisher waits for the broker; and then for this commit to end, before it looks for the last time.
+    let mut turn = press.handover.turn().await;
+    press.broker.up().unwrap();
+    let published =
+        async { while outbox::oldest(press.store.connection(), press.node).await.unwrap().is_some() {} };
+    timeout(SOON, published).await.expect("the first is published");
+    // There is one connection: the publisher's own look, if there is one, comes before the last of these.
+    for _ in 0..10 {
+        outbox::oldest(press.store.connection(), press.node).await.unwrap();
+    }
+    let request = press.request("one");
+    let second = request.id;
+    press.insert(std::slice::from_ref(&request)).await;
+    turn.committed(vec![request.into()]);
+    drop(turn);
+    assert_eq!(press.end().await, [first, second]);
+}
+
+#[tokio::test]
+async fn a_record_that_is_not_taken_now_is_overtaken_by_none() {
+    let press = Press::start(1000, &[("queue.buffering.max.messages", "3")]).await;
+    let mut committed = press.commit(8).await;
+    committed.extend(press.commit(3).await);
+    assert_eq!(press.end().await, committed);
+}
+
+#[tokio::test]
+async fn what_can_never_be_published_ends_dead_and_holds_nothing_up() {
+    let press = Press::start(10, &[]).await;
+    let gone = press.request("gone");
+    let id = gone.id;
+    press.insert(std::slice::from_ref(&gone)).await;
+    press.handover.turn().await.committed(vec![gone.into()]);
+    let committed = press.commit(1).await;
+    let store = press.store.clone();
+    assert_eq!(press.end().await, committed);
+    let status = requests::find(store.connection(), id).await.unwrap().unwrap();
+    let delivery = &status.deliveries[0];
+    assert_eq!((delivery.state, delivery.reason.as_deref()), (DeliveryState::Dead, Some("unroutable")));
+}

@@ -1,0 +1,142 @@
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::world::{Running, World, says};
+
+const CLIENTS: &str = "
+clients:
+  shop: {key: the-key-of-the-shop, routes: [one]}
+  other: {key: the-key-of-another-shop, routes: [two]}
+  operator: {key: the-key-of-the-operator, routes: [], manage: true}
+routes:
+  two: {path: /two, topic: two-requests, destinations: [three]}
+";
+
+struct Asked {
+    status: StatusCode,
+    authenticate: Option<String>,
+    problem: Option<String>,
+}
+
+async fn ask(world: &World, ingest: &Running, method: &Method, path: &str, key: Option<&str>) -> Asked {
+    let url = format!("{}{path}", ingest.base);
+    let mut request = world.http.request(method.clone(), url).header("content-type", "application/json");
+    if let Some(key) = key {
+        request = request.bearer_auth(key);
+    }
+    let response = request.body("{}").send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let authenticate = headers.get("www-authenticate").map(|value| value.to_str().unwrap().to_owned());
+    let body: Option<Value> = response.json().await.ok();
+    let problem = body.and_then(|body| Some(body["type"].as_str()?.rsplit('/').next()?.to_owned()));
+    Asked { status, authenticate, problem }
+}
+
+#[tokio::test]
+async fn only_a_known_client_gets_anything_of_a_route_or_of_management() {
+    let world = World::new(CLIENTS);
+    let ingest = world.start().await;
+    let guarded = [
+        (Method::POST, "/one"),
+        (Method::PUT, "/one"),
+        (Method::POST, "/two"),
+        (Method::GET, "/v1/requests/00000000000000000042"),
+        (Method::GET, "/v1/requests/42"),
+        (Method::GET, "/v1/nothing"),
+        (Method::GET, "/v1"),
+    ];
+    for (method, path) in &guarded {
+        for key in [None, Some("the-key-of-nobody-here"), Some("the-key-of-the-sho")] {
+            let asked = ask(&world, &ingest, method, path, key).await;
+            assert_eq!(asked.status, 401, "{method} {path} {key:?}");
+            assert_eq!(asked.authenticate.as_deref(), Some("Bearer"));
+            assert_eq!(asked.problem.as_deref(), Some("unauthorized"));
+        }
+    }
+    for path in ["/healthz", "/readyz", "/openapi.json", "/docs"] {
+        assert_eq!(ask(&world, &ingest, &Method::GET, path, None).await.status, 200, "{path}");
+    }
+    assert_eq!(ask(&world, &ingest, &Method::POST, "/nowhere", None).await.status, 404);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_may_do_what_it_is_configured_for_and_nothing_else() {
+    let world = World::new(CLIENTS);
+    let ingest = world.start().await;
+    let unknown = "/v1/requests/00000000000000000042";
+    for (key, method, path, status, problem) in [
+        ("the-key-of-the-shop", Method::POST, "/one", 201, None),
+        ("the-key-of-the-shop", Method::PUT, "/one", 405, Some("method-not-allowed")),
+        ("the-key-of-the-shop", Method::POST, "/two", 403, Some("forbidden")),
+        ("the-key-of-the-shop", Method::GET, unknown, 403, Some("forbidden")),
+        ("the-key-of-another-shop", Method::POST, "/two", 201, None),
+        ("the-key-of-another-shop", Method::POST, "/one", 403, Some("forbidden")),
+        ("the-key-of-the-operator", Method::GET, unknown, 404, Some("request-unknown")),
+        ("the-key-of-the-operator", Method::GET, "/v1/nothing", 404, Some("not-found")),
+        ("the-key-of-the-operator", Method::POST, "/one", 403, Some("forbidden")),
+    ] {
+        let asked = ask(&world, &ingest, &method, path, Some(key)).await;
+        assert_eq!(
+            (asked.status.as_u16(), asked.problem.as_deref()),
+            (status, problem),
+            "{key} {method} {path}"
+        );
+        assert_eq!(asked.authenticate, None);
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_so_before_the_body_is_read() {
+    let world = World::new(CLIENTS);
+    let ingest = world.start().await;
+    let head = "POST /one HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n";
+    for (authorization, status) in [("", "401"), ("authorization: Bearer the-key-of-another-shop\r\n", "403")]
+    {
+        // The body never comes.
+        let answer = says(&ingest, &format!("{head}{authorization}\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_route_takes_as_many_requests_as_its_rate_says() {
+    let world = World::new(
+        "routes: {one: {rate: 2/h}, two: {path: /two, topic: two-requests, destinations: [three]}}",
+    );
+    let ingest = world.start().await;
+    for _ in 0..2 {
+        world.accepted(&ingest, "{}").await;
+    }
+    let refused = world.post(&ingest, "{}").await;
+    assert_eq!(refused.status(), 429);
+    let retry_after: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1790..=1800).contains(&retry_after), "{retry_after}");
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(problem["type"], "https://throughline.dev/problems/rate-exceeded");
+    // The body never comes.
+    let head =
+        "POST /one HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n";
+    let answer = says(&ingest, head).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    // Other routes have rates of their own, or none.
+    for _ in 0..3 {
+        assert_eq!(ask(&world, &ingest, &Method::POST, "/two", None).await.status, 201);
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_do_not_use_up_a_routes_rate() {
+    let world = World::new(&format!("{CLIENTS}  one: {{rate: 1/h}}"));
+    let ingest = world.start().await;
+    for key in [None, Some("the-key-of-another-shop"), None] {
+        assert!(matches!(ask(&world, &ingest, &Method::POST, "/one", key).await.status.as_u16(), 401 | 403));
+    }
+    let shop = Some("the-key-of-the-shop");
+    assert_eq!(ask(&world, &ingest, &Method::POST, "/one", shop).await.status, 201);
+    assert_eq!(ask(&world, &ingest, &Method::POST, "/one", shop).await.status, 429);
+    ingest.stop().await;
+}
