@@ -57,6 +57,16 @@ impl Client {
         Ok(Answer { status, headers, body: response.bytes().await?.into() })
     }
 
+    /// What became of a request, in words.
+    pub(crate) async fn story(&self, ingest: SocketAddr, id: &str) -> anyhow::Result<String> {
+        let path = format!("/v1/requests/{id}/explain");
+        let headers = [("accept", "text/plain")];
+        let question = Question { method: Method::GET, headers: &headers, ..Question::post(&path, "") };
+        let answer = self.send(ingest, question).await?;
+        ensure!(answer.status == StatusCode::OK, "asked for the story of request {id}, and got {answer:?}");
+        Ok(answer.text())
+    }
+
     /// What is known of a request.
     pub(crate) async fn status(&self, ingest: SocketAddr, id: &str) -> anyhow::Result<Value> {
         let path = format!("/v1/requests/{id}");
@@ -67,6 +77,11 @@ impl Client {
 }
 
 impl Answer {
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     /// The body as JSON.
     pub(crate) fn json(&self) -> anyhow::Result<Value> {
         serde_json::from_slice(&self.body)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, ensure};
 use serde_json::Value;
 use throughline_kafka::Record;
-use throughline_testkit::{Call, Ended, Environment, Stage};
+use throughline_testkit::{Call, Collector, Ended, Environment, Span, Stage};
 
 use crate::client::{Answer, Client};
 use crate::load::Load;
@@ -46,6 +46,10 @@ pub(crate) struct World {
     pub(crate) load: Option<Load>,
     /// The program that has ended last, unless it was killed.
     pub(crate) ended: Option<Ended>,
+    /// Where the services export to, if they do.
+    pub(crate) collector: Option<Collector>,
+    /// The spans that a step has found last.
+    pub(crate) spans: Vec<Span>,
     /// The bodies of all real payloads that were posted, by the request ids they got.
     pub(crate) posted: Vec<(String, Vec<u8>)>,
 }
@@ -62,6 +66,8 @@ impl World {
             delivery: None,
             load: None,
             ended: None,
+            collector: None,
+            spans: Vec::new(),
             posted: Vec::new(),
         })
     }
@@ -87,12 +93,18 @@ impl World {
     /// the one behind the call.
     pub(crate) fn request_id(&self) -> anyhow::Result<String> {
         let called = || Some(self.call.as_ref()?.header("idempotency-key")?.to_owned());
-        self.accepted().pop().or_else(called).ok_or_else(|| anyhow!("there is no request yet"))
+        let id = self.accepted().pop().or_else(called);
+        id.ok_or_else(|| anyhow!("there is no request yet, but {:?}", self.answers))
     }
 
     /// The call that an earlier step has found.
     pub(crate) fn call(&self) -> anyhow::Result<&Call> {
         self.call.as_deref().context("no step has found a call")
+    }
+
+    /// The collector that the services export to.
+    pub(crate) fn collector(&self) -> anyhow::Result<&Collector> {
+        self.collector.as_ref().context("there is no collector")
     }
 
     /// The record that an earlier step has found.

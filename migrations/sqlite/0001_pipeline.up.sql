@@ -14,6 +14,10 @@ CREATE TABLE requests (
     headers      text    NOT NULL CHECK (json_valid(headers)),
     traceparent  text,
     tracestate   text,
+    -- The name of the configured client that sent it; null if nobody in particular may call, or it was adopted.
+    client       text,
+    -- topic/partition/offset of the record that it was adopted from; null if it came by HTTP.
+    origin       text,
     accepted_at  text    NOT NULL CHECK (accepted_at GLOB '????-??-??T??:??:??.??????+00:00')
 ) STRICT;
 
@@ -52,13 +56,17 @@ CREATE TABLE deliveries (
     CHECK ((reason IS NOT NULL) = (state = 'dead'))
 ) STRICT, WITHOUT ROWID;
 
--- One index for each way in which a delivery waits: for its time, for news, for its destination, for its turn.
-CREATE INDEX deliveries_planned ON deliveries (due_at)
+-- One index for each way in which a delivery waits: for its time, for news, for its destination, for its turn; in
+-- the order in which they are taken, many of which may be due at the same time.
+CREATE INDEX deliveries_planned ON deliveries (due_at, request_id)
     WHERE due_at IS NOT NULL AND published_at IS NULL AND deferred_by IS NULL;
-CREATE INDEX deliveries_published ON deliveries (due_at) WHERE published_at IS NOT NULL;
-CREATE INDEX deliveries_deferred ON deliveries (destination, due_at) WHERE deferred_by <> 'order';
+CREATE INDEX deliveries_published ON deliveries (due_at, request_id) WHERE published_at IS NOT NULL;
+CREATE INDEX deliveries_deferred ON deliveries (destination, due_at, request_id) WHERE deferred_by <> 'order';
 CREATE INDEX deliveries_lane ON deliveries (lane, destination, request_id)
     WHERE lane IS NOT NULL AND due_at IS NOT NULL;
+-- Whose turn it is, for whom the others of its lane wait.
+CREATE INDEX deliveries_in_turn ON deliveries (lane, destination)
+    WHERE lane IS NOT NULL AND due_at IS NOT NULL AND deferred_by IS DISTINCT FROM 'order';
 CREATE INDEX deliveries_dead ON deliveries (request_id, destination) WHERE state = 'dead';
 
 -- A destination whose deliveries are deferred, and how many of them may go on next.
@@ -83,6 +91,8 @@ CREATE TABLE attempts (
     error            text,
     response_excerpt text,
     trace_id         text,
+    -- topic/partition/offset of the record by which it was made.
+    origin           text,
     PRIMARY KEY (request_id, destination, number, started_at),
     FOREIGN KEY (request_id, destination) REFERENCES deliveries ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;

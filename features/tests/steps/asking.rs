@@ -109,6 +109,13 @@ fn last_attempt_was(world: &mut World, step: &gherkin::Step) -> Step {
     Ok(())
 }
 
+#[then("no attempt was made")]
+fn no_attempt_was_made(world: &mut World) -> Step {
+    let delivery = world.delivery.as_ref().context("no step has found a delivery")?;
+    assert_eq!(delivery["attempts"], serde_json::json!([]));
+    Ok(())
+}
+
 #[then("every accepted request is known as delivered")]
 async fn all_are_delivered(world: &mut World) -> Step {
     for id in world.some_accepted()? {

@@ -6,12 +6,15 @@ mod admitting;
 mod adopting;
 mod asking;
 mod calls;
+mod explaining;
 mod posting;
 mod programs;
 mod real_input;
 mod records;
+mod refused;
 mod retrying;
 mod starting;
+mod tracing;
 
 use std::time::Duration;
 

@@ -91,6 +91,8 @@ pub(crate) fn not_created(error: Native) -> KafkaError {
 
 #[cfg(test)]
 mod tests {
+    use throughline_testkit::unmeasured;
+
     use super::*;
     use crate::{Consumer, Producer};
 
@@ -120,7 +122,7 @@ mod tests {
     #[test]
     fn an_error_names_the_property_and_withholds_its_value() {
         for (name, reason) in [("sasl.pasword", "knows no such property"), ("security.protocol", "value")] {
-            let error = Producer::new(&settings(&[(name, "hunter2")])).err().unwrap();
+            let error = Producer::new(&settings(&[(name, "hunter2")]), &unmeasured()).err().unwrap();
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(name) && shown.contains(reason), "{shown}");
             assert!(!shown.contains("hunter2"), "{shown}");
@@ -139,11 +141,11 @@ mod tests {
                 ("fetch.min.bytes", "1"),
                 ("batch.num.messages", "100"),
             ]);
-            Producer::new(&settings).unwrap();
-            Consumer::subscribe(&settings, "group", &["topic"], 1).unwrap();
+            Producer::new(&settings, &unmeasured()).unwrap();
+            Consumer::subscribe(&settings, "group", &["topic"], 1, &unmeasured()).unwrap();
         }
         let certificate = settings(&[("security.protocol", "ssl"), ("ssl.ca.pem", "no certificate")]);
-        let error = Producer::new(&certificate).err().unwrap();
+        let error = Producer::new(&certificate, &unmeasured()).err().unwrap();
         assert!(matches!(error, KafkaError::Client(_)), "{error:?}");
     }
 }

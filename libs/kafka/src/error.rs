@@ -138,14 +138,14 @@ pub enum SendError {
     #[error("the producer's queue is full")]
     QueueFull,
     /// This record will never be taken, e.g. because it is too large.
-    #[error("the record was refused")]
+    #[error("the record was refused: {source}")]
     Refused {
         /// The broker's reason, or librdkafka's.
         #[source]
         source: Cause,
     },
     /// It was not delivered, and may be another time.
-    #[error("the record was not delivered")]
+    #[error("the record was not delivered: {source}")]
     Failed {
         /// What happened.
         #[source]

@@ -6,10 +6,14 @@
 //! - [`Consumer`] hands out records with a [`Receipt`] each. What is committed is the contiguous
 //!   prefix of finished records, so that a crash repeats records and never skips one. A partition that
 //!   goes to another member is held, for a while, until its records in work are finished.
-//! - [`Lanes`] runs a handler over a consumer: many records at once, those of one key in order.
+//! - [`Pool`] runs a handler over a consumer: many records at once.
 //! - [`ensure_topics`] creates missing topics, or names them.
 //! - [`Progress`] says how far another group has come.
 //! - [`EmbeddedBroker`] is a broker inside the process.
+//!
+//! Producers and consumers are measured by OpenTelemetry's conventions for messaging, and in numbers of our own:
+//! how far a consumer is behind, in records and in seconds, and how librdkafka does, which says so every five
+//! seconds.
 //!
 //! Nothing else in the project knows rdkafka. What people set under `kafka.properties` overrides what
 //! is set here, except for what the promises above rest on: that is refused when a client is created.
@@ -18,21 +22,23 @@ mod client;
 mod consumer;
 mod embedded;
 mod error;
-mod lanes;
+mod lag;
 mod log;
+mod metrics;
 mod offsets;
 mod partition;
+mod pool;
 mod producer;
 mod progress;
 mod record;
 mod topics;
 mod trouble;
 
-pub use consumer::{Consumer, Receipt, Received};
+pub use consumer::{Claim, Consumer, Receipt, Received};
 pub use embedded::EmbeddedBroker;
 pub use error::{Cause, KafkaError, SendError};
-pub use lanes::{Handled, Lanes};
+pub use pool::{Handled, Pool};
 pub use producer::{Acknowledgement, Producer};
-pub use progress::Progress;
+pub use progress::{Mark, Progress};
 pub use record::{Outgoing, Position, Record};
 pub use topics::ensure_topics;

@@ -1,6 +1,8 @@
 //! Which offset may be committed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
 
 /// The records of one partition that are under way, as the contiguous prefix of finished ones.
 ///
@@ -9,7 +11,10 @@ use std::collections::BTreeSet;
 /// finished, the one after the highest: everything below it is finished.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
-    unfinished: BTreeSet<i64>,
+    /// With the times of the records.
+    unfinished: BTreeMap<i64, Option<DateTime<Utc>>>,
+    /// The time of the last record that was taken and has one.
+    newest: Option<DateTime<Utc>>,
     /// The offset of the first record that was taken.
     start: Option<i64>,
     /// One after the highest offset that was taken.
@@ -18,8 +23,9 @@ pub(crate) struct Offsets {
 
 impl Offsets {
     /// A record was taken from the partition.
-    pub(crate) fn take(&mut self, offset: i64) {
-        self.unfinished.insert(offset);
+    pub(crate) fn take(&mut self, offset: i64, time: Option<DateTime<Utc>>) {
+        self.unfinished.insert(offset, time);
+        self.newest = time.or(self.newest);
         self.end = self.end.max(offset + 1);
         self.start.get_or_insert(offset);
     }
@@ -31,13 +37,40 @@ impl Offsets {
 
     /// The offset to commit, if anything is finished that has nothing unfinished before it.
     pub(crate) fn prefix(&self) -> Option<i64> {
-        let prefix = self.unfinished.first().copied().unwrap_or(self.end);
-        self.start.is_some_and(|start| prefix > start).then_some(prefix)
+        self.next().filter(|next| self.start.is_some_and(|start| *next > start))
+    }
+
+    /// The lowest offset that is not finished, taken or not; none before a record was taken.
+    pub(crate) fn next(&self) -> Option<i64> {
+        self.start?;
+        Some(self.unfinished.first_key_value().map_or(self.end, |(offset, _)| *offset))
+    }
+
+    /// One after the highest offset that was taken.
+    pub(crate) fn end(&self) -> i64 {
+        self.end
+    }
+
+    /// Whether all that were taken are finished.
+    pub(crate) fn are_finished(&self) -> bool {
+        self.unfinished.is_empty()
+    }
+
+    /// The time of the lowest record that is not finished, if it has one.
+    pub(crate) fn oldest_time(&self) -> Option<DateTime<Utc>> {
+        self.unfinished.first_key_value().and_then(|(_, time)| *time)
+    }
+
+    /// The time of the last record that was taken.
+    pub(crate) fn newest_time(&self) -> Option<DateTime<Utc>> {
+        self.newest
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -45,7 +78,7 @@ mod tests {
     fn taken(offsets: &[i64]) -> Offsets {
         let mut tracker = Offsets::default();
         for &offset in offsets {
-            tracker.take(offset);
+            tracker.take(offset, None);
         }
         tracker
     }
@@ -86,7 +119,7 @@ mod tests {
             for (turn, _) in order.iter().enumerate() {
                 // Some are taken only while others finish already.
                 for offset in to_take.by_ref().take(if turn == 0 { taken_ahead } else { 1 }) {
-                    tracker.take(offset);
+                    tracker.take(offset, None);
                     unfinished.insert(offset);
                 }
                 if let Some(&next) = order.iter().find(|offset| unfinished.contains(offset)) {

@@ -3,16 +3,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
+use opentelemetry::metrics::Meter;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientConfig, Statistics};
 use throughline_config::{Compression, Kafka};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use crate::metrics::{STATISTICS_INTERVAL, Sending, Vitals};
 use crate::trouble::Trouble;
 use crate::{KafkaError, Outgoing, Position, SendError, client, log};
 
@@ -36,6 +39,13 @@ struct Inner {
     config: ClientConfig,
     servers: String,
     client: RwLock<Client>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is measured of a producer, whichever client it has.
+struct Metrics {
+    sending: Sending,
+    vitals: Arc<Vitals>,
 }
 
 pub(crate) type Client = ThreadedProducer<Reports>;
@@ -56,15 +66,17 @@ impl Future for Acknowledgement {
 }
 
 impl Producer {
-    /// Creates the client; it connects by itself in the background.
+    /// Creates the client; it connects by itself in the background. Measured with `meter` are the records that
+    /// are produced, and how librdkafka does.
     ///
     /// # Errors
     /// If librdkafka does not take the settings.
-    pub fn new(settings: &Kafka) -> Result<Self, KafkaError> {
+    pub fn new(settings: &Kafka, meter: &Meter) -> Result<Self, KafkaError> {
         let config = config(settings)?;
-        let client = connect(&config).map_err(client::not_created)?;
+        let metrics = Arc::new(Metrics { sending: Sending::new(meter), vitals: Vitals::observed(meter) });
+        let client = connect_measured(&config, &metrics).map_err(client::not_created)?;
         let servers = settings.bootstrap_servers.clone();
-        Ok(Self(Arc::new(Inner { config, servers, client: RwLock::new(client) })))
+        Ok(Self(Arc::new(Inner { config, servers, client: RwLock::new(client), metrics })))
     }
 
     /// Hands a record to librdkafka, which copies it. Never blocks.
@@ -78,10 +90,19 @@ impl Producer {
         match self.try_enqueue(record) {
             Err(error) if error.rdkafka_error_code() == Some(Code::Fatal) => {
                 self.renew()?;
-                self.try_enqueue(record).map_err(SendError::new)
+                self.try_enqueue(record)
             }
-            other => other.map_err(SendError::new),
+            other => other,
         }
+        .map_err(|error| self.not_enqueued(record, error))
+    }
+
+    fn not_enqueued(&self, record: &Outgoing, error: Native) -> SendError {
+        // For room one waits; the record is not given up.
+        if error.rdkafka_error_code() != Some(Code::QueueFull) {
+            self.0.metrics.sending.ended(&record.topic, Instant::now(), Some(&error));
+        }
+        SendError::new(error)
     }
 
     /// Produces a record and waits for its acknowledgement, before that for room in the queue.
@@ -156,7 +177,7 @@ impl Producer {
             key: record.key.as_deref(),
             timestamp: None,
             headers: Some(record.native_headers()),
-            delivery_opaque: Box::new(report),
+            delivery_opaque: Box::new(Waiting { report, since: Instant::now() }),
         };
         let client = self.0.client.read().unwrap_or_else(PoisonError::into_inner);
         client.send(native).map_err(|(error, _)| error)?;
@@ -168,7 +189,8 @@ impl Producer {
         let mut client = self.0.client.write().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, reason)) = client.client().fatal_error() {
             tracing::error!(reason, "the producer broke; a new one takes its place");
-            let broken = std::mem::replace(&mut *client, connect(&self.0.config).map_err(SendError::new)?);
+            let new = connect_measured(&self.0.config, &self.0.metrics).map_err(SendError::new)?;
+            let broken = std::mem::replace(&mut *client, new);
             // Dropping it joins its thread, which the caller is not to wait for.
             std::thread::spawn(move || drop(broken));
         }
@@ -176,8 +198,14 @@ impl Producer {
     }
 }
 
+/// A client of which nothing is measured.
 pub(crate) fn connect(config: &ClientConfig) -> Result<Client, Native> {
     Client::from_config_and_context(config, Reports::default())
+}
+
+fn connect_measured(config: &ClientConfig, metrics: &Arc<Metrics>) -> Result<Client, Native> {
+    let reports = Reports { metrics: Some(Arc::clone(metrics)), ..Reports::default() };
+    Client::from_config_and_context(config, reports)
 }
 
 /// Asks for the brokers' metadata. Blocks until one answers, or the time is up.
@@ -217,6 +245,7 @@ fn config(settings: &Kafka) -> Result<ClientConfig, KafkaError> {
             ("batch.size", "900000"),
             // Where Java's producers would put a key, so that others may produce to the same topics.
             ("partitioner", "murmur2_random"),
+            STATISTICS_INTERVAL,
         ],
     )
 }
@@ -232,6 +261,14 @@ async fn blocking<T: Send + 'static>(
 #[derive(Default)]
 pub(crate) struct Reports {
     pub(crate) trouble: Trouble,
+    metrics: Option<Arc<Metrics>>,
+}
+
+/// Who waits for a delivery report.
+pub(crate) struct Waiting {
+    report: oneshot::Sender<Report>,
+    /// When the record was enqueued.
+    since: Instant,
 }
 
 impl ClientContext for Reports {
@@ -247,18 +284,31 @@ impl ClientContext for Reports {
         log::error_event(&error, reason);
         self.trouble.note(&error, reason);
     }
+
+    fn stats(&self, statistics: Statistics) {
+        if let Some(metrics) = &self.metrics {
+            metrics.vitals.note(&statistics);
+        }
+    }
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
+    type DeliveryOpaque = Box<Waiting>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
-        let report = match result {
-            Ok(message) => Ok(Position { partition: message.partition(), offset: message.offset() }),
-            Err((error, _)) => Err(SendError::new(error.clone())),
+        let (message, error) = match result {
+            Ok(message) => (message, None),
+            Err((error, message)) => (message, Some(error)),
+        };
+        if let Some(metrics) = &self.metrics {
+            metrics.sending.ended(message.topic(), waiting.since, error);
+        }
+        let report = match error {
+            None => Ok(Position { partition: message.partition(), offset: message.offset() }),
+            Some(error) => Err(SendError::new(error.clone())),
         };
         // Nobody waits any more: that is the caller's choice.
-        let _ = waiting.send(report);
+        let _ = waiting.report.send(report);
     }
 }
 
@@ -266,6 +316,7 @@ impl ProducerContext for Reports {
 mod tests {
     use bytes::Bytes;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use throughline_testkit::{Measured, unmeasured};
 
     use super::*;
     use crate::EmbeddedBroker;
@@ -283,7 +334,8 @@ mod tests {
     async fn a_broken_client_is_replaced() {
         let broker = EmbeddedBroker::start(1).unwrap();
         let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
-        let producer = Producer::new(&settings).unwrap();
+        let measured = Measured::new();
+        let producer = Producer::new(&settings, &measured.meter()).unwrap();
         producer.send(&record()).await.unwrap();
         let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
         broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);
@@ -291,13 +343,16 @@ mod tests {
         assert!(matches!(error, SendError::Failed { .. }), "{error:?}");
         assert!(producer.client().client().fatal_error().is_some());
         producer.send(&record()).await.unwrap();
+        let sent = |with: &[_]| measured.value("messaging.client.sent.messages", with).unwrap();
+        assert_eq!(sent(&[]), 3);
+        assert_eq!(sent(&[("error.type", "OutOfOrderSequenceNumber")]), 1);
     }
 
     #[tokio::test]
     async fn a_record_is_sent_until_it_is_taken_or_refused() {
         let broker = EmbeddedBroker::start(1).unwrap();
         let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
-        let producer = Producer::new(&settings).unwrap();
+        let producer = Producer::new(&settings, &unmeasured()).unwrap();
         producer.send(&record()).await.unwrap();
         let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
         broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);

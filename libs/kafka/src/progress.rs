@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError as Native;
-use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use throughline_config::Kafka;
 
@@ -21,6 +19,13 @@ pub struct Progress {
     servers: String,
 }
 
+/// How far topics had come at some moment: the end of each partition.
+///
+/// Counted in records and not in time: records that were produced while a clock was wrong are not in the order of
+/// their times.
+#[derive(Debug, Clone)]
+pub struct Mark(Vec<(String, i32, i64)>);
+
 impl Progress {
     /// Of this group.
     ///
@@ -33,18 +38,30 @@ impl Progress {
         Ok(Self { config, servers: settings.bootstrap_servers.clone() })
     }
 
-    /// Whether the group has finished everything that was produced to these topics before `at`.
+    /// Where these topics end now.
     ///
     /// # Errors
     /// If the broker does not say so by the deadline.
-    pub async fn has_passed(
+    pub async fn mark(&self, topics: &[String], deadline: Duration) -> Result<Mark, KafkaError> {
+        let topics = topics.to_vec();
+        self.look(move |onlooker| mark(onlooker, &topics, deadline)).await
+    }
+
+    /// Whether the group has finished everything that was there at a mark.
+    ///
+    /// # Errors
+    /// If the broker does not say so by the deadline.
+    pub async fn has_passed(&self, mark: &Mark, deadline: Duration) -> Result<bool, KafkaError> {
+        let mark = mark.clone();
+        self.look(move |onlooker| has_passed(onlooker, &mark, deadline)).await
+    }
+
+    async fn look<T: Send + 'static>(
         &self,
-        topics: &[String],
-        at: DateTime<Utc>,
-        deadline: Duration,
-    ) -> Result<bool, KafkaError> {
-        let (config, topics) = (self.config.clone(), topics.to_vec());
-        tokio::task::spawn_blocking(move || has_passed(&config.create()?, &topics, at, deadline))
+        look: impl FnOnce(&BaseConsumer) -> Result<T, Native> + Send + 'static,
+    ) -> Result<T, KafkaError> {
+        let config = self.config.clone();
+        tokio::task::spawn_blocking(move || look(&config.create()?))
             .await
             .map_err(|_| KafkaError::Cancelled)?
             .map_err(|silence| KafkaError::Unreachable {
@@ -54,36 +71,39 @@ impl Progress {
     }
 }
 
-fn has_passed(
-    onlooker: &BaseConsumer,
-    topics: &[String],
-    at: DateTime<Utc>,
-    deadline: Duration,
-) -> Result<bool, Native> {
-    let mut partitions = TopicPartitionList::new();
+fn mark(onlooker: &BaseConsumer, topics: &[String], deadline: Duration) -> Result<Mark, Native> {
+    let mut ends = Vec::new();
     for topic in topics {
         let metadata = onlooker.fetch_metadata(Some(topic), deadline)?;
-        for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
-            partitions.add_partition_offset(topic, partition.id(), Offset::Offset(at.timestamp_millis()))?;
+        for found in metadata.topics() {
+            // One that is not there has no end, which is not to say that nothing is to come.
+            if let Some(error) = found.error() {
+                return Err(Native::MetadataFetch(error.into()));
+            }
+            for partition in found.partitions() {
+                let (_, end) = onlooker.fetch_watermarks(topic, partition.id(), deadline)?;
+                ends.push((topic.clone(), partition.id(), end));
+            }
         }
     }
-    // Of each partition the first record that is not older.
-    let bounds = onlooker.offsets_for_times(partitions.clone(), deadline)?;
+    Ok(Mark(ends))
+}
+
+fn has_passed(onlooker: &BaseConsumer, mark: &Mark, deadline: Duration) -> Result<bool, Native> {
+    let mut partitions = TopicPartitionList::new();
+    for (topic, partition, _) in &mark.0 {
+        partitions.add_partition(topic, *partition);
+    }
     let committed = onlooker.committed_offsets(partitions, deadline)?;
-    for bound in bounds.elements() {
-        let (topic, partition) = (bound.topic(), bound.partition());
-        let (first, end) = onlooker.fetch_watermarks(topic, partition, deadline)?;
-        let bound = match bound.offset() {
-            Offset::Offset(offset) => offset,
-            // All of them are older.
-            _ => end,
-        };
-        let finished = match committed.find_partition(topic, partition).map(|found| found.offset()) {
+    for (topic, partition, marked) in &mark.0 {
+        let (first, end) = onlooker.fetch_watermarks(topic, *partition, deadline)?;
+        let finished = match committed.find_partition(topic, *partition).map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => offset,
             // Nothing was ever finished.
             _ => first,
         };
-        if finished < bound {
+        // It ends before its mark if it was deleted and created again: what was there at the mark is gone.
+        if finished < *marked && end >= *marked {
             return Ok(false);
         }
     }

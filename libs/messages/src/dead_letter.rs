@@ -43,22 +43,23 @@ impl DeadReason {
 /// What a dead letter's headers say beyond those of the record that it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The destination that did not get it; none if the record was never understood that far.
+    /// The destination that did not get it; none if all of the request's are meant, or if the record was never
+    /// understood that far.
     pub destination: Option<String>,
     /// Why it ended.
     pub reason: DeadReason,
     /// The last error, in words.
     pub error: String,
-    /// The record it comes from.
-    pub origin: Origin,
-    /// The attempt that was the last; none if none was made.
+    /// The record it comes from; none if there never was one.
+    pub origin: Option<Origin>,
+    /// How it ended; none if the record was never understood that far.
     pub last: Option<LastAttempt>,
 }
 
 /// What a dead letter tells of the last attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastAttempt {
-    /// Its number: as many attempts were made.
+    /// How many attempts were made.
     pub number: u32,
     /// What kind of error it met.
     pub class: ErrorClass,
@@ -78,9 +79,12 @@ impl DeadLetter {
         }
         put(&mut origin_headers, name::REASON, self.reason.as_str());
         put(&mut origin_headers, name::ERROR, self.error.clone());
-        put(&mut origin_headers, name::ORIGIN, self.origin.to_string());
+        if let Some(origin) = &self.origin {
+            put(&mut origin_headers, name::ORIGIN, origin.to_string());
+        }
+        // Of a retry it is the number of the attempt that was to be made.
+        origin_headers.retain(|(header, _)| header != name::ATTEMPT);
         if let Some(last) = &self.last {
-            origin_headers.retain(|(header, _)| header != name::ATTEMPT);
             put(&mut origin_headers, name::ATTEMPT, last.number.to_string());
             put(&mut origin_headers, name::ERROR_CLASS, last.class.as_str());
             if let Some(status) = last.status {
@@ -91,5 +95,12 @@ impl DeadLetter {
             }
         }
         origin_headers
+    }
+
+    /// The headers of a dead letter that goes without its value, because the broker refuses it.
+    #[must_use]
+    pub fn without_value(mut headers: Headers) -> Headers {
+        put(&mut headers, name::LEFT_OUT, "value");
+        headers
     }
 }

@@ -2,12 +2,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::headers::{Headers, Malformed, name, parsed, put, required, text};
 use crate::trace::TraceContext;
 
-/// Where a record stands: `topic/partition/offset`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Where a record stands: `topic/partition/offset`, as text everywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Origin {
     /// The topic; Kafka allows no `/` in its name.
     pub topic: String,
@@ -20,6 +22,20 @@ pub struct Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
+impl From<Origin> for String {
+    fn from(origin: Origin) -> Self {
+        origin.to_string()
+    }
+}
+
+impl TryFrom<String> for Origin {
+    type Error = <Self as FromStr>::Err;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

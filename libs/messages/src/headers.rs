@@ -41,6 +41,8 @@ pub mod name {
     pub const STATUS: &str = "throughline-status";
     /// On dead letters: the beginning of the last response's body.
     pub const RESPONSE_EXCERPT: &str = "throughline-response-excerpt";
+    /// On dead letters: `value`, if that is left out because the broker refuses it.
+    pub const LEFT_OUT: &str = "throughline-left-out";
     /// On dead letters and adoptions: `topic/partition/offset` of the record they come from.
     pub const ORIGIN: &str = "throughline-origin";
 }

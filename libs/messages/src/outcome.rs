@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use throughline_snowflake::RequestId;
 
 use crate::dead_letter::DeadReason;
+use crate::foreign::Origin;
 
 /// What dispatch reports of one attempt; the value of a record on the outcomes topic, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,8 +12,11 @@ pub struct AttemptReport {
     pub request_id: RequestId,
     /// The destination that was called.
     pub destination: String,
-    /// Which attempt of the delivery it was, from 1; of a deferral, the one that was not made.
+    /// Which attempt of the delivery it was, from 1; if it was not made, which it would have been.
     pub attempt: u32,
+    /// Whether the destination was called: not if the delivery has to wait, or ended before.
+    #[serde(default = "by_default")]
+    pub called: bool,
     /// How many attempts it has spent so far, this one included. Not every attempt counts.
     #[serde(default)]
     pub spent: u32,
@@ -23,6 +27,9 @@ pub struct AttemptReport {
     /// The trace that shows it, 32 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trace_id: Option<String>,
+    /// The record by which it was made.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub origin: Option<Origin>,
     /// The status of the third party's response, if there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
@@ -32,6 +39,25 @@ pub struct AttemptReport {
     /// What becomes of the delivery.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+/// A report that does not say is of a call, unless it is of a deferral.
+fn by_default() -> bool {
+    true
+}
+
+impl AttemptReport {
+    /// Whether an attempt was made.
+    #[must_use]
+    pub fn is_of_a_call(&self) -> bool {
+        self.called && !matches!(self.outcome, Outcome::Deferred { .. })
+    }
+
+    /// How many attempts of the delivery were made so far.
+    #[must_use]
+    pub fn made(&self) -> u32 {
+        if self.is_of_a_call() { self.attempt } else { self.attempt.saturating_sub(1) }
+    }
 }
 
 /// What becomes of a delivery after an attempt.
@@ -96,6 +122,8 @@ pub enum DeferralCause {
     BreakerOpen,
     /// The destination has as many calls at once, or in a time, as it may have.
     Limit,
+    /// Too many requests of the same ordering key are before it, for one call at a time.
+    KeyBusy,
     /// The token endpoint does not answer.
     TokenUnavailable,
     /// The token endpoint refuses our credentials: an operator has to mend them.
@@ -109,6 +137,7 @@ impl DeferralCause {
         match self {
             Self::BreakerOpen => "breaker_open",
             Self::Limit => "limit",
+            Self::KeyBusy => "key_busy",
             Self::TokenUnavailable => "token_unavailable",
             Self::TokenRefused => "token_refused",
         }
@@ -179,10 +208,12 @@ mod tests {
             request_id: "00000000000000000042".parse().unwrap(),
             destination: "three".to_owned(),
             attempt: 2,
+            called: true,
             spent: 1,
             started_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap(),
             duration_ms: 12,
             trace_id: None,
+            origin: Some("throughline.retries/2/17".parse().unwrap()),
             status,
             response_excerpt: status.map(|_| "no".to_owned()),
             outcome,
@@ -209,12 +240,36 @@ mod tests {
         assert_eq!(
             json(&report(Some(400), outcome)),
             serde_json::json!({
-                "request_id": "00000000000000000042", "destination": "three", "attempt": 2, "spent": 1,
-                "started_at": "2026-01-01T00:00:00Z", "duration_ms": 12, "status": 400,
+                "request_id": "00000000000000000042", "destination": "three", "attempt": 2, "called": true, "spent": 1,
+                "started_at": "2026-01-01T00:00:00Z", "duration_ms": 12,
+                "origin": "throughline.retries/2/17", "status": 400,
                 "response_excerpt": "no", "outcome": "dead", "reason": "rejected",
                 "error_class": "client_error", "error": "400 Bad Request",
             })
         );
+    }
+
+    #[test]
+    fn a_report_of_a_version_that_did_not_say_by_which_record_is_read() {
+        let mut older = json(&report(None, Outcome::Delivered));
+        older.as_object_mut().unwrap().remove("origin");
+        assert_eq!(serde_json::from_value::<AttemptReport>(older).unwrap().origin, None);
+    }
+
+    #[test]
+    fn an_attempt_counts_as_made_if_there_was_a_call() {
+        let failure = failure(ErrorClass::Transform, "the filter failed: no user");
+        let dead = report(None, Outcome::Dead { reason: DeadReason::Untransformable, failure });
+        let due_at = DateTime::from_timestamp(1_767_225_660, 0).unwrap();
+        let deferred = report(None, Outcome::Deferred { due_at, cause: DeferralCause::Limit });
+        assert_eq!((dead.is_of_a_call(), dead.made()), (true, 2));
+        assert_eq!((deferred.is_of_a_call(), deferred.made()), (false, 1));
+        let uncalled = AttemptReport { called: false, ..dead.clone() };
+        assert_eq!((uncalled.is_of_a_call(), uncalled.made()), (false, 1));
+
+        let mut silent = json(&dead);
+        silent.as_object_mut().unwrap().remove("called");
+        assert_eq!(serde_json::from_value::<AttemptReport>(silent).unwrap(), dead);
     }
 
     #[test]

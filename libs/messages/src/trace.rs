@@ -29,11 +29,35 @@ impl TraceContext {
         (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
     }
 
+    /// Whether the sender has the trace recorded.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        let flags = self.traceparent.split('-').nth(3);
+        flags.and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
+    }
+
     /// Appends the context to record headers.
     pub fn write(&self, headers: &mut Headers) {
         put(headers, name::TRACEPARENT, self.traceparent.clone());
         if let Some(tracestate) = &self.tracestate {
             put(headers, name::TRACESTATE, tracestate.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_recorded_if_the_last_bit_of_its_flags_says_so() {
+        let with_flags = |flags: &str| TraceContext {
+            traceparent: format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331{flags}"),
+            tracestate: None,
+        };
+        for (flags, is_sampled) in [("-01", true), ("-03", true), ("-00", false), ("-02", false), ("", false)]
+        {
+            assert_eq!(with_flags(flags).is_sampled(), is_sampled, "{flags}");
         }
     }
 }

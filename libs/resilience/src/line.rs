@@ -36,6 +36,12 @@ impl Line {
         Self { places: places.max(1), gap, patience, waiting: 0, call, moved: None, end: None }
     }
 
+    /// How long a call takes on average; zero as long as nobody knows.
+    #[must_use]
+    pub fn call(&self) -> Duration {
+        self.call
+    }
+
     /// Begins to wait, until [`Line::leave`].
     ///
     /// # Errors

@@ -6,11 +6,14 @@ use sea_orm::{
 };
 use tokio::time::timeout;
 
+use crate::operation::{Operations, Session};
+
 /// The connections, for single statements; each has to be answered in time.
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub(crate) pool: DatabaseConnection,
     pub(crate) patience: Patience,
+    pub(crate) operations: Operations,
 }
 
 /// How long the database may take to answer. A host that vanished says nothing, and TCP gives it a quarter of an
@@ -47,5 +50,11 @@ impl ConnectionTrait for Connection {
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         self.patience.with(self.pool.query_all_raw(statement)).await
+    }
+}
+
+impl Session for Connection {
+    fn operations(&self) -> &Operations {
+        &self.operations
     }
 }

@@ -6,6 +6,7 @@ use throughline_snowflake::RequestId;
 
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
+use crate::operation::{Operation, Session};
 use crate::order;
 use crate::requests::{number, request_id};
 
@@ -79,26 +80,30 @@ struct Row {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn list(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     filter: &Filter,
     after: Option<&Place>,
     limit: u64,
 ) -> Result<Vec<DeadLetter>, StoreError> {
+    let connection = &Operation::new(session, "list_dead_letters");
     let dialect = Dialect::of(connection);
     let mut meant = Meant::new(dialect, filter);
     if let Some((id, destination)) = after {
         let (id, destination) = (meant.parameter(id.as_i64()), meant.parameter(destination.as_str()));
         meant.condition(&format!("(d.request_id, d.destination) < ({id}, {destination})"));
     }
-    let limit = meant.parameter(i64::try_from(limit).unwrap_or(i64::MAX));
+    // As a number, so that the plan is for so many; what belongs to them is looked up for those alone.
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql = format!(
-        "SELECT d.*, q.route, q.accepted_at, a.response_excerpt, a.trace_id \
-         FROM deliveries AS d JOIN requests AS q ON q.id = d.request_id \
-         LEFT JOIN attempts AS a ON a.request_id = d.request_id AND a.destination = d.destination \
-             AND a.number = d.attempts AND a.started_at = (SELECT max(started_at) FROM attempts AS l \
-                 WHERE l.request_id = d.request_id AND l.destination = d.destination \
-                 AND l.number = d.attempts) \
-         WHERE {} ORDER BY d.request_id DESC, d.destination DESC LIMIT {limit}",
+        "SELECT page.*, q.route, q.accepted_at, a.response_excerpt, a.trace_id \
+         FROM (SELECT d.* FROM deliveries AS d WHERE {} \
+             ORDER BY d.request_id DESC, d.destination DESC LIMIT {limit}) AS page \
+         JOIN requests AS q ON q.id = page.request_id \
+         LEFT JOIN attempts AS a ON a.request_id = page.request_id AND a.destination = page.destination \
+             AND a.number = page.attempts AND a.started_at = (SELECT max(started_at) FROM attempts AS l \
+                 WHERE l.request_id = page.request_id AND l.destination = page.destination \
+                 AND l.number = page.attempts) \
+         ORDER BY page.request_id DESC, page.destination DESC",
         meant.sql
     );
     let rows = Row::find_by_statement(dialect.statement(sql, meant.parameters)).all(connection).await?;
@@ -131,22 +136,19 @@ impl TryFrom<Row> for DeadLetter {
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn purge(
-    connection: &impl ConnectionTrait,
-    filter: &Filter,
-    limit: u64,
-) -> Result<u64, StoreError> {
+pub async fn purge(session: &impl Session, filter: &Filter, limit: u64) -> Result<u64, StoreError> {
     #[derive(FromQueryResult)]
     struct Key {
         request_id: i64,
         destination: String,
     }
+    let connection = &Operation::new(session, "purge_dead_letters");
     let dialect = Dialect::of(connection);
-    let mut meant = Meant::new(dialect, filter);
-    let limit = meant.parameter(i64::try_from(limit).unwrap_or(i64::MAX));
+    let meant = Meant::new(dialect, filter);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql = format!(
-        "SELECT d.request_id, d.destination FROM deliveries AS d JOIN requests AS q ON q.id = d.request_id \
-         WHERE {} ORDER BY d.request_id, d.destination LIMIT {limit} {}",
+        "SELECT d.request_id, d.destination FROM deliveries AS d WHERE {} \
+         ORDER BY d.request_id, d.destination LIMIT {limit} {}",
         meant.sql,
         dialect.lock_rows_of("d")
     );
@@ -186,11 +188,12 @@ pub enum Replayed {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn replay(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     id: RequestId,
     destination: &str,
     now: DateTime<Utc>,
 ) -> Result<Replayed, StoreError> {
+    let connection = &Operation::new(session, "replay_dead_letter");
     order::enter(connection, &[id]).await?;
     let dialect = Dialect::of(connection);
     let key = || [Value::from(id.as_i64()), dialect::text(destination).into()];
@@ -210,7 +213,7 @@ pub async fn replay(
 pub(crate) const REVIVE: &str = "UPDATE deliveries SET state = 'pending', reason = NULL, spent = 0, \
      since = $1, due_at = $1, published_at = NULL, deferred_by = NULL, updated_at = $1";
 
-/// The conditions of a filter, on deliveries as `d` and their requests as `q`.
+/// The conditions of a filter, on deliveries as `d`.
 pub(crate) struct Meant {
     pub(crate) sql: String,
     pub(crate) parameters: Vec<Value>,
@@ -220,7 +223,8 @@ impl Meant {
     pub(crate) fn new(dialect: Dialect, filter: &Filter) -> Self {
         let mut meant = Self { sql: "d.state = 'dead'".to_owned(), parameters: Vec::new() };
         let texts = [
-            ("q.route =", &filter.route),
+            // Asked of each dead letter: a join might go through all requests instead.
+            ("(SELECT route FROM requests WHERE id = d.request_id) =", &filter.route),
             ("d.destination =", &filter.destination),
             ("d.reason =", &filter.reason),
             ("d.last_error_class =", &filter.error_class),

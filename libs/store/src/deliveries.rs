@@ -14,6 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::dialect::{self, Dialect};
 use crate::entity::{delivery, outbox, request};
 use crate::error::StoreError;
+use crate::operation::{Operation, Session};
 use crate::order;
 use crate::outbox::OutboxRequest;
 use crate::requests::number;
@@ -99,13 +100,14 @@ impl Due {
 pub struct Claim {
     due: Vec<DueDelivery>,
     claimed_at: DateTime<Utc>,
+    store: Store,
     hold: Hold,
 }
 
 #[derive(Debug)]
 enum Hold {
     Rows(Transaction),
-    Turn(Store, OwnedMutexGuard<()>),
+    Turn(OwnedMutexGuard<()>),
 }
 
 impl Claim {
@@ -115,25 +117,34 @@ impl Claim {
     }
 
     /// Notes that these were published at `now`, so that they are due as silent at `due_at`, unless something
-    /// was heard of them meanwhile; ends those that the broker refuses; and ends the claim. What is not named
-    /// stays due.
+    /// was heard of them meanwhile; ends those that the broker refuses, and gives them; and ends the claim. What is
+    /// not named stays due.
     ///
     /// # Errors
-    /// If the database cannot be asked; then all of them stay due.
+    /// If the database cannot be asked; then those that it has not noted stay due.
     pub async fn published(
         self,
         deliveries: &[(RequestId, String)],
         refused: &[Refusal],
         now: DateTime<Utc>,
         due_at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Ended>, StoreError> {
         let (transaction, _turn) = match self.hold {
             Hold::Rows(transaction) => (transaction, None),
-            Hold::Turn(store, turn) => (store.begin().await?, Some(turn)),
+            Hold::Turn(turn) => (self.store.begin().await?, Some(turn)),
         };
-        published(&transaction, deliveries, self.claimed_at, now, due_at).await?;
-        refuse(&transaction, refused, now).await?;
-        transaction.commit().await
+        let operation = Operation::new(&transaction, "mark_published");
+        published(&operation, deliveries, self.claimed_at, now, due_at).await?;
+        drop(operation);
+        transaction.commit().await?;
+        if refused.is_empty() {
+            return Ok(Vec::new());
+        }
+        // On its own: lanes are entered before any row is locked.
+        let transaction = self.store.begin().await?;
+        let ended = refuse(&transaction, refused, now).await?;
+        transaction.commit().await?;
+        Ok(ended)
     }
 }
 
@@ -146,16 +157,18 @@ pub async fn claim_due(store: &Store, due: Due, now: DateTime<Utc>, limit: u64) 
     match Dialect::of(store.connection()) {
         Dialect::Sqlite => {
             let turn = store.sweepers_turn().await;
-            let due = find_due(store.connection(), due, now, limit).await?;
-            Ok(Claim { due, claimed_at: now, hold: Hold::Turn(store.clone(), turn) })
+            let due = find_due(&Operation::new(store.connection(), CLAIM), due, now, limit).await?;
+            Ok(Claim { due, claimed_at: now, store: store.clone(), hold: Hold::Turn(turn) })
         }
         Dialect::Postgres => {
             let transaction = store.begin().await?;
-            let due = find_due(&transaction, due, now, limit).await?;
-            Ok(Claim { due, claimed_at: now, hold: Hold::Rows(transaction) })
+            let due = find_due(&Operation::new(&transaction, CLAIM), due, now, limit).await?;
+            Ok(Claim { due, claimed_at: now, store: store.clone(), hold: Hold::Rows(transaction) })
         }
     }
 }
+
+const CLAIM: &str = "claim_due";
 
 async fn find_due(
     connection: &impl ConnectionTrait,
@@ -230,11 +243,12 @@ async fn published(
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn next_due(connection: &impl ConnectionTrait) -> Result<Option<DateTime<Utc>>, StoreError> {
+pub async fn next_due(session: &impl Session) -> Result<Option<DateTime<Utc>>, StoreError> {
     #[derive(FromQueryResult)]
     struct Next {
         at: Option<DateTime<Utc>>,
     }
+    let connection = &Operation::new(session, "find_next_due");
     // Each is the beginning of an index.
     let sql = "SELECT min(at) AS at FROM ( \
              SELECT min(due_at) AS at FROM deliveries \
@@ -247,10 +261,10 @@ pub async fn next_due(connection: &impl ConnectionTrait) -> Result<Option<DateTi
 }
 
 /// What became of a wish to call deliveries off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancelled {
-    /// So many were called off.
-    Some(u64),
+    /// Those to these destinations were called off.
+    Some(Vec<String>),
     /// There is none that has not ended.
     AllEnded,
     /// There is no such request, or it has no such delivery.
@@ -265,11 +279,12 @@ pub enum Cancelled {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn cancel(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     id: RequestId,
     destination: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<Cancelled, StoreError> {
+    let connection = &Operation::new(session, "cancel");
     order::enter(connection, &[id]).await?;
     let dialect = Dialect::of(connection);
     let named = dialect.nullable_text("$2");
@@ -277,11 +292,13 @@ pub async fn cancel(
     let parameters = || [Value::from(id.as_i64()), destination.map(dialect::text).into()];
     let sql = format!(
         "UPDATE deliveries SET state = 'cancelled', due_at = NULL, published_at = NULL, deferred_by = NULL, \
-         updated_at = $3 WHERE {meant} AND due_at IS NOT NULL"
+         updated_at = $3 WHERE {meant} AND due_at IS NOT NULL RETURNING destination"
     );
     let all = parameters().into_iter().chain([dialect.time(now)]);
-    let cancelled = connection.execute_raw(dialect.statement(sql, all)).await?.rows_affected();
-    if cancelled == 0 {
+    let cancelled = connection.query_all_raw(dialect.statement(sql, all)).await?;
+    let cancelled: Vec<String> =
+        cancelled.iter().map(|row| row.try_get("", "destination")).collect::<Result<_, _>>()?;
+    if cancelled.is_empty() {
         let sql = format!("SELECT 1 FROM deliveries WHERE {meant} LIMIT 1");
         let known = connection.query_one_raw(dialect.statement(sql, parameters())).await?;
         return Ok(if known.is_some() { Cancelled::AllEnded } else { Cancelled::Unknown });
@@ -299,17 +316,21 @@ pub async fn cancel(
 /// # Errors
 /// If the database cannot be asked.
 pub async fn postpone_all(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     ids: &[RequestId],
     due_at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
+    let connection = &Operation::new(session, "postpone");
     if ids.is_empty() {
         return Ok(());
     }
     let sql = "UPDATE deliveries SET due_at = r.due_at FROM r \
          WHERE deliveries.request_id = r.request_id AND deliveries.published_at IS NOT NULL \
          AND deliveries.due_at < r.due_at";
-    Rows::of(ids)
+    // In the order of who records, so that two do not wait for each other.
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    Rows::of(&ids)
         .column("request_id", |id| *id)
         .column("due_at", |_| due_at)
         .execute(connection, Vec::new(), sql)
@@ -332,34 +353,48 @@ pub struct Refusal {
     pub error: String,
 }
 
-/// Ends deliveries that cannot be published. To be called in a transaction.
+/// A delivery that has ended by what was reported of it, or because it cannot be published.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct Ended {
+    /// Where it was to go.
+    pub destination: String,
+    /// Why it is dead; `None` if it was delivered.
+    pub reason: Option<String>,
+    /// What kind of error it died of.
+    pub error_class: Option<String>,
+}
+
+/// Ends deliveries that cannot be published, and gives them. To be called in a transaction.
 ///
 /// # Errors
 /// If the database cannot be asked.
 pub async fn refuse(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     refusals: &[Refusal],
     now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Ended>, StoreError> {
+    let connection = &Operation::new(session, "refuse");
     if refusals.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let ids: Vec<_> = refusals.iter().map(|refusal| refusal.request_id).collect();
     order::enter(connection, &ids).await?;
     let sql = "UPDATE deliveries SET state = 'dead', due_at = NULL, published_at = NULL, deferred_by = NULL, \
          reason = r.reason, last_error_class = r.class, last_error = r.error, updated_at = r.now \
          FROM r WHERE deliveries.request_id = r.request_id AND deliveries.due_at IS NOT NULL \
-         AND (r.destination IS NULL OR deliveries.destination = r.destination)";
-    Rows::of(refusals)
+         AND (r.destination IS NULL OR deliveries.destination = r.destination) \
+         RETURNING deliveries.destination, deliveries.reason, deliveries.last_error_class AS error_class";
+    let ended = Rows::of(refusals)
         .column("request_id", |refusal| refusal.request_id)
         .column("destination", |refusal| refusal.destination.as_deref())
         .column("reason", |refusal| refusal.reason.as_str())
         .column("class", |refusal| refusal.class.as_str())
         .column("error", |refusal| refusal.error.as_str())
         .column("now", |_| now)
-        .execute(connection, Vec::new(), sql)
+        .query(connection, Vec::new(), sql)
         .await?;
-    order::move_up_behind(connection, &ids, now).await
+    order::move_up_behind(connection, &ids, now).await?;
+    Ok(ended)
 }
 
 /// Has every delivery that is published and has not ended be due at `now`, except those of requests in the
@@ -367,10 +402,8 @@ pub async fn refuse(
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn make_published_due(
-    connection: &impl ConnectionTrait,
-    now: DateTime<Utc>,
-) -> Result<u64, StoreError> {
+pub async fn make_published_due(session: &impl Session, now: DateTime<Utc>) -> Result<u64, StoreError> {
+    let connection = &Operation::new(session, "make_published_due");
     let dialect = Dialect::of(connection);
     let sql = "UPDATE deliveries SET due_at = $1 WHERE published_at IS NOT NULL AND due_at > $1 \
          AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = deliveries.request_id)";

@@ -18,6 +18,14 @@ impl Dialect {
         }
     }
 
+    /// What OpenTelemetry calls it.
+    pub(crate) fn system(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
     /// A statement with its parameters, which both databases number `$1`, `$2`, ….
     pub(crate) fn statement(
         self,

@@ -11,8 +11,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 use throughline_messages::DeferralCause;
 
-use crate::dialect::Dialect;
+use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
+use crate::operation::Operation;
+use crate::requests::number;
 use crate::rows::Rows;
 use crate::store::Store;
 
@@ -45,13 +47,13 @@ impl News {
     }
 
     pub(crate) fn deferred(&mut self, destination: &str, cause: DeferralCause, due_at: DateTime<Utc>) {
+        // It is one key that waits, for its time; of the destination that says nothing.
+        if cause == DeferralCause::KeyBusy {
+            return;
+        }
         let item = self.0.entry(destination.to_owned()).or_default();
-        let until = match cause {
-            DeferralCause::Limit => &mut item.full_until,
-            DeferralCause::BreakerOpen | DeferralCause::TokenUnavailable | DeferralCause::TokenRefused => {
-                &mut item.failing_until
-            }
-        };
+        let until =
+            if cause == DeferralCause::Limit { &mut item.full_until } else { &mut item.failing_until };
         *until = Some(until.map_or(due_at, |until| until.min(due_at)));
     }
 }
@@ -113,11 +115,38 @@ async fn hold(
         .await
 }
 
+/// When a hold lets some of those go that wait behind it, the longest overdue first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// How many, if nothing else is heard until then.
+    pub count: u32,
+}
+
+/// When and how many a destination's hold lets go next; `None` if there is no hold.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn next(
+    connection: &impl ConnectionTrait,
+    destination: &str,
+) -> Result<Option<Release>, StoreError> {
+    let dialect = Dialect::of(connection);
+    let sql = "SELECT destination, allowance, news, next_at FROM holds WHERE destination = $1";
+    let statement = dialect.statement(sql, [dialect::text(destination).into()]);
+    let hold = Hold::find_by_statement(statement).one(connection).await?;
+    let release =
+        |hold: Hold| Ok(Release { at: hold.next_at, count: number("allowance", hold.next_allowance())? });
+    hold.map(release).transpose()
+}
+
 #[derive(Debug, FromQueryResult)]
 struct Hold {
     destination: String,
     allowance: i32,
     news: Option<String>,
+    next_at: DateTime<Utc>,
 }
 
 impl Hold {
@@ -137,20 +166,30 @@ impl Hold {
 /// If the database cannot be asked.
 pub async fn release(store: &Store, now: DateTime<Utc>) -> Result<u64, StoreError> {
     let dialect = Dialect::of(store.connection());
-    let due = "SELECT destination, allowance, news FROM holds WHERE next_at <= $1";
+    let due = "SELECT destination, allowance, news, next_at FROM holds WHERE next_at <= $1";
     // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
     let statement = dialect.statement(due, [dialect.time(now)]);
-    if store.connection().query_one_raw(statement.clone()).await?.is_none() {
+    let connection = Operation::new(store.connection(), "look_at_holds");
+    if connection.query_one_raw(statement).await?.is_none() {
         return Ok(0);
     }
+    drop(connection);
     let transaction = store.begin().await?;
+    let operation = Operation::new(&transaction, "release_held");
     let statement = dialect.statement(format!("{due} {}", dialect.lock_free_rows()), [dialect.time(now)]);
     let mut released = 0;
-    for hold in Hold::find_by_statement(statement).all(&transaction).await? {
-        released += release_one(&transaction, dialect, &hold, now).await?;
+    for hold in Hold::find_by_statement(statement).all(&operation).await? {
+        released += release_one(&operation, dialect, &hold, now).await?;
     }
+    drop(operation);
     transaction.commit().await?;
     Ok(released)
+}
+
+#[derive(Debug, FromQueryResult)]
+struct Key {
+    request_id: i64,
+    destination: String,
 }
 
 async fn release_one(
@@ -160,21 +199,25 @@ async fn release_one(
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
     let (name, allowance) = (hold.destination.as_str(), hold.next_allowance());
-    // Materialized, or PostgreSQL might choose anew for each row, and beyond the limit.
     let sql = format!(
-        "WITH next AS MATERIALIZED ( \
-             SELECT request_id, destination FROM deliveries \
-             WHERE destination = $1 AND deferred_by <> 'order' AND due_at <= $2 \
-             ORDER BY due_at, request_id LIMIT $3 {}) \
-         UPDATE deliveries SET deferred_by = NULL, due_at = $2 \
-         WHERE (request_id, destination) IN (SELECT request_id, destination FROM next)",
+        "SELECT request_id, destination FROM deliveries \
+         WHERE destination = $1 AND deferred_by <> 'order' AND due_at <= $2 \
+         ORDER BY due_at, request_id LIMIT {allowance} {}",
         dialect.lock_free_rows()
     );
-    let parameters = [name.into(), dialect.time(now), i64::from(allowance).into()];
-    let released = connection.execute_raw(dialect.statement(sql, parameters)).await?.rows_affected();
+    let next = Key::find_by_statement(dialect.statement(sql, [name.into(), dialect.time(now)]));
+    let next = next.all(connection).await?;
+    let sql = "UPDATE deliveries SET deferred_by = NULL, due_at = $1 \
+         WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)";
+    let released = Rows::of(&next)
+        .column("request_id", |key| key.request_id)
+        .column("destination", |key| key.destination.as_str())
+        .execute(connection, vec![dialect.time(now)], sql)
+        .await?;
 
-    let nobody_waits = "DELETE FROM holds WHERE destination = $1 AND NOT EXISTS \
-         (SELECT 1 FROM deliveries WHERE deliveries.destination = $1 AND deferred_by <> 'order')";
+    // The smallest one is the first of an index; whether there is any, PostgreSQL would look for in the table.
+    let nobody_waits = "DELETE FROM holds WHERE destination = $1 AND (SELECT min(due_at) FROM deliveries \
+         WHERE deliveries.destination = $1 AND deferred_by <> 'order') IS NULL";
     connection.execute_raw(dialect.statement(nobody_waits, [name.into()])).await?;
     let goes_on = "UPDATE holds SET allowance = $2, news = NULL, next_at = $3 WHERE destination = $1";
     let parameters = [name.into(), i64::from(allowance).into(), dialect.time(now + PACE)];

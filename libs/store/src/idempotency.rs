@@ -10,6 +10,7 @@ use throughline_snowflake::RequestId;
 use crate::dialect::{self, Dialect};
 use crate::entity::idempotency_key;
 use crate::error::StoreError;
+use crate::operation::{Operation, Session};
 use crate::requests::request_id;
 use crate::rows::Rows;
 
@@ -59,10 +60,11 @@ pub enum Verdict {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn claim(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     claims: &[Claim],
     now: DateTime<Utc>,
 ) -> Result<Vec<Verdict>, StoreError> {
+    let connection = &Operation::new(session, "claim_keys");
     if claims.is_empty() {
         return Ok(Vec::new());
     }
@@ -97,11 +99,8 @@ pub async fn claim(
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn purge(
-    connection: &impl ConnectionTrait,
-    now: DateTime<Utc>,
-    limit: u64,
-) -> Result<u64, StoreError> {
+pub async fn purge(session: &impl Session, now: DateTime<Utc>, limit: u64) -> Result<u64, StoreError> {
+    let connection = &Operation::new(session, "purge_keys");
     let dialect = Dialect::of(connection);
     let sql = format!(
         "WITH expired AS MATERIALIZED \

@@ -7,13 +7,22 @@
 //! - `delivered` always wins: the third party has it, whatever another call met;
 //! - whatever else is reported of a delivery that has ended changes nothing;
 //! - of one that goes on, only the newest counts, in the order of attempts; the same attempt may be made
-//!   again after a crash, and then the one that began later is the newer one.
+//!   again after a crash, and then the one that began later is the newer one;
+//! - what is reported of an attempt that was not made, since the delivery had to wait or ended before, counts for
+//!   no attempt, and for nothing if the attempt was made after all.
+//!
+//! Its times are of dispatch's clock, all others of ours. Where they are far apart, what counts is how long is
+//! to be waited.
 
-use chrono::{DateTime, Utc};
-use throughline_messages::{AttemptReport, Outcome};
+use chrono::{DateTime, TimeDelta, Utc};
+use throughline_messages::{AttemptReport, DeferralCause, Outcome};
 
 use crate::deliveries::DeliveryState;
 use crate::entity::delivery::Model;
+
+/// How far a report may be from our time. Clocks that are kept in step differ by less, and what is told comes
+/// sooner.
+const SKEW: TimeDelta = TimeDelta::seconds(10);
 
 /// What a report makes of a delivery; says whether it was news.
 pub(crate) fn advance(delivery: &mut Model, report: &AttemptReport, now: DateTime<Utc>) -> bool {
@@ -25,10 +34,10 @@ pub(crate) fn advance(delivery: &mut Model, report: &AttemptReport, now: DateTim
         DeliveryState::Delivered => false,
     };
     if is_news {
-        take(delivery, report);
+        take(delivery, report, now);
     }
     let attempts =
-        if is_deferral(report) { delivery.attempts } else { delivery.attempts.max(number(report)) };
+        if report.is_of_a_call() { delivery.attempts.max(number(report)) } else { delivery.attempts };
     if is_news || attempts > delivery.attempts {
         delivery.attempts = attempts;
         delivery.reported_at = Some(report.started_at);
@@ -41,18 +50,19 @@ fn is_newer(delivery: &Model, report: &AttemptReport) -> bool {
     let began_later = delivery.reported_at.is_none_or(|known| report.started_at > known);
     match number(report).cmp(&delivery.attempts) {
         std::cmp::Ordering::Less => false,
-        std::cmp::Ordering::Equal => !is_deferral(report) && began_later,
+        std::cmp::Ordering::Equal => report.is_of_a_call() && began_later,
         // The next attempt is made only once, but it may be put off again and again. Clocks differ: while news
-        // is awaited, any word on it is news that was not the last one.
+        // is awaited, any word on it is news that was not the last one; but an end without a call may be one from
+        // before a replay.
         std::cmp::Ordering::Greater => {
             let is_awaited =
                 delivery.published_at.is_some() && delivery.reported_at != Some(report.started_at);
-            !is_deferral(report) || began_later || is_awaited
+            report.is_of_a_call() || began_later || (is_deferral(report) && is_awaited)
         }
     }
 }
 
-fn take(delivery: &mut Model, report: &AttemptReport) {
+fn take(delivery: &mut Model, report: &AttemptReport, now: DateTime<Utc>) {
     delivery.deferred_by = None;
     match &report.outcome {
         Outcome::Delivered => end(delivery, DeliveryState::Delivered),
@@ -61,16 +71,21 @@ fn take(delivery: &mut Model, report: &AttemptReport) {
         Outcome::Retry { due_at: None, .. } => delivery.state = DeliveryState::Retrying,
         Outcome::Retry { due_at, .. } => {
             delivery.state = DeliveryState::Retrying;
-            wait(delivery, *due_at);
+            wait(delivery, due_at.map(|due_at| by_our_clock(due_at, report, now)));
         }
         Outcome::Deferred { due_at, cause } => {
-            wait(delivery, Some(*due_at));
-            delivery.deferred_by = Some(cause.as_str().to_owned());
+            wait(delivery, Some(by_our_clock(*due_at, report, now)));
+            // A busy key holds up none but its own: each waits for its time alone.
+            if *cause != DeferralCause::KeyBusy {
+                delivery.deferred_by = Some(cause.as_str().to_owned());
+            }
             return;
         }
     }
     let failure = report.outcome.failure();
-    delivery.spent = i32::try_from(report.spent).unwrap_or(i32::MAX);
+    if report.is_of_a_call() {
+        delivery.spent = i32::try_from(report.spent).unwrap_or(i32::MAX);
+    }
     delivery.last_status = report.status.map(i32::from);
     delivery.last_error_class = failure.map(|failure| failure.class.as_str().to_owned());
     delivery.last_error = failure.map(|failure| failure.error.clone());
@@ -78,6 +93,14 @@ fn take(delivery: &mut Model, report: &AttemptReport) {
         Outcome::Dead { reason, .. } => Some(reason.as_str().to_owned()),
         _ => None,
     };
+}
+
+/// A pause that was told of at another time than ours begins now: else a clock that is behind would leave none,
+/// and one that is ahead would add to it.
+fn by_our_clock(due_at: DateTime<Utc>, report: &AttemptReport, now: DateTime<Utc>) -> DateTime<Utc> {
+    let took = TimeDelta::milliseconds(i64::try_from(report.duration_ms).unwrap_or_default());
+    let apart = now - report.started_at.checked_add_signed(took).unwrap_or(report.started_at);
+    if apart.abs() > SKEW { due_at.checked_add_signed(apart).unwrap_or(due_at) } else { due_at }
 }
 
 fn wait(delivery: &mut Model, due_at: Option<DateTime<Utc>>) {
@@ -106,12 +129,11 @@ fn number(report: &AttemptReport) -> i32 {
 mod tests {
     use std::time::Duration;
 
-    use chrono::TimeDelta;
     use http::StatusCode;
     use proptest::prelude::*;
     use rand::SeedableRng as _;
     use rand::rngs::SmallRng;
-    use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Failure};
+    use throughline_messages::{DeadReason, ErrorClass, Failure};
     use throughline_resilience::{Cause, Failed, Fault, Next, Pauses, RetryAfter, RetryPolicy};
 
     use super::*;
@@ -160,12 +182,16 @@ mod tests {
         TimesOut,
         Deferred(i64),
         Rejected,
+        /// It ends before the third party is asked.
+        Untransformable,
     }
 
     #[derive(Debug, Clone)]
     enum Event {
         /// Time passes.
         Wait(i64),
+        /// The clock of dispatch is put forward or back.
+        Step(i64),
         /// The sweeper looks.
         Sweep,
         /// Dispatch works on a record; and, if it crashes before it commits, will again.
@@ -184,12 +210,14 @@ mod tests {
             2 => Just(Fate::TimesOut),
             3 => (0..2000_i64).prop_map(Fate::Deferred),
             1 => Just(Fate::Rejected),
+            1 => Just(Fate::Untransformable),
         ]
     }
 
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             6 => (1..1200_i64).prop_map(Event::Wait),
+            1 => (-7200..7200_i64).prop_map(Event::Step),
             6 => Just(Event::Sweep),
             8 => (any::<usize>(), fate(), any::<bool>())
                 .prop_map(|(which, fate, crashes)| Event::Dispatch { which, fate, crashes }),
@@ -212,6 +240,8 @@ mod tests {
     /// Everything round one delivery: what lies in Kafka, and what the third party has.
     struct World {
         now: i64,
+        /// How far the clock of dispatch is ahead.
+        ahead: i64,
         delivery: Model,
         records: Vec<Asked>,
         reports: Vec<AttemptReport>,
@@ -224,6 +254,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 now: 0,
+                ahead: 0,
                 delivery: accepted(),
                 records: vec![Asked { attempt: 1, spent: 0 }],
                 reports: Vec::new(),
@@ -244,6 +275,7 @@ mod tests {
         fn happen(&mut self, event: &Event) {
             match *event {
                 Event::Wait(seconds) => self.now += seconds,
+                Event::Step(seconds) => self.ahead += seconds,
                 Event::Sweep => self.sweep(),
                 Event::Dispatch { which, fate, crashes } => self.dispatch(which, fate, crashes),
                 Event::Record { which, crashes } => self.record(which, crashes),
@@ -277,9 +309,10 @@ mod tests {
             let mut asked = if crashes { self.records[which] } else { self.records.remove(which) };
             for repeats in 0.. {
                 self.now += 1;
+                let called = self.calls(fate);
                 let (outcome, spent) = self.judge(asked, fate, repeats);
                 let goes_on = matches!(outcome, Outcome::Retry { due_at: None, .. });
-                self.report(asked.attempt, spent, outcome);
+                self.report(asked.attempt, called, spent, outcome);
                 if !goes_on || crashes {
                     return;
                 }
@@ -287,9 +320,14 @@ mod tests {
             }
         }
 
+        fn calls(&self, fate: Fate) -> bool {
+            at(self.now) < policy().ends_at(self.delivery.since)
+                && !matches!(fate, Fate::Deferred(_) | Fate::Untransformable)
+        }
+
         fn judge(&mut self, Asked { attempt, spent }: Asked, fate: Fate, repeats: u32) -> (Outcome, u32) {
             let failure = Failure { class: ErrorClass::ServerError, error: "503".to_owned() };
-            let now = at(self.now);
+            let now = self.dispatch_time();
             if now >= policy().ends_at(self.delivery.since) {
                 return (Outcome::Dead { reason: DeadReason::Expired, failure }, spent);
             }
@@ -301,8 +339,11 @@ mod tests {
                 Fate::Rejected => {
                     return (Outcome::Dead { reason: DeadReason::Rejected, failure }, spent + 1);
                 }
+                Fate::Untransformable => {
+                    return (Outcome::Dead { reason: DeadReason::Untransformable, failure }, spent);
+                }
                 Fate::Deferred(pause) => {
-                    let due_at = at(self.now + pause);
+                    let due_at = now + TimeDelta::seconds(pause);
                     return (Outcome::Deferred { due_at, cause: DeferralCause::BreakerOpen }, spent);
                 }
                 Fate::TimesOut => Cause::Fault(Fault::Timeout),
@@ -323,15 +364,21 @@ mod tests {
             (outcome, verdict.spent)
         }
 
-        fn report(&mut self, attempt: u32, spent: u32, outcome: Outcome) {
+        fn dispatch_time(&self) -> DateTime<Utc> {
+            at(self.now + self.ahead)
+        }
+
+        fn report(&mut self, attempt: u32, called: bool, spent: u32, outcome: Outcome) {
             self.reports.push(AttemptReport {
                 request_id: "00000000000000000001".parse().unwrap(),
                 destination: "three".to_owned(),
                 attempt,
+                called,
                 spent,
-                started_at: at(self.now),
+                started_at: self.dispatch_time(),
                 duration_ms: 1,
                 trace_id: None,
+                origin: None,
                 status: None,
                 response_excerpt: None,
                 outcome,
@@ -368,9 +415,9 @@ mod tests {
             if ended.contains(&before.state) && delivery.state != before.state {
                 assert_eq!(delivery.state, DeliveryState::Delivered, "what has ended stays so");
             }
-            if self.recorded.last().is_some_and(is_deferral) {
+            if self.recorded.last().is_some_and(|report| !report.is_of_a_call()) {
                 let counted = |delivery: &Model| (delivery.attempts, delivery.spent);
-                assert_eq!(counted(delivery), counted(before), "an outage of others costs no attempts");
+                assert_eq!(counted(delivery), counted(before), "what was not made costs no attempts");
             }
             assert!(u32::try_from(delivery.spent).unwrap() <= ATTEMPTS, "{delivery:?}");
         }
@@ -406,11 +453,7 @@ mod tests {
             let mut world = World::after(&events);
             world.calm_down(fate);
             prop_assert_eq!(world.delivery.due_at, None, "it has ended");
-            let no_call = |report: &&AttemptReport| {
-                is_deferral(report)
-                    || matches!(report.outcome, Outcome::Dead { reason: DeadReason::Expired, .. })
-            };
-            let mut calls = world.recorded.iter().filter(|report| !no_call(report));
+            let mut calls = world.recorded.iter().filter(|report| report.is_of_a_call());
             prop_assert!(calls.all(|call| call.started_at <= at(WINDOW)), "{:?}", world.recorded);
         }
 
@@ -418,13 +461,34 @@ mod tests {
         fn a_report_that_comes_again_changes_nothing(events in events()) {
             let mut world = World::new();
             for event in &events {
+                let known = world.recorded.len();
                 world.happen(event);
-                let Some(last) = world.recorded.last() else { continue };
-                if matches!(event, Event::Record { .. }) {
+                // At once: one that was put off may be put off again once it is awaited.
+                for report in &world.recorded[known..] {
+                    // While word is awaited, a deferral that is not the last one is taken for it: then the
+                    // delivery is published once more.
+                    if !report.is_of_a_call() && world.delivery.published_at.is_some() {
+                        continue;
+                    }
                     let mut again = world.delivery.clone();
-                    advance(&mut again, last, world.delivery.updated_at);
+                    advance(&mut again, report, world.delivery.updated_at);
                     prop_assert_eq!(&again, &world.delivery);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pause_is_as_long_as_it_was_drawn_whatever_the_clock_of_who_drew_it() {
+        for (ahead, late) in [(0, 0), (-3600, 0), (3600, 0), (0, 300)] {
+            for fate in [Fate::Deferred(100), Fate::Unwell(429, Some(100))] {
+                let mut world = World { ahead, ..World::new() };
+                world.dispatch(0, fate, false);
+                world.now += late;
+                world.record(0, false);
+                let pause = world.delivery.due_at.unwrap() - at(world.now);
+                let is_whole = (99_990..=101_000).contains(&pause.num_milliseconds());
+                assert!(is_whole, "{ahead} ahead, {late} late: {pause}");
             }
         }
     }
@@ -454,6 +518,23 @@ mod tests {
         world.record(0, false);
         let (due_at, published_at) = (world.delivery.due_at, world.delivery.published_at);
         assert_eq!((due_at, published_at), (Some(at(world.now + 100)), None));
+    }
+
+    /// What it ended without is replayed, and the report of that end comes again.
+    #[test]
+    fn an_end_without_a_call_does_not_end_what_is_replayed_a_second_time() {
+        let mut world = World::new();
+        world.dispatch(0, Fate::Untransformable, false);
+        world.record(0, true);
+        assert_eq!((world.delivery.state, world.delivery.attempts), (DeliveryState::Dead, 0));
+        world.delivery =
+            Model { reported_at: world.delivery.reported_at, due_at: Some(at(world.now)), ..accepted() };
+        world.sweep();
+        world.record(0, false);
+        assert_eq!(world.delivery.state, DeliveryState::Pending);
+        world.dispatch(0, Fate::Delivered, false);
+        world.record(0, false);
+        assert_eq!((world.delivery.state, world.delivery.attempts), (DeliveryState::Delivered, 1));
     }
 
     #[test]

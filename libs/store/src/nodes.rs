@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
-use throughline_snowflake::NodeId;
+use throughline_snowflake::{NodeId, RequestId};
 
 use crate::dialect::{self, Dialect};
 use crate::entity::node;
 use crate::error::StoreError;
-use crate::requests::number;
+use crate::operation::{Operation, Session};
+use crate::requests::{number, request_id};
 use crate::store::Store;
 
 /// The right to make ids under a node id, for a while.
@@ -21,7 +22,8 @@ pub struct Lease {
     pub node: NodeId,
     /// How many leases of this node id there were, this one included.
     pub epoch: i64,
-    /// When the lease before this one ended: ids must be younger. The Unix epoch if there was none.
+    /// Ids must be younger than the end of the lease before this one, and than all that are there, whatever clock
+    /// they were made by. The Unix epoch if there is none.
     pub not_before: DateTime<Utc>,
     /// When it runs out, as long as it is not renewed.
     pub expires_at: DateTime<Utc>,
@@ -39,12 +41,13 @@ pub async fn acquire(
     fixed: Option<NodeId>,
 ) -> Result<Option<Lease>, StoreError> {
     let transaction = store.begin().await?;
-    let dialect = Dialect::of(&transaction);
+    let operation = Operation::new(&transaction, "lease_node");
+    let dialect = Dialect::of(&operation);
     if dialect == Dialect::Postgres {
         // Who else acquires waits, so that no two choose the same id; SQLite has one writer anyway.
-        transaction.execute_unprepared("LOCK TABLE nodes IN SHARE ROW EXCLUSIVE MODE").await?;
+        operation.execute_unprepared("LOCK TABLE nodes IN SHARE ROW EXCLUSIVE MODE").await?;
     }
-    let Some(free) = find_free(&transaction, fixed).await? else { return Ok(None) };
+    let Some(free) = find_free(&operation, fixed).await? else { return Ok(None) };
     let sql = format!(
         "INSERT INTO nodes (node_id, holder, epoch, expires_at) VALUES ($1, $2, 1, {}) \
          ON CONFLICT (node_id) DO UPDATE SET \
@@ -54,12 +57,14 @@ pub async fn acquire(
     );
     let values = [i64::from(free.node_id).into(), dialect::text(holder).into(), millis(ttl)];
     let statement = dialect.statement(sql, values);
-    let row = node::Model::find_by_statement(statement).one(&transaction).await?;
+    let row = node::Model::find_by_statement(statement).one(&operation).await?;
     let row = row.ok_or_else(|| StoreError::foreign("lease", "it was not returned"))?;
+    let newest = newest_id(&operation).await?;
+    drop(operation);
     transaction.commit().await?;
     let node = NodeId::try_from(number::<_, u16>("node id", row.node_id)?)
         .map_err(|error| StoreError::foreign("node id", error.to_string()))?;
-    let not_before = free.expires_at.unwrap_or(DateTime::UNIX_EPOCH);
+    let not_before = free.expires_at.max(newest.map(RequestId::created_at)).unwrap_or(DateTime::UNIX_EPOCH);
     Ok(Some(Lease { node, epoch: row.epoch, not_before, expires_at: row.expires_at }))
 }
 
@@ -68,11 +73,12 @@ pub async fn acquire(
 /// # Errors
 /// If the database cannot be asked.
 pub async fn renew(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     lease: &Lease,
     holder: &str,
     ttl: Duration,
 ) -> Result<bool, StoreError> {
+    let connection = &Operation::new(session, "renew_lease");
     let expires_at = Dialect::of(connection).later("$4");
     end_at(connection, lease, holder, &expires_at, Some(millis(ttl))).await
 }
@@ -81,11 +87,8 @@ pub async fn renew(
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn release(
-    connection: &impl ConnectionTrait,
-    lease: &Lease,
-    holder: &str,
-) -> Result<(), StoreError> {
+pub async fn release(session: &impl Session, lease: &Lease, holder: &str) -> Result<(), StoreError> {
+    let connection = &Operation::new(session, "release_lease");
     let now = Dialect::of(connection).now();
     end_at(connection, lease, holder, now, None).await?;
     Ok(())
@@ -115,6 +118,16 @@ async fn find_free(
     let fixed = fixed.map(|node| i64::from(node.as_u16()));
     let statement = dialect.statement(sql, [fixed.into()]);
     Ok(Free::find_by_statement(statement).one(connection).await?)
+}
+
+async fn newest_id(connection: &impl ConnectionTrait) -> Result<Option<RequestId>, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Newest {
+        id: Option<i64>,
+    }
+    let statement = Dialect::of(connection).statement("SELECT max(id) AS id FROM requests", []);
+    let newest = Newest::find_by_statement(statement).one(connection).await?;
+    newest.and_then(|newest| newest.id).map(request_id).transpose()
 }
 
 /// Whether the lease was still the holder's.

@@ -11,9 +11,9 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 use throughline_snowflake::RequestId;
 
-use crate::dialect::Dialect;
+use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
-use crate::requests::{NewRequest, request_id};
+use crate::requests::{NewRequest, number, request_id};
 use crate::rows::Rows;
 
 /// Who waits in which lane, and for which destination.
@@ -105,10 +105,13 @@ pub(crate) async fn move_up(
     // Its time begins now: it did not wait for the third party.
     let sql = "UPDATE deliveries SET deferred_by = NULL, due_at = $1, since = $1 \
          WHERE deferred_by = 'order' AND (request_id, destination) IN ( \
-             SELECT min(d.request_id), d.destination FROM deliveries AS d \
-             JOIN r ON d.lane = r.lane AND d.destination = r.destination \
-             WHERE d.lane IS NOT NULL AND d.due_at IS NOT NULL GROUP BY d.lane, d.destination \
-             HAVING min(CASE WHEN d.deferred_by = 'order' THEN 1 ELSE 0 END) = 1)";
+             SELECT (SELECT min(d.request_id) FROM deliveries AS d \
+                 WHERE d.lane = r.lane AND d.destination = r.destination \
+                 AND d.lane IS NOT NULL AND d.due_at IS NOT NULL), r.destination \
+             FROM r WHERE NOT EXISTS (SELECT 1 FROM deliveries AS d \
+                 WHERE d.lane = r.lane AND d.destination = r.destination \
+                 AND d.lane IS NOT NULL AND d.due_at IS NOT NULL \
+                 AND d.deferred_by IS DISTINCT FROM 'order'))";
     let moved = Rows::of(places)
         .column("lane", |place| place.lane.as_str())
         .column("destination", |place| place.destination.as_str())
@@ -129,6 +132,44 @@ pub(crate) async fn move_up_behind(
         Rows::of(requests).column("request_id", |id| *id).query(connection, Vec::new(), sql).await?;
     move_up(connection, &places, now).await?;
     Ok(())
+}
+
+/// Who has to end before a delivery may go on that is deferred by `order`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// The request whose turn it is.
+    pub first: RequestId,
+    /// How many they are, that one included.
+    pub count: u64,
+}
+
+/// Who is before a delivery in its lane; `None` if it has none, or is the next.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn ahead(
+    connection: &impl ConnectionTrait,
+    id: RequestId,
+    destination: &str,
+) -> Result<Option<Ahead>, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Row {
+        first: Option<i64>,
+        count: i64,
+    }
+    // One that does not wait for its turn has it, whatever its id: others may have come back from the dead.
+    let sql = "SELECT coalesce(min(CASE WHEN other.deferred_by = 'order' THEN NULL ELSE other.request_id END), \
+             min(other.request_id)) AS first, count(*) AS count \
+         FROM deliveries AS own JOIN deliveries AS other \
+         ON other.lane = own.lane AND other.destination = own.destination \
+         WHERE own.request_id = $1 AND own.destination = $2 AND other.request_id <> own.request_id \
+         AND other.lane IS NOT NULL AND other.due_at IS NOT NULL \
+         AND (other.request_id < own.request_id OR coalesce(other.deferred_by, '') <> 'order')";
+    let parameters = [id.as_i64().into(), dialect::text(destination).into()];
+    let row =
+        Row::find_by_statement(Dialect::of(connection).statement(sql, parameters)).one(connection).await?;
+    let Some(Row { first: Some(first), count }) = row else { return Ok(None) };
+    Ok(Some(Ahead { first: request_id(first)?, count: number("number of deliveries", count)? }))
 }
 
 /// Locks the lanes that a query gives, until the transaction ends. In one order whoever does. There are many

@@ -1,6 +1,7 @@
 //! What is committed and not yet acknowledged by the broker.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -11,7 +12,8 @@ use throughline_snowflake::{NodeId, RequestId};
 use crate::dialect::Dialect;
 use crate::entity::{outbox, request};
 use crate::error::StoreError;
-use crate::requests::{NewRequest, request_id, trace};
+use crate::operation::{Operation, Session};
+use crate::requests::{NewRequest, number, request_id, trace};
 use crate::rows::Rows;
 
 /// All of a request that is published.
@@ -65,12 +67,13 @@ impl TryFrom<request::Model> for OutboxRequest {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn pending(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     node: NodeId,
     after: Option<RequestId>,
     most_rows: u64,
     most_bytes: u64,
 ) -> Result<Vec<OutboxRequest>, StoreError> {
+    let connection = &Operation::new(session, "read_outbox");
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let parameters = [
         i64::from(node.as_u16()).into(),
@@ -127,7 +130,8 @@ const PENDING: &str = "\
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn remove(connection: &impl ConnectionTrait, ids: &[RequestId]) -> Result<(), StoreError> {
+pub async fn remove(session: &impl Session, ids: &[RequestId]) -> Result<(), StoreError> {
+    let connection = &Operation::new(session, "remove_published");
     if ids.is_empty() {
         return Ok(());
     }
@@ -141,7 +145,8 @@ pub async fn remove(connection: &impl ConnectionTrait, ids: &[RequestId]) -> Res
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn take_over(connection: &impl ConnectionTrait, node: NodeId) -> Result<u64, StoreError> {
+pub async fn take_over(session: &impl Session, node: NodeId) -> Result<u64, StoreError> {
+    let connection = &Operation::new(session, "take_over_outbox");
     let dialect = Dialect::of(connection);
     let sql = format!(
         "UPDATE outbox SET node_id = $1 WHERE node_id <> $1 AND NOT EXISTS \
@@ -152,14 +157,55 @@ pub async fn take_over(connection: &impl ConnectionTrait, node: NodeId) -> Resul
     Ok(connection.execute_raw(statement).await?.rows_affected())
 }
 
+/// The node that has a request to publish; `None` once the broker has acknowledged it.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn node_of(connection: &impl ConnectionTrait, id: RequestId) -> Result<Option<NodeId>, StoreError> {
+    let row = outbox::Entity::find_by_id(id.as_i64()).one(connection).await?;
+    let node = |row: outbox::Model| {
+        NodeId::try_from(number::<_, u16>("node id", row.node_id)?)
+            .map_err(|error| StoreError::foreign("node id", error.to_string()))
+    };
+    row.map(node).transpose()
+}
+
+/// What a node has still to publish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// How many requests.
+    pub requests: u64,
+    /// How long ago the first of them was accepted; zero if there is none.
+    pub age: Duration,
+}
+
+/// Counts what `node` has to publish at `now`.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn lag(session: &impl Session, node: NodeId, now: DateTime<Utc>) -> Result<Lag, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Row {
+        requests: i64,
+        since: Option<DateTime<Utc>>,
+    }
+    let connection = &Operation::new(session, "sample_outbox");
+    let sql = "SELECT lag.requests, requests.accepted_at AS since FROM ( \
+             SELECT count(*) AS requests, min(request_id) AS oldest FROM outbox WHERE node_id = $1 \
+         ) AS lag LEFT JOIN requests ON requests.id = lag.oldest";
+    let statement = Dialect::of(connection).statement(sql, [i64::from(node.as_u16()).into()]);
+    let row = Row::find_by_statement(statement).one(connection).await?;
+    let row = row.ok_or_else(|| StoreError::foreign("outbox", "it was not counted"))?;
+    let age = row.since.map(|since| (now - since).to_std().unwrap_or_default());
+    Ok(Lag { requests: number("number of requests", row.requests)?, age: age.unwrap_or_default() })
+}
+
 /// The oldest request that `node` has to publish.
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn oldest(
-    connection: &impl ConnectionTrait,
-    node: NodeId,
-) -> Result<Option<RequestId>, StoreError> {
+pub async fn oldest(session: &impl Session, node: NodeId) -> Result<Option<RequestId>, StoreError> {
+    let connection = &Operation::new(session, "find_oldest_in_outbox");
     let row = outbox::Entity::find()
         .filter(outbox::Column::NodeId.eq(node.as_u16()))
         .order_by_asc(outbox::Column::RequestId)

@@ -7,11 +7,13 @@ use sea_orm::ConnectionTrait;
 use throughline_messages::{AttemptReport, DeadReason, Outcome};
 use throughline_snowflake::RequestId;
 
+use crate::deliveries::Ended;
 use crate::dialect::{self, Dialect};
 use crate::entity::delivery;
 use crate::error::StoreError;
 use crate::holds::{self, News};
 use crate::life::advance;
+use crate::operation::{Operation, Session};
 use crate::order::{self, Place};
 use crate::rows::Rows;
 
@@ -22,9 +24,11 @@ pub struct Recorded {
     pub unknown: Vec<RequestId>,
     /// The earliest time at which one of the deliveries is due.
     pub earliest: Option<DateTime<Utc>>,
+    /// What has ended by them.
+    pub ended: Vec<Ended>,
 }
 
-/// Keeps attempts and moves their deliveries on.
+/// Keeps attempts and moves their deliveries on. What ended without a call has made none.
 ///
 /// The same report again changes nothing, and what comes late counts by what it says (see the life of a
 /// delivery, in `life.rs`). A delivery to a destination that the request did not have when it was accepted
@@ -35,10 +39,11 @@ pub struct Recorded {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn record(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     reports: &[AttemptReport],
     now: DateTime<Utc>,
 ) -> Result<Recorded, StoreError> {
+    let connection = &Operation::new(session, "record_outcomes");
     let requests: Vec<_> = reports.iter().map(|report| report.request_id).collect();
     order::enter(connection, &requests).await?;
     let keys: BTreeSet<Key> = reports.iter().map(key).collect();
@@ -58,7 +63,9 @@ pub async fn record(
         let Some(delivery) = deliveries.get_mut(&key(report)) else { continue };
         if advance(delivery, report, now) {
             match &report.outcome {
-                Outcome::Deferred { due_at, cause } => news.deferred(&delivery.destination, *cause, *due_at),
+                Outcome::Deferred { due_at, cause } => {
+                    news.deferred(&delivery.destination, *cause, delivery.due_at.unwrap_or(*due_at));
+                }
                 Outcome::Delivered | Outcome::Dead { reason: DeadReason::Rejected, .. } => {
                     news.answered(&delivery.destination);
                 }
@@ -76,7 +83,22 @@ pub async fn record(
     if order::move_up(connection, &places_left(&changed), now).await? {
         earliest = Some(now);
     }
-    Ok(Recorded { unknown: unknown.into_iter().map(|report| report.request_id).collect(), earliest })
+    let unknown = unknown.into_iter().map(|report| report.request_id).collect();
+    Ok(Recorded { unknown, earliest, ended: ended(&changed, &before) })
+}
+
+/// Those whose end is new: from a dead one, delivered is another end.
+fn ended(changed: &[delivery::Model], before: &BTreeMap<Key, delivery::Model>) -> Vec<Ended> {
+    let has_ended = |delivery: &&delivery::Model| {
+        let known = before.get(&(delivery.request_id, delivery.destination.clone()));
+        delivery.due_at.is_none() && known.is_none_or(|known| known.state != delivery.state)
+    };
+    let end = |delivery: &delivery::Model| Ended {
+        destination: delivery.destination.clone(),
+        reason: delivery.reason.clone(),
+        error_class: delivery.last_error_class.clone(),
+    };
+    changed.iter().filter(has_ended).map(end).collect()
 }
 
 /// The lanes in which one has ended.
@@ -142,8 +164,7 @@ async fn keep_attempts(
     connection: &impl ConnectionTrait,
     reports: &[&AttemptReport],
 ) -> Result<(), StoreError> {
-    let is_call = |report: &&&AttemptReport| !matches!(report.outcome, Outcome::Deferred { .. });
-    let calls: Vec<_> = reports.iter().filter(is_call).collect();
+    let calls: Vec<_> = reports.iter().filter(|report| report.is_of_a_call()).collect();
     if calls.is_empty() {
         return Ok(());
     }
@@ -159,6 +180,7 @@ async fn keep_attempts(
         .column("error", |report| report.outcome.failure().map(|failure| failure.error.as_str()))
         .column("response_excerpt", |report| report.response_excerpt.as_deref())
         .column("trace_id", |report| report.trace_id.as_deref())
+        .column("origin", |report| report.origin.as_ref())
         .insert(connection, "attempts", "ON CONFLICT DO NOTHING")
         .await
 }

@@ -9,8 +9,10 @@ use sea_orm::{ConnectionTrait, FromQueryResult, TryGetable as _};
 use crate::dead_letters::{Filter, Meant, REVIVE};
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
+use crate::operation::{Operation, Session};
 use crate::order;
 use crate::requests::{number, request_id};
+use crate::rows::Rows;
 use crate::store::Store;
 
 /// Most that are taken at once, whatever the rate: a transaction should be short.
@@ -85,11 +87,12 @@ impl TryFrom<Row> for Replay {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn begin(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     filter: &Filter,
     (count, per): (NonZeroU32, Duration),
     now: DateTime<Utc>,
 ) -> Result<i64, StoreError> {
+    let connection = &Operation::new(session, "begin_replay");
     let dialect = Dialect::of(connection);
     let text = |text: &Option<String>| text.as_deref().map(dialect::text).into();
     let sql = "INSERT INTO replays (route, destination, reason, error_class, died_since, died_before, \
@@ -115,7 +118,8 @@ pub async fn begin(
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn find(connection: &impl ConnectionTrait, id: i64) -> Result<Option<Replay>, StoreError> {
+pub async fn find(session: &impl Session, id: i64) -> Result<Option<Replay>, StoreError> {
+    let connection = &Operation::new(session, "find_replay");
     let statement = Dialect::of(connection).statement("SELECT * FROM replays WHERE id = $1", [id.into()]);
     Row::find_by_statement(statement).one(connection).await?.map(Replay::try_from).transpose()
 }
@@ -124,7 +128,8 @@ pub async fn find(connection: &impl ConnectionTrait, id: i64) -> Result<Option<R
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn stop(connection: &impl ConnectionTrait, id: i64, now: DateTime<Utc>) -> Result<(), StoreError> {
+pub async fn stop(session: &impl Session, id: i64, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let connection = &Operation::new(session, "stop_replay");
     let dialect = Dialect::of(connection);
     let sql = "UPDATE replays SET state = 'stopped', updated_at = $2 WHERE id = $1 AND state = 'running'";
     connection.execute_raw(dialect.statement(sql, [id.into(), dialect.time(now)])).await?;
@@ -141,15 +146,19 @@ pub async fn go_on(store: &Store, now: DateTime<Utc>) -> Result<u64, StoreError>
     let due = "SELECT * FROM replays WHERE state = 'running' AND next_at <= $1";
     // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
     let statement = dialect.statement(due, [dialect.time(now)]);
-    if store.connection().query_one_raw(statement).await?.is_none() {
+    let connection = Operation::new(store.connection(), "look_at_replays");
+    if connection.query_one_raw(statement).await?.is_none() {
         return Ok(0);
     }
+    drop(connection);
     let transaction = store.begin().await?;
+    let operation = Operation::new(&transaction, "replay_dead_letters");
     let statement = dialect.statement(format!("{due} {}", dialect.lock_free_rows()), [dialect.time(now)]);
     let mut taken = 0;
-    for replay in Row::find_by_statement(statement).all(&transaction).await? {
-        taken += go_on_with(&transaction, dialect, &replay, now).await?;
+    for replay in Row::find_by_statement(statement).all(&operation).await? {
+        taken += go_on_with(&operation, dialect, &replay, now).await?;
     }
+    drop(operation);
     transaction.commit().await?;
     Ok(taken)
 }
@@ -173,10 +182,9 @@ async fn go_on_with(
     let id = meant.parameter(replay.last_request_id);
     let destination = meant.parameter(replay.last_destination.as_str());
     meant.condition(&format!("(d.request_id, d.destination) > ({id}, {destination})"));
-    let limit = meant.parameter(most);
     let sql = format!(
-        "SELECT d.request_id, d.destination FROM deliveries AS d JOIN requests AS q ON q.id = d.request_id \
-         WHERE {} ORDER BY d.request_id, d.destination LIMIT {limit}",
+        "SELECT d.request_id, d.destination FROM deliveries AS d WHERE {} \
+         ORDER BY d.request_id, d.destination LIMIT {most}",
         meant.sql
     );
     let keys = Key::find_by_statement(dialect.statement(sql, meant.parameters)).all(connection).await?;
@@ -187,17 +195,11 @@ async fn go_on_with(
     };
     let requests = keys.iter().map(|key| request_id(key.request_id)).collect::<Result<Vec<_>, _>>()?;
     order::enter(connection, &requests).await?;
-    let sql = format!(
-        "{REVIVE} WHERE (request_id, destination) IN (SELECT request_id, destination FROM r) AND state = 'dead'"
-    );
-    let revived = crate::rows::Rows::of(&keys)
-        .column("request_id", |key| key.request_id)
-        .column("destination", |key| key.destination.as_str())
-        .execute(connection, vec![dialect.time(now)], &sql)
-        .await?;
-    let revived_keys: Vec<_> =
-        requests.into_iter().zip(keys.iter().map(|key| key.destination.clone())).collect();
-    order::queue(connection, &revived_keys).await?;
+    let dead = lock_dead(connection, dialect, &keys).await?;
+    let sql = format!("{REVIVE} WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)");
+    let revived = rows(&dead).execute(connection, vec![dialect.time(now)], &sql).await?;
+    let revived_keys = dead.into_iter().map(|key| Ok((request_id(key.request_id)?, key.destination)));
+    order::queue(connection, &revived_keys.collect::<Result<Vec<_>, StoreError>>()?).await?;
     let taken = i64::try_from(keys.len()).unwrap_or(i64::MAX);
     let pause =
         TimeDelta::milliseconds(replay.rate_millis.saturating_mul(taken) / i64::from(replay.rate_count));
@@ -214,4 +216,26 @@ async fn go_on_with(
     ];
     connection.execute_raw(dialect.statement(sql, parameters)).await?;
     Ok(revived)
+}
+
+/// Those that are dead still, which nobody else changes meanwhile. In one order whoever does, so that two cannot
+/// wait for each other.
+async fn lock_dead(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    keys: &[Key],
+) -> Result<Vec<Key>, StoreError> {
+    let sql = format!(
+        "SELECT d.request_id, d.destination FROM deliveries AS d \
+         JOIN r ON d.request_id = r.request_id AND d.destination = r.destination WHERE d.state = 'dead' \
+         ORDER BY d.request_id, d.destination {}",
+        dialect.lock_rows_of("d")
+    );
+    rows(keys).query(connection, Vec::new(), &sql).await
+}
+
+fn rows(keys: &[Key]) -> Rows<'_, Key> {
+    Rows::of(keys)
+        .column("request_id", |key| key.request_id)
+        .column("destination", |key| key.destination.as_str())
 }

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, ConnectionTrait, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder};
-use throughline_messages::TraceContext;
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder};
+use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::{NodeId, RequestId};
 
 use crate::deliveries::DeliveryState;
 use crate::entity::{attempt, delivery, request};
 use crate::error::StoreError;
+use crate::operation::{Operation, Session};
 use crate::order;
 use crate::rows::Rows;
 
@@ -29,6 +31,10 @@ pub struct NewRequest {
     pub headers: Vec<(String, String)>,
     /// The trace it belongs to.
     pub trace: Option<TraceContext>,
+    /// The name of the client that sent it, where clients are known.
+    pub client: Option<String>,
+    /// The record that it was adopted from.
+    pub origin: Option<Origin>,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,
     /// Names of its destinations, each once.
@@ -59,10 +65,16 @@ pub struct StoredRequest {
     pub ordering_key: Option<String>,
     /// The media type of the body.
     pub content_type: String,
+    /// The length of the body.
+    pub body_bytes: u64,
     /// The headers that the route keeps, in order.
     pub headers: Vec<(String, String)>,
     /// The trace it belongs to.
     pub trace: Option<TraceContext>,
+    /// The name of the client that sent it, where clients are known.
+    pub client: Option<String>,
+    /// `topic/partition/offset` of the record that it was adopted from.
+    pub origin: Option<String>,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,
 }
@@ -76,11 +88,17 @@ pub struct StoredDelivery {
     pub state: DeliveryState,
     /// How many attempts it took so far.
     pub attempt_count: u32,
+    /// When its time began: when its request was accepted, when it was replayed, or when its turn in its lane came.
+    pub since: DateTime<Utc>,
     /// When it goes on, or is published again if nothing is heard of it before; none once it has ended.
     pub due_at: Option<DateTime<Utc>>,
+    /// When it was published last, unless it waits for its time. Whoever accepts a request publishes it.
+    pub published_at: Option<DateTime<Utc>>,
     /// What it waits for that was deferred, by the name of a
     /// [`DeferralCause`](throughline_messages::DeferralCause).
     pub deferred_by: Option<String>,
+    /// It is made after those of the same lane that were accepted before and have not ended.
+    pub lane: Option<String>,
     /// The status of the last response.
     pub last_status: Option<u16>,
     /// Why it is dead, by the name of a [`DeadReason`](throughline_messages::DeadReason).
@@ -117,6 +135,8 @@ pub struct StoredAttempt {
     pub response_excerpt: Option<String>,
     /// The trace that shows it, 32 hexadecimal digits.
     pub trace_id: Option<String>,
+    /// `topic/partition/offset` of the record by which it was made.
+    pub origin: Option<String>,
 }
 
 /// Keeps requests, their deliveries as `pending`, and their outbox rows, which belong to `node`; gives the
@@ -125,10 +145,11 @@ pub struct StoredAttempt {
 /// # Errors
 /// If one of them cannot be kept; then none is, once the caller's transaction is rolled back.
 pub async fn insert(
-    connection: &impl ConnectionTrait,
+    session: &impl Session,
     node: NodeId,
     requests: &[NewRequest],
 ) -> Result<Vec<(RequestId, String)>, StoreError> {
+    let connection = &Operation::new(session, "accept");
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -141,6 +162,8 @@ pub async fn insert(
         .column("headers", |request| serde_json::json!(request.headers))
         .column("traceparent", |request| Some(request.trace.as_ref()?.traceparent.as_str()))
         .column("tracestate", |request| request.trace.as_ref()?.tracestate.as_deref())
+        .column("client", |request| request.client.as_deref())
+        .column("origin", |request| request.origin.as_ref())
         .column("accepted_at", |request| request.accepted_at)
         .insert(connection, "requests", "")
         .await?;
@@ -172,10 +195,8 @@ pub async fn insert(
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn find(
-    connection: &impl ConnectionTrait,
-    id: RequestId,
-) -> Result<Option<StoredStatus>, StoreError> {
+pub async fn find(session: &impl Session, id: RequestId) -> Result<Option<StoredStatus>, StoreError> {
+    let connection = &Operation::new(session, "find_request");
     let request =
         request::Entity::find_by_id(id.as_i64()).into_partial_model::<WithoutBody>().one(connection).await?;
     let Some(request) = request else { return Ok(None) };
@@ -202,10 +223,8 @@ pub async fn find(
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn body(
-    connection: &impl ConnectionTrait,
-    id: RequestId,
-) -> Result<Option<(String, Bytes)>, StoreError> {
+pub async fn body(session: &impl Session, id: RequestId) -> Result<Option<(String, Bytes)>, StoreError> {
+    let connection = &Operation::new(session, "find_body");
     let request = request::Entity::find_by_id(id.as_i64()).one(connection).await?;
     Ok(request.map(|request| (request.content_type, request.body.into())))
 }
@@ -218,11 +237,18 @@ struct WithoutBody {
     route: String,
     ordering_key: Option<String>,
     content_type: String,
+    #[sea_orm(from_expr = "Expr::cust(BODY_BYTES)")]
+    body_bytes: i64,
     headers: serde_json::Value,
     traceparent: Option<String>,
     tracestate: Option<String>,
+    client: Option<String>,
+    origin: Option<String>,
     accepted_at: DateTime<Utc>,
 }
+
+/// Known without reading the body, on both databases.
+const BODY_BYTES: &str = "CAST(length(body) AS bigint)";
 
 impl TryFrom<WithoutBody> for StoredRequest {
     type Error = StoreError;
@@ -233,9 +259,12 @@ impl TryFrom<WithoutBody> for StoredRequest {
             route: row.route,
             ordering_key: row.ordering_key,
             content_type: row.content_type,
+            body_bytes: number("length of a body", row.body_bytes)?,
             headers: serde_json::from_value(row.headers)
                 .map_err(|error| StoreError::foreign("list of headers", error.to_string()))?,
             trace: trace(row.traceparent, row.tracestate),
+            client: row.client,
+            origin: row.origin,
             accepted_at: row.accepted_at,
         })
     }
@@ -247,8 +276,11 @@ impl StoredDelivery {
             destination: row.destination,
             state: row.state,
             attempt_count: number("number of attempts", row.attempts)?,
+            since: row.since,
             due_at: row.due_at,
+            published_at: row.published_at,
             deferred_by: row.deferred_by,
+            lane: row.lane,
             last_status: row.last_status.map(|status| number("status", status)).transpose()?,
             reason: row.reason,
             last_error_class: row.last_error_class,
@@ -273,6 +305,7 @@ impl TryFrom<attempt::Model> for StoredAttempt {
             error: row.error,
             response_excerpt: row.response_excerpt,
             trace_id: row.trace_id,
+            origin: row.origin,
         })
     }
 }

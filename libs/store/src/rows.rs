@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement, Value};
+use throughline_messages::Origin;
 use throughline_snowflake::RequestId;
 
 use crate::deliveries::DeliveryState;
@@ -231,6 +232,14 @@ impl Field for &str {
 
     fn cell(self) -> Cell {
         Cell::Text(dialect::text(self))
+    }
+}
+
+impl Field for &Origin {
+    const KIND: Kind = Kind::Text;
+
+    fn cell(self) -> Cell {
+        Cell::Text(dialect::text(&self.to_string()))
     }
 }
 

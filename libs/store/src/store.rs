@@ -1,11 +1,15 @@
 use std::sync::Arc;
 
+use opentelemetry::metrics::Meter;
 use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use throughline_config::Database;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::connection::{Connection, Patience};
+use crate::dialect::Dialect;
 use crate::error::StoreError;
+use crate::operation::Operations;
+use crate::pool::Pool;
 use crate::transaction::Transaction;
 use crate::{connect, migrations};
 
@@ -13,18 +17,31 @@ use crate::{connect, migrations};
 #[derive(Debug, Clone)]
 pub struct Store {
     connection: Connection,
+    #[expect(dead_code, reason = "connections are counted as long as it is kept")]
+    counted: Arc<Pool>,
     sweeping: Arc<Mutex<()>>,
 }
 
 impl Store {
-    /// Connects. The file of `SQLite` is created when missing.
+    /// Connects. The file of `SQLite` is created when missing. Measured with `meter` are operations and connections.
     ///
     /// # Errors
     /// If the database cannot be used: one line that says what to change.
-    pub async fn connect(settings: &Database) -> Result<Self, StoreError> {
+    pub async fn connect(settings: &Database, meter: &Meter) -> Result<Self, StoreError> {
         let pool = connect::connect(settings).await?;
-        let connection = Connection { pool, patience: Patience(settings.timeout) };
-        Ok(Self { connection, sweeping: Arc::default() })
+        let counted = Pool::observed(meter, &pool);
+        let operations = Operations::new(meter, Dialect::of(&pool));
+        let connection = Connection { pool, patience: Patience(settings.timeout), operations };
+        Ok(Self { connection, counted, sweeping: Arc::default() })
+    }
+
+    /// What OpenTelemetry calls the database: `postgresql` or `sqlite`.
+    #[must_use]
+    pub fn system(&self) -> &'static str {
+        match Dialect::of(&self.connection) {
+            Dialect::Postgres => "postgresql",
+            Dialect::Sqlite => "sqlite",
+        }
     }
 
     /// Asks the database to answer.
@@ -74,8 +91,9 @@ impl Store {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let Connection { pool, patience } = &self.connection;
-        Ok(Transaction::new(patience.with(pool.begin_with_options(options)).await?, *patience))
+        let Connection { pool, patience, operations } = &self.connection;
+        let open = operations.time("begin", patience.with(pool.begin_with_options(options))).await?;
+        Ok(Transaction::new(open, self.connection.clone()))
     }
 
     /// Closes all connections, those of clones included, once they are given back.

@@ -1,8 +1,9 @@
 use sea_orm::entity::prelude::async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 
-use crate::connection::Patience;
+use crate::connection::{Connection, Patience};
 use crate::error::StoreError;
+use crate::operation::{Operations, Session};
 
 /// A transaction that may write. Dropped without [`commit`](Self::commit), it leaves nothing behind.
 ///
@@ -11,11 +12,15 @@ use crate::error::StoreError;
 pub struct Transaction {
     open: DatabaseTransaction,
     patience: Patience,
+    operations: Operations,
 }
 
 impl Transaction {
-    pub(crate) fn new(open: DatabaseTransaction, patience: Patience) -> Self {
-        Self { open, patience }
+    pub(crate) fn new(
+        open: DatabaseTransaction,
+        Connection { patience, operations, .. }: Connection,
+    ) -> Self {
+        Self { open, patience, operations }
     }
 
     /// Makes it durable.
@@ -23,7 +28,7 @@ impl Transaction {
     /// # Errors
     /// If the database does not say so. When [`StoreError::is_unavailable`], it may be durable all the same.
     pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.patience.with(self.open.commit()).await?)
+        Ok(self.operations.time("commit", self.patience.with(self.open.commit())).await?)
     }
 }
 
@@ -47,5 +52,11 @@ impl ConnectionTrait for Transaction {
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         self.patience.with(self.open.query_all_raw(statement)).await
+    }
+}
+
+impl Session for Transaction {
+    fn operations(&self) -> &Operations {
+        &self.operations
     }
 }

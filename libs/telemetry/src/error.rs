@@ -1,5 +1,7 @@
 use opentelemetry_otlp::ExporterBuildError;
 
+use crate::signal::Signal;
+
 /// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,8 +17,8 @@ pub enum TelemetryError {
     /// The variables that say where to export to, taken together, make no sense.
     #[error("cannot export {signal}")]
     Exporter {
-        /// `traces` or `logs`.
-        signal: &'static str,
+        /// What cannot be exported.
+        signal: Signal,
         /// What the exporter says.
         source: ExporterBuildError,
     },

@@ -1,23 +1,27 @@
 //! The OTLP exporters, made fit for a collector that is away.
 
-use std::sync::{Mutex, PoisonError};
+use std::error::Error as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{
-    ExporterBuildError, LogExporter as OtlpLogs, Protocol as OtlpProtocol, SpanExporter as OtlpSpans,
-    WithExportConfig, WithTonicConfig,
+    ExporterBuildError, LogExporter as OtlpLogs, MetricExporter as OtlpMetrics, Protocol as OtlpProtocol,
+    SpanExporter as OtlpSpans, WithExportConfig, WithHttpConfig, WithTonicConfig,
 };
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::logs::{LogBatch, LogExporter};
+use opentelemetry_sdk::metrics::Temporality;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::context::TokioContext;
 
 use crate::environment::{Collector, Protocol};
 use crate::error::TelemetryError;
+use crate::ledger::Ledger;
 
 /// A collector that is away may stay so for days, and each batch would say it again.
 const BETWEEN_COMPLAINTS: Duration = Duration::from_mins(5);
@@ -25,64 +29,107 @@ const BETWEEN_COMPLAINTS: Duration = Duration::from_mins(5);
 /// An exporter of one signal.
 ///
 /// The SDK exports from threads of its own, so that no worker of ours ever waits for a collector; what the
-/// exporters wait with needs the runtime's context there. And the SDK says nothing about failures.
+/// exporters wait with needs the runtime's context there. And the SDK says nothing about failures, and waits
+/// for an export as long as that takes.
 #[derive(Debug)]
 pub(crate) struct Exporter<E> {
     inner: E,
     runtime: Handle,
-    signal: &'static str,
+    deadline: Duration,
+    ledger: Arc<Ledger>,
     complained_at: Mutex<Option<Instant>>,
 }
 
 /// The exporter of spans.
-pub(crate) fn traces(collector: &Collector) -> Result<Exporter<OtlpSpans>, TelemetryError> {
-    Exporter::new("traces", || match collector.protocol {
-        Protocol::Grpc => {
-            let exporter = OtlpSpans::builder().with_tonic().with_endpoint(&collector.endpoint);
-            exporter.with_tls_config(tls()).build()
-        }
-        Protocol::HttpProtobuf => {
-            let exporter = OtlpSpans::builder().with_http().with_endpoint(&collector.endpoint);
-            exporter.with_protocol(OtlpProtocol::HttpBinary).build()
-        }
+pub(crate) fn traces(
+    collector: &Collector,
+    ledger: &Arc<Ledger>,
+) -> Result<Exporter<OtlpSpans>, TelemetryError> {
+    Exporter::new(collector, ledger, || match collector.protocol {
+        Protocol::Grpc => grpc(OtlpSpans::builder().with_tonic(), collector).build(),
+        Protocol::HttpProtobuf => http(OtlpSpans::builder().with_http(), collector)?.build(),
     })
 }
 
-/// The exporter of log records.
-pub(crate) fn logs(collector: &Collector) -> Result<Exporter<OtlpLogs>, TelemetryError> {
-    Exporter::new("logs", || match collector.protocol {
-        Protocol::Grpc => {
-            let exporter = OtlpLogs::builder().with_tonic().with_endpoint(&collector.endpoint);
-            exporter.with_tls_config(tls()).build()
-        }
-        Protocol::HttpProtobuf => {
-            let exporter = OtlpLogs::builder().with_http().with_endpoint(&collector.endpoint);
-            exporter.with_protocol(OtlpProtocol::HttpBinary).build()
-        }
+/// The exporter of logs.
+pub(crate) fn logs(
+    collector: &Collector,
+    ledger: &Arc<Ledger>,
+) -> Result<Exporter<OtlpLogs>, TelemetryError> {
+    Exporter::new(collector, ledger, || match collector.protocol {
+        Protocol::Grpc => grpc(OtlpLogs::builder().with_tonic(), collector).build(),
+        Protocol::HttpProtobuf => http(OtlpLogs::builder().with_http(), collector)?.build(),
     })
 }
 
-/// What the machine trusts; only an `https` endpoint makes use of it.
-fn tls() -> ClientTlsConfig {
-    ClientTlsConfig::new().with_enabled_roots()
+/// The exporter of metrics.
+pub(crate) fn metrics(
+    collector: &Collector,
+    temporality: Temporality,
+    ledger: &Arc<Ledger>,
+) -> Result<Exporter<OtlpMetrics>, TelemetryError> {
+    let builder = OtlpMetrics::builder().with_temporality(temporality);
+    Exporter::new(collector, ledger, || match collector.protocol {
+        Protocol::Grpc => grpc(builder.with_tonic(), collector).build(),
+        Protocol::HttpProtobuf => http(builder.with_http(), collector)?.build(),
+    })
+}
+
+fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, collector: &Collector) -> B {
+    let builder = builder.with_endpoint(&collector.endpoint).with_timeout(collector.timeout);
+    match &collector.tls {
+        Some(tls) => builder.with_tls_config(tls.for_grpc()),
+        None => builder,
+    }
+}
+
+fn http<B: WithExportConfig + WithHttpConfig>(
+    builder: B,
+    collector: &Collector,
+) -> Result<B, ExporterBuildError> {
+    let client = http_client(collector).map_err(|error| {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        ExporterBuildError::InternalFailure(format!("{error}{cause}"))
+    })?;
+    Ok(builder
+        .with_endpoint(&collector.endpoint)
+        .with_timeout(collector.timeout)
+        .with_protocol(OtlpProtocol::HttpBinary)
+        .with_http_client(client))
+}
+
+fn http_client(collector: &Collector) -> Result<reqwest::Client, reqwest::Error> {
+    let client = reqwest::Client::builder().timeout(collector.timeout);
+    match &collector.tls {
+        Some(tls) => tls.for_http(client)?.build(),
+        None => client.build(),
+    }
 }
 
 impl<E> Exporter<E> {
     fn new(
-        signal: &'static str,
+        collector: &Collector,
+        ledger: &Arc<Ledger>,
         build: impl FnOnce() -> Result<E, ExporterBuildError>,
     ) -> Result<Self, TelemetryError> {
         let runtime = Handle::try_current().map_err(|_| TelemetryError::NoRuntime)?;
+        let signal = ledger.signal();
         let inner = build().map_err(|source| TelemetryError::Exporter { signal, source })?;
-        Ok(Self { inner, runtime, signal, complained_at: Mutex::default() })
+        let (deadline, ledger) = (collector.deadline, Arc::clone(ledger));
+        Ok(Self { inner, runtime, deadline, ledger, complained_at: Mutex::default() })
     }
 
-    async fn run(&self, export: impl Future<Output = OTelSdkResult>) -> OTelSdkResult {
-        let exported = TokioContext::new(export, self.runtime.clone()).await;
-        if let Err(error) = &exported
-            && self.may_complain()
-        {
-            tracing::warn!(signal = self.signal, %error, "cannot export; what cannot be exported is dropped");
+    async fn run(&self, count: usize, export: impl Future<Output = OTelSdkResult>) -> OTelSdkResult {
+        let in_time = async {
+            timeout(self.deadline, export).await.unwrap_or(Err(OTelSdkError::Timeout(self.deadline)))
+        };
+        let exported = TokioContext::new(in_time, self.runtime.clone()).await;
+        if let Err(error) = &exported {
+            self.ledger.failed(count);
+            if self.may_complain() {
+                let signal = self.ledger.signal().name();
+                tracing::warn!(signal, %error, "cannot export; what cannot be exported is dropped");
+            }
         }
         exported
     }
@@ -100,7 +147,9 @@ impl<E> Exporter<E> {
 
 impl<E: SpanExporter> SpanExporter for Exporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.run(self.inner.export(batch)).await
+        let count = batch.len();
+        self.ledger.left(count);
+        self.run(count, self.inner.export(batch)).await
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -114,7 +163,9 @@ impl<E: SpanExporter> SpanExporter for Exporter<E> {
 
 impl<E: LogExporter> LogExporter for Exporter<E> {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        self.run(self.inner.export(batch)).await
+        let count = batch.iter().count();
+        self.ledger.left(count);
+        self.run(count, self.inner.export(batch)).await
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -123,5 +174,24 @@ impl<E: LogExporter> LogExporter for Exporter<E> {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.inner.set_resource(resource);
+    }
+}
+
+impl<E: PushMetricExporter> PushMetricExporter for Exporter<E> {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        let count = metrics.scope_metrics().map(|scope| scope.metrics().count()).sum();
+        self.run(count, self.inner.export(metrics)).await
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self) -> Temporality {
+        self.inner.temporality()
     }
 }

@@ -1,14 +1,21 @@
 use std::io::{IsTerminal, stdout};
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
+use opentelemetry::metrics::noop::NoopMeterProvider;
+use opentelemetry::metrics::{Meter, MeterProvider as _};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::logs::SdkLoggerProvider;
+use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::resource::TelemetryResourceDetector;
-use opentelemetry_sdk::trace::SdkTracerProvider;
-use opentelemetry_semantic_conventions::resource::{SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION};
+use opentelemetry_sdk::trace::{self, BatchSpanProcessor, SdkTracerProvider};
+use opentelemetry_semantic_conventions::resource::{
+    SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_NAMESPACE, SERVICE_VERSION,
+};
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
@@ -17,13 +24,24 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use crate::environment::Settings;
+use crate::bounded::Bounded;
+use crate::environment::{Batches, Settings};
 use crate::error::TelemetryError;
-use crate::export;
 use crate::format::{Json, Readable};
+use crate::ledger::Ledger;
+use crate::sampler::Following;
+use crate::signal::Signal;
+use crate::{export, ledger, vitals};
 
-/// How long a process waits, at its end, for a collector.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// What all services belong to.
+const NAMESPACE: &str = "throughline";
+
+/// Who measures what this library does itself.
+const SCOPE: &str = "throughline-telemetry";
+
+/// How long a process waits, at its end, for a collector: to take traces and logs, and then metrics.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE_FOR_METRICS: Duration = Duration::from_secs(2);
 
 /// What an export itself makes use of. Were it exported, each export would cause the next.
 const EXPORT_PATH: [&str; 7] = ["h2", "hyper", "opentelemetry", "reqwest", "rustls", "tonic", "tower"];
@@ -37,9 +55,10 @@ const NOISY: [&str; 5] = ["hyper", "librdkafka", "rdkafka", "sea_orm", "sqlx"];
 pub struct Telemetry {
     traces: SdkTracerProvider,
     logs: Option<SdkLoggerProvider>,
+    metrics: Option<SdkMeterProvider>,
 }
 
-/// Sets up logs and traces for the process, as the environment asks.
+/// Sets up logs, traces and metrics for the process, as the environment asks.
 ///
 /// # Errors
 /// When the environment asks for something that cannot be done, or telemetry was set up before.
@@ -75,22 +94,34 @@ impl Telemetry {
         settings: &Settings,
     ) -> Result<Self, TelemetryError> {
         let resource = resource(service, version, &settings.attributes);
-        let mut traces = SdkTracerProvider::builder()
-            .with_resource(resource.clone())
-            .with_sampler(settings.sampler.clone());
-        if let Some(collector) = &settings.traces {
-            traces = traces.with_batch_exporter(export::traces(collector)?);
-        }
-        let logs = match &settings.logs {
-            Some(collector) => Some(
-                SdkLoggerProvider::builder()
-                    .with_resource(resource)
-                    .with_batch_exporter(export::logs(collector)?)
-                    .build(),
-            ),
-            None => None,
+        let ledgers = [
+            Ledger::new(Signal::Traces, settings.span_batches.queue),
+            Ledger::new(Signal::Logs, settings.log_batches.queue),
+            Ledger::new(Signal::Metrics, 0),
+        ];
+        let [of_traces, of_logs, of_metrics] = &ledgers;
+        let telemetry = Self {
+            traces: traces(settings, resource.clone(), of_traces)?,
+            logs: logs(settings, resource.clone(), of_logs)?,
+            metrics: metrics(settings, resource, of_metrics)?,
         };
-        Ok(Self { traces: traces.build(), logs })
+        if telemetry.metrics.is_some() {
+            let meter = telemetry.meter(SCOPE);
+            ledger::show(ledgers, &meter);
+            vitals::show(&meter, &Handle::current());
+        }
+        Ok(telemetry)
+    }
+
+    /// What a part of the process makes its instruments with. The scope is the part's name.
+    ///
+    /// When no metrics are exported it measures nothing, and costs nothing.
+    #[must_use]
+    pub fn meter(&self, scope: &'static str) -> Meter {
+        match &self.metrics {
+            Some(metrics) => metrics.meter(scope),
+            None => NoopMeterProvider::new().meter(scope),
+        }
     }
 
     fn subscriber<W>(
@@ -128,13 +159,66 @@ impl Telemetry {
 
     /// Exports what is still waiting, for 5 seconds at most.
     pub async fn shutdown(self) {
-        let Self { traces, logs } = self;
+        let Self { traces, logs, metrics } = self;
         // The exporters need the runtime that this waits on: threads that may block do the waiting.
         let traces = spawn_blocking(move || traces.shutdown_with_timeout(PATIENCE));
         let logs = spawn_blocking(move || logs.map(|logs| logs.shutdown_with_timeout(PATIENCE)));
         // An export that failed was logged; nothing is left to be done about it.
         let _ = tokio::join!(traces, logs);
+        // Last, since they tell what of the others was lost.
+        let metrics = spawn_blocking(move || {
+            metrics.map(|metrics| metrics.shutdown_with_timeout(PATIENCE_FOR_METRICS))
+        });
+        let _ = metrics.await;
     }
+}
+
+fn traces(
+    settings: &Settings,
+    resource: Resource,
+    ledger: &Arc<Ledger>,
+) -> Result<SdkTracerProvider, TelemetryError> {
+    let sampler = Following(settings.sampler.clone());
+    let provider = SdkTracerProvider::builder().with_resource(resource).with_sampler(sampler);
+    let Some(collector) = &settings.traces else { return Ok(provider.build()) };
+    let Batches { delay, queue, size } = settings.span_batches;
+    let config = trace::BatchConfigBuilder::default()
+        .with_scheduled_delay(delay)
+        .with_max_queue_size(queue)
+        .with_max_export_batch_size(size)
+        .build();
+    let exporter = export::traces(collector, ledger)?;
+    let batches = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+    Ok(provider.with_span_processor(Bounded::new(batches, Arc::clone(ledger))).build())
+}
+
+fn logs(
+    settings: &Settings,
+    resource: Resource,
+    ledger: &Arc<Ledger>,
+) -> Result<Option<SdkLoggerProvider>, TelemetryError> {
+    let Some(collector) = &settings.logs else { return Ok(None) };
+    let Batches { delay, queue, size } = settings.log_batches;
+    let config = logs::BatchConfigBuilder::default()
+        .with_scheduled_delay(delay)
+        .with_max_queue_size(queue)
+        .with_max_export_batch_size(size)
+        .build();
+    let exporter = export::logs(collector, ledger)?;
+    let batches = BatchLogProcessor::builder(exporter).with_batch_config(config).build();
+    let provider = SdkLoggerProvider::builder().with_resource(resource);
+    Ok(Some(provider.with_log_processor(Bounded::new(batches, Arc::clone(ledger))).build()))
+}
+
+fn metrics(
+    settings: &Settings,
+    resource: Resource,
+    ledger: &Arc<Ledger>,
+) -> Result<Option<SdkMeterProvider>, TelemetryError> {
+    let Some(collector) = &settings.metrics else { return Ok(None) };
+    let exporter = export::metrics(collector, settings.temporality, ledger)?;
+    let reader = PeriodicReader::builder(exporter).with_interval(settings.interval).build();
+    Ok(Some(SdkMeterProvider::builder().with_resource(resource).with_reader(reader).build()))
 }
 
 fn is_span(metadata: &Metadata<'_>) -> bool {
@@ -160,6 +244,7 @@ fn resource(service: &'static str, version: &'static str, attributes: &[(String,
     Resource::builder_empty()
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_attributes([
+            KeyValue::new(SERVICE_NAMESPACE, NAMESPACE),
             KeyValue::new(SERVICE_NAME, service),
             KeyValue::new(SERVICE_VERSION, version),
             KeyValue::new(SERVICE_INSTANCE_ID, instance),
@@ -168,5 +253,7 @@ fn resource(service: &'static str, version: &'static str, attributes: &[(String,
         .build()
 }
 
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod tests;

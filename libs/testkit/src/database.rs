@@ -1,13 +1,23 @@
 use anyhow::Context as _;
 use testcontainers_modules::postgres::Postgres;
-use testcontainers_modules::testcontainers::core::{CmdWaitFor, ExecCommand, IntoContainerPort as _};
+use testcontainers_modules::testcontainers::core::{CmdWaitFor, ExecCommand, IntoContainerPort as _, Mount};
 use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
-use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt as _};
+use testcontainers_modules::testcontainers::{ContainerAsync, ContainerRequest, ImageExt as _};
 
 use crate::container::{Container, free_port};
 
 const POSTGRES_TAG: &str = "18";
 const POSTGRES_PORT: u16 = 5432;
+
+/// Where all its data is.
+const DATA: &str = "/var/lib/postgresql";
+/// What takes up the room on its disk.
+const FILLER: &str = "/var/lib/postgresql/filler";
+/// Starts it again whenever it gives up, as orchestrators do.
+const SUPERVISOR: &str = "while :; do docker-entrypoint.sh postgres -c fsync=off; sleep 0.2; done";
+/// Begins one file of its log after the other, until there is no room for another.
+const BEGIN_LOG_FILES: &str = "while psql --quiet --username postgres \
+    --command \"SELECT pg_logical_emit_message(true, 'filler', ''), pg_switch_wal()\"; do :; done";
 
 /// PostgreSQL in a container, which ends with it.
 pub struct Database {
@@ -22,13 +32,28 @@ impl Database {
     /// # Errors
     /// If it does not start.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_as(|postgres| postgres).await
+    }
+
+    /// Starts it on a disk of so many bytes, and again whenever it gives up.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn start_on_disk(bytes: i64) -> anyhow::Result<Self> {
+        Self::start_as(|postgres| {
+            postgres
+                .with_mount(Mount::tmpfs_mount(DATA).with_size_bytes(bytes))
+                .with_cmd(["bash", "-c", SUPERVISOR])
+        })
+        .await
+    }
+
+    async fn start_as(
+        how: impl FnOnce(ContainerRequest<Postgres>) -> ContainerRequest<Postgres>,
+    ) -> anyhow::Result<Self> {
         let port = free_port()?;
-        let postgres = Postgres::default()
-            .with_tag(POSTGRES_TAG)
-            .with_mapped_port(port, POSTGRES_PORT.tcp())
-            .start()
-            .await
-            .context("cannot start PostgreSQL")?;
+        let postgres = Postgres::default().with_tag(POSTGRES_TAG).with_mapped_port(port, POSTGRES_PORT.tcp());
+        let postgres = how(postgres).start().await.context("cannot start PostgreSQL")?;
         Ok(Self { container: Container::of("PostgreSQL", &postgres)?, postgres, port })
     }
 
@@ -37,12 +62,44 @@ impl Database {
     /// # Errors
     /// If it cannot.
     pub async fn create(&self, name: &str) -> anyhow::Result<String> {
-        let create = ExecCommand::new(["createdb", "--username", "postgres", name]);
-        self.postgres
-            .exec(create.with_cmd_ready_condition(CmdWaitFor::exit_code(0)))
-            .await
-            .context("cannot create a database")?;
+        self.execute(["createdb", "--username", "postgres", name], 0).await?;
         Ok(format!("postgres://postgres:postgres@127.0.0.1:{}/{name}", self.port))
+    }
+
+    /// Fills its disk, to the last byte.
+    ///
+    /// # Errors
+    /// If there is room left.
+    pub async fn fill_disk(&self) -> anyhow::Result<()> {
+        self.execute(["dd", "if=/dev/zero", &format!("of={FILLER}"), "bs=64k"], 1).await
+    }
+
+    /// Has it need room for its log on a disk that has none. It panics, and gives up each time it is started
+    /// again.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub async fn fill_log(&self) -> anyhow::Result<()> {
+        self.execute(["bash", "-c", BEGIN_LOG_FILES], 0).await
+    }
+
+    /// Makes room on its disk.
+    ///
+    /// # Errors
+    /// If it was not filled.
+    pub async fn clear_disk(&self) -> anyhow::Result<()> {
+        self.execute(["rm", FILLER], 0).await
+    }
+
+    /// Runs a command beside it, which is to end with this code.
+    async fn execute<const WORDS: usize>(&self, command: [&str; WORDS], code: i64) -> anyhow::Result<()> {
+        let what = command.join(" ");
+        let command = ExecCommand::new(command).with_cmd_ready_condition(CmdWaitFor::exit_code(code));
+        self.postgres
+            .exec(command)
+            .await
+            .with_context(|| format!("cannot run `{what}` beside PostgreSQL"))?;
+        Ok(())
     }
 
     /// What it runs in.

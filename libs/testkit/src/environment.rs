@@ -1,3 +1,5 @@
+use std::env::var_os;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +13,9 @@ use tokio::time::timeout;
 use crate::broker::Broker;
 use crate::database::Database;
 use crate::programs::Programs;
+
+/// Set in CI: there, what cannot run has failed.
+const REQUIRE: &str = "REQUIRE_CONTAINERS";
 
 /// For a Docker engine to answer a ping.
 const PING_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,6 +55,20 @@ impl Environment {
         let ping = async { Docker::connect_with_defaults()?.ping().await };
         let answer = timeout(PING_DEADLINE, ping).await.unwrap_or(Err(RequestTimeoutError));
         answer.map(drop).context("no Docker engine answers")
+    }
+
+    /// Whether there is an engine for containers. Where none answers, says that `what` is skipped.
+    ///
+    /// # Errors
+    /// If none answers, and `REQUIRE_CONTAINERS=1`.
+    pub async fn engine_or_skip(what: &str) -> anyhow::Result<bool> {
+        let Err(why) = Self::engine().await else { return Ok(true) };
+        if var_os(REQUIRE).is_some_and(|value| value == "1") {
+            return Err(why);
+        }
+        // Past the capture of a test's output, which is shown only when it fails.
+        std::io::stderr().write_all(format!("\n*** SKIPPED: {what}: {why:#} ***\n\n").as_bytes())?;
+        Ok(false)
     }
 
     /// Whether its servers run in containers.

@@ -5,16 +5,20 @@
 //! on the broker, a [`ThirdParty`], and the services as child processes ([`Program`]), which it may
 //! start, stop and kill.
 //!
+//! A [`Collector`] takes what is exported over OTLP. [`Measured`] keeps what a test's metrics came to.
+//!
 //! Nothing here sleeps to wait: [`eventually`] looks until it sees what it waits for, and says at its
 //! deadline what it saw last.
 
 mod broker;
+mod collector;
 mod configuration;
 mod container;
 mod database;
 mod embedded_broker;
 mod environment;
 mod eventually;
+mod measured;
 mod output;
 mod program;
 mod programs;
@@ -23,10 +27,12 @@ mod stage;
 mod third_party;
 
 pub use broker::Broker;
+pub use collector::{Attributes, Collector, Credentials, Export, Link, LogRecord, Metric, Span};
 pub use container::Container;
 pub use database::Database;
 pub use environment::Environment;
 pub use eventually::eventually;
+pub use measured::{Measured, Number, Point, unmeasured};
 pub use output::Output;
 pub use program::{Ended, Program};
 pub use programs::Programs;

@@ -47,7 +47,22 @@ impl Program {
     /// # Errors
     /// If there is no such executable.
     pub fn start(executable: &Path, arguments: &[&str], folder: &Path) -> anyhow::Result<Self> {
-        Self::spawn(Command::new(executable).args(arguments), folder)
+        Self::start_with(executable, arguments, &[], folder)
+    }
+
+    /// The same, with variables in its environment.
+    ///
+    /// # Errors
+    /// If there is no such executable.
+    pub fn start_with(
+        executable: &Path,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(executable);
+        command.args(arguments);
+        Self::spawn(command, environment, folder)
     }
 
     /// Starts an executable as somebody whom permissions bind: where this process is root's, as nobody,
@@ -60,15 +75,17 @@ impl Program {
         if geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
-        Self::spawn(command.args(arguments), folder)
+        command.args(arguments);
+        Self::spawn(command, &[], folder)
     }
 
-    fn spawn(command: &mut Command, folder: &Path) -> anyhow::Result<Self> {
+    fn spawn(mut command: Command, environment: &[(&str, String)], folder: &Path) -> anyhow::Result<Self> {
         let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let mut child = command
             .current_dir(folder)
             .env_clear()
             .envs(inherited)
+            .envs(environment.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -86,6 +103,21 @@ impl Program {
     #[must_use]
     pub fn output(&self) -> &Output {
         &self.output
+    }
+
+    /// How much processor time it has taken, of all its threads, as Linux tells (proc(5), `stat`).
+    ///
+    /// # Errors
+    /// If it has ended, or this is another system.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let pid = self.child.id().context("it has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name before it may have spaces in it. The 14th and 15th fields are ticks in user and kernel mode.
+        let (_, fields) = stat.rsplit_once(')').context("no name")?;
+        let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+        let (user, system) =
+            (ticks.next().context("no user time")??, ticks.next().context("no system time")??);
+        Ok(Duration::from_millis((user + system) * 1000 / rustix::param::clock_ticks_per_second()))
     }
 
     /// Waits until it says where it is listening.

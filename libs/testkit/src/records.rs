@@ -7,6 +7,8 @@ use throughline_kafka::{Consumer, Outgoing, Position, Producer, Record};
 use throughline_messages::Headers;
 use tokio::time::{Instant, timeout_at};
 
+use crate::measured::unmeasured;
+
 /// Records that the reader holds until somebody asks for them.
 const BUFFER: usize = 1000;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -22,7 +24,8 @@ pub async fn produce(
     payload: impl Into<Bytes>,
 ) -> anyhow::Result<Position> {
     let record = Outgoing { topic: topic.to_owned(), key: None, headers, payload: payload.into() };
-    Producer::new(kafka)?.send(&record).await.with_context(|| format!("cannot produce onto {topic}"))
+    let producer = Producer::new(kafka, &unmeasured())?;
+    producer.send(&record).await.with_context(|| format!("cannot produce onto {topic}"))
 }
 
 /// Reads a topic from its beginning.
@@ -39,7 +42,7 @@ impl Reader {
     /// If it cannot subscribe.
     pub fn open(kafka: &Kafka, topic: &str) -> anyhow::Result<Self> {
         let group = format!("reader-of-{topic}");
-        let consumer = Consumer::subscribe(kafka, &group, &[topic], BUFFER)?;
+        let consumer = Consumer::subscribe(kafka, &group, &[topic], BUFFER, &unmeasured())?;
         Ok(Self { topic: topic.to_owned(), consumer, seen: 0 })
     }
 

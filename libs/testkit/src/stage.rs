@@ -2,6 +2,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
@@ -10,8 +11,10 @@ use throughline_messages::Topics;
 use throughline_store::Store;
 
 use crate::broker::Broker;
+use crate::collector::Collector;
 use crate::configuration::{self, Configuration};
 use crate::environment::Environment;
+use crate::measured::unmeasured;
 use crate::output::Output;
 use crate::program::{Ended, Program};
 use crate::programs::Programs;
@@ -23,6 +26,8 @@ pub struct Stage {
     settings: Settings,
     folder: TempDir,
     programs: Programs,
+    /// What programs find in their environment.
+    variables: Vec<(&'static str, String)>,
     broker: Arc<Broker>,
     third_party: ThirdParty,
     ingest: Option<Running>,
@@ -93,6 +98,7 @@ impl Stage {
             configuration,
             folder,
             programs: environment.programs().clone(),
+            variables: Vec::new(),
             broker,
             third_party,
             ingest: None,
@@ -110,6 +116,24 @@ impl Stage {
         self.configuration.broker = self.broker.bootstrap_servers();
         self.settings = self.configuration.write(self.folder.path())?;
         Ok(())
+    }
+
+    /// Has the services that are started from now on export to a collector, without delay.
+    pub fn export_to(&mut self, collector: &Collector) {
+        self.variables = collector.variables();
+    }
+
+    /// Has the services that are started from now on export everything to a collector, as they do by default.
+    pub fn export_all_to(&mut self, collector: &Collector) {
+        self.variables = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())];
+    }
+
+    /// How much processor time a service has taken since it was started, of all its threads.
+    ///
+    /// # Errors
+    /// If it does not run, or this system does not say.
+    pub fn cpu_time(&self, service: Service) -> anyhow::Result<Duration> {
+        self.running(service)?.program.cpu_time()
     }
 
     /// Starts a service and waits until it listens.
@@ -176,7 +200,7 @@ impl Stage {
     /// # Errors
     /// If it does not answer.
     pub async fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::connect(&self.settings.database).await?)
+        Ok(Store::connect(&self.settings.database, &unmeasured()).await?)
     }
 
     /// The names of the internal topics.
@@ -202,11 +226,7 @@ impl Stage {
     /// # Errors
     /// If it does not run.
     pub fn address(&self, service: Service) -> anyhow::Result<SocketAddr> {
-        let running = match service {
-            Service::Ingest => &self.ingest,
-            Service::Dispatch => &self.dispatch,
-        };
-        Ok(running.as_ref().with_context(|| format!("{service} does not run"))?.address)
+        Ok(self.running(service)?.address)
     }
 
     /// What all services have printed that were started here, one after the other.
@@ -216,9 +236,18 @@ impl Stage {
     }
 
     fn spawn(&mut self, service: Service) -> anyhow::Result<Program> {
-        let program = Program::start(&self.programs.path(service.program()), &[], self.folder.path())?;
+        let executable = self.programs.path(service.program());
+        let program = Program::start_with(&executable, &[], &self.variables, self.folder.path())?;
         self.printed.push((service, program.output().clone()));
         Ok(program)
+    }
+
+    fn running(&self, service: Service) -> anyhow::Result<&Running> {
+        let running = match service {
+            Service::Ingest => &self.ingest,
+            Service::Dispatch => &self.dispatch,
+        };
+        running.as_ref().with_context(|| format!("{service} does not run"))
     }
 
     fn slot(&mut self, service: Service) -> &mut Option<Running> {

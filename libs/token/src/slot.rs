@@ -98,6 +98,12 @@ impl Fetch {
 }
 
 impl Slot {
+    /// Whether there is a token that is not about to expire.
+    pub(crate) fn holds(&self) -> bool {
+        let now = Instant::now();
+        self.lock().held.as_ref().is_some_and(|held| now < held.expires_at)
+    }
+
     /// The held token, or the one that is being asked for. `fetch` is called where a request has to begin, at
     /// most one at a time. In trouble, only the one who makes that request waits for it.
     pub(crate) async fn token<F>(self: &Arc<Self>, fetch: impl FnOnce(Purpose) -> F) -> Outcome

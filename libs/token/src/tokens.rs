@@ -49,6 +49,11 @@ impl Tokens {
         self.slot(oauth2).await.token(|purpose| fetch(&self.http, oauth2, purpose)).await
     }
 
+    /// Whether [`Tokens::get`] would answer with a token from memory.
+    pub async fn holds(&self, oauth2: &OAuth2) -> bool {
+        self.slot(oauth2).await.holds()
+    }
+
     /// Forgets a token that a third party did not take.
     ///
     /// A newer one that has come in its place stays, so of many whose calls failed with the same token only

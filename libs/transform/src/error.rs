@@ -1,4 +1,5 @@
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use jaq_core::compile::Undefined;
 use jaq_core::load::lex::{self, Token};
@@ -93,6 +94,9 @@ pub enum TransformError {
     /// The filter ended with an error, its own or one of jaq's.
     #[error("the filter failed: {0}")]
     Failed(String),
+    /// The filter was ended.
+    #[error("the filter ran away: {0}")]
+    RanAway(#[source] Runaway),
     /// The filter produced no value.
     #[error("the filter produced no value")]
     NoValue,
@@ -110,19 +114,51 @@ pub enum TransformError {
     },
 }
 
-/// Longest text that is kept of an error: errors of jaq quote whole values.
-const LONGEST: usize = 300;
+/// What a filter used up. The texts say what to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Runaway {
+    /// Too many steps.
+    #[error("it took more than {0} steps for this body; look for a loop or a recursion that does not end")]
+    Steps(u64),
+    /// Too long.
+    #[error("it took longer than {0:?}; have it do less for each part of the body")]
+    Time(Duration),
+    /// Too much memory.
+    #[error(
+        "it held more than {0} MiB; look for what it collects, repeats or copies for each part of the body"
+    )]
+    Memory(usize),
+    /// Too many calls within each other.
+    #[error("it called itself too often within itself; make the recursive call the last thing that it does")]
+    Recursion,
+    /// Arrays and objects too deep within each other.
+    #[error("it made arrays or objects that are nested deeper than {0}")]
+    Nesting(usize),
+    /// The process has another allocator than [`Allocator`](crate::Allocator).
+    #[error("its memory is not measured in this process")]
+    Unmeasured,
+}
 
 impl TransformError {
     pub(crate) fn failed(problem: impl fmt::Display) -> Self {
-        let mut text = Excerpt(String::new());
-        // An excerpt that is full ends the writing with an error.
-        let _ = fmt::write(&mut text, format_args!("{problem}"));
-        Self::Failed(text.0)
+        Self::Failed(Excerpt::of(problem))
     }
 }
 
-struct Excerpt(String);
+/// Longest text that is kept of an error: errors of jaq quote whole values.
+const LONGEST: usize = 300;
+
+/// The beginning of what can be written out, of which no more is written.
+pub(crate) struct Excerpt(String);
+
+impl Excerpt {
+    pub(crate) fn of(problem: impl fmt::Display) -> String {
+        let mut text = Self(String::new());
+        // An excerpt that is full ends the writing with an error.
+        let _ = write!(text, "{problem}");
+        text.0
+    }
+}
 
 impl fmt::Write for Excerpt {
     fn write_str(&mut self, part: &str) -> fmt::Result {

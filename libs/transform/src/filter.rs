@@ -1,5 +1,4 @@
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use jaq_core::load::parse::Def;
@@ -9,9 +8,10 @@ use jaq_json::write::{Pp, write};
 use jaq_json::{Num, Val, read};
 
 use crate::error::{CompileError, TransformError};
-use crate::functions::{self, Data};
-use crate::guard::guard;
+use crate::functions::{self, Data, Terms};
 use crate::json;
+use crate::meter::{self, Broken, Limits};
+use crate::value::{MOST_TEXT, Value, walk};
 
 /// The names of what a filter knows of a delivery, in the order of [`Variables::values`].
 pub(crate) const VARIABLES: [&str; 4] = ["$id", "$route", "$accepted_at", "$attempt"];
@@ -21,7 +21,7 @@ const NAME: &str = "filter";
 
 /// By how much an output may exceed its body: far more than a filter has to add, far less than
 /// memory.
-const MOST_ADDED: usize = 16 * 1024 * 1024;
+const MOST_ADDED: usize = MOST_TEXT;
 
 /// A compiled jq filter. Clones share it.
 #[derive(Clone)]
@@ -41,9 +41,9 @@ pub struct Variables {
 }
 
 impl Variables {
-    fn values(&self) -> [Val; 4] {
-        let text = |text: &String| Val::from(text.clone());
-        let attempt = Val::Num(Num::from_integral(self.attempt));
+    fn values(&self) -> [Value; 4] {
+        let text = |text: &String| Value::from(text.clone());
+        let attempt = Value(Val::Num(Num::from_integral(self.attempt)));
         [text(&self.id), text(&self.route), text(&self.accepted_at), attempt]
     }
 }
@@ -59,7 +59,7 @@ impl Filter {
             .parse(Parser::term)
             .map_err(|errors| CompileError::parsing(source, &errors))?;
         // As a definition of its own: jaq compiles text, or definitions that are parsed already.
-        let body = Def { name: NAME, args: VARIABLES.to_vec(), body: guard(term) };
+        let body = Def { name: NAME, args: VARIABLES.to_vec(), body: term };
         let mut definitions: Vec<Def<&str>> = functions::defined().collect();
         definitions.push(body);
         let call = format!("{NAME}({})", VARIABLES.join("; "));
@@ -75,22 +75,30 @@ impl Filter {
         Ok(Self(Arc::new(filter)))
     }
 
-    /// Makes a new body of one that came in. It occupies the thread until it is done.
+    /// Makes a new body of one that came in, on this thread, which must have [`meter::STACK`] bytes of stack.
     ///
     /// # Errors
     /// If the body cannot be read, or the filter does not produce exactly one JSON value of
-    /// bearable size.
-    pub fn apply(&self, body: &[u8], variables: &Variables) -> Result<Vec<u8>, TransformError> {
+    /// bearable size within the limits.
+    pub(crate) fn apply(
+        &self,
+        body: &[u8],
+        variables: &Variables,
+        limits: Limits,
+    ) -> Result<Vec<u8>, TransformError> {
         json::check(body).map_err(TransformError::Body)?;
-        // jaq panics where its arithmetic ends, for instance with dates far off.
-        // What a panic leaves behind is not used again.
-        catch_unwind(AssertUnwindSafe(|| self.run(body, variables)))
-            .unwrap_or_else(|_| Err(TransformError::failed("jaq panicked")))
+        meter::run(limits, || self.run(body, variables)).unwrap_or_else(|broken| {
+            Err(match broken {
+                Broken::RanAway(runaway) => TransformError::RanAway(runaway),
+                // jaq panics where its arithmetic ends, for instance with dates far off.
+                Broken::Panicked => TransformError::failed("jaq panicked"),
+            })
+        })
     }
 
     fn run(&self, body: &[u8], variables: &Variables) -> Result<Vec<u8>, TransformError> {
-        let input = read::parse_single(body).map_err(TransformError::failed)?;
-        let context = Ctx::<Data>::new(&self.0.lut, Vars::new(variables.values()));
+        let input = Value(read::parse_single(body).map_err(TransformError::failed)?);
+        let context = Ctx::<Data>::new(Terms(&self.0.lut), Vars::new(variables.values()));
         let mut outputs = self.0.id.run((context, input));
         let output = outputs.next().ok_or(TransformError::NoValue)?.map_err(failure)?;
         match outputs.next() {
@@ -107,16 +115,17 @@ impl std::fmt::Debug for Filter {
     }
 }
 
-fn failure(exception: jaq_core::Exn<'_, Val>) -> TransformError {
+fn failure(exception: jaq_core::Exn<'_, Value>) -> TransformError {
     match exception.get_err().map(jaq_core::Error::into_val) {
         // A text is a message: without the quotes of a JSON string.
-        Ok(Val::TStr(message)) => TransformError::failed(String::from_utf8_lossy(&message)),
+        Ok(Value(Val::TStr(message))) => TransformError::failed(String::from_utf8_lossy(&message)),
         Ok(value) => TransformError::failed(value),
         Err(_) => TransformError::failed("it broke off"),
     }
 }
 
-fn to_json(value: &Val, limit: usize) -> Result<Vec<u8>, TransformError> {
+fn to_json(Value(value): &Value, limit: usize) -> Result<Vec<u8>, TransformError> {
+    walk(value);
     let mut text = Bounded { text: Vec::new(), limit };
     write(&mut text, &Pp::default(), 0, value).map_err(|_| TransformError::TooLarge { limit })?;
     json::check_syntax(&text.text).map_err(TransformError::Output)?;

@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 /// ends the process.
 const DEEPEST: usize = 128;
 /// Most digits in a row: reading and printing an integer takes time by the square of its digits.
-const MOST_DIGITS: usize = 4096;
+pub(crate) const MOST_DIGITS: usize = 4096;
 
 /// Why a text is not JSON that a filter can read or produce.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,13 @@
 //! What filters do with real bodies, and what they cannot do.
 
-use crate::{Filter, TransformError, Variables};
+mod runaway;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::meter::Limits;
+use crate::{Filter, Runner, TransformError, Variables};
 
 /// What makes the third party's body for the route `one` by default.
 const ONE: &str =
@@ -16,7 +23,14 @@ fn variables() -> Variables {
 }
 
 fn apply(filter: &str, body: impl AsRef<[u8]>) -> Result<String, TransformError> {
-    let output = Filter::compile(filter).unwrap().apply(body.as_ref(), &variables())?;
+    apply_within(Limits::for_body(body.as_ref().len()), filter, body)
+}
+
+fn apply_within(limits: Limits, filter: &str, body: impl AsRef<[u8]>) -> Result<String, TransformError> {
+    let runner = Runner::new(Filter::compile(filter).unwrap()).unwrap();
+    let caller = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let body = Bytes::copy_from_slice(body.as_ref());
+    let output = caller.block_on(runner.apply_within(limits, body, variables()))?;
     Ok(String::from_utf8(output).unwrap())
 }
 
@@ -90,10 +104,19 @@ fn only_json_is_read_and_produced() {
         assert!(matches!(apply(".", body), Err(TransformError::Body(_))), "{body:?}");
     }
     assert!(matches!(apply(".", b"\"\xff\""), Err(TransformError::Body(_))));
-    for filter in ["nan", "infinite", "{(\"a\" | tobytes): 1}", "{\"1\": 2} | with_entries(.key |= fromjson)"]
-    {
+    for filter in ["nan", "infinite", "\"a\" | tobytes"] {
         assert!(matches!(apply(filter, "1"), Err(TransformError::Output(_))), "{filter}");
     }
+}
+
+#[test]
+fn keys_of_objects_are_texts() {
+    for filter in ["{(\"a\" | tobytes): 1}", "{\"1\": 2} | with_entries(.key |= fromjson)", "{} | .[[1]] = 2"]
+    {
+        let message = failure(filter, "1");
+        assert!(message.starts_with("the filter failed: the key of an object is a text, not "), "{message}");
+    }
+    assert_eq!(apply("[.[1], has(1), has(\"1\")]", "{\"1\": 2}").unwrap(), "[null,false,true]");
 }
 
 #[test]
@@ -107,18 +130,13 @@ fn a_filter_produces_exactly_one_value() {
 
 #[test]
 fn nesting_is_bounded_and_all_filters_manage_what_is_let_in() {
-    // Tokio's threads have 2 MiB.
-    let small_stack = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
-    let run = small_stack.spawn(|| {
-        for filter in [".", "walk(.)", "[..] | length", "tojson | fromjson", "flatten", ". == .", ONE] {
-            apply(filter, nested(128)).unwrap_or_else(|error| panic!("{filter}: {error}"));
-        }
-        for depth in [129, 100_000] {
-            assert!(matches!(apply(".", nested(depth)), Err(TransformError::Body(_))));
-            assert!(matches!(apply(".", "{\"a\":".repeat(depth)), Err(TransformError::Body(_))));
-        }
-    });
-    run.unwrap().join().unwrap();
+    for filter in [".", "walk(.)", "[..] | length", "tojson | fromjson", "flatten", ". == .", ONE] {
+        apply(filter, nested(128)).unwrap_or_else(|error| panic!("{filter}: {error}"));
+    }
+    for depth in [129, 100_000] {
+        assert!(matches!(apply(".", nested(depth)), Err(TransformError::Body(_))));
+        assert!(matches!(apply(".", "{\"a\":".repeat(depth)), Err(TransformError::Body(_))));
+    }
 }
 
 #[test]
@@ -206,7 +224,7 @@ fn multiplication_is_as_in_jq() {
 
 #[test]
 fn a_panic_of_jaq_is_a_failure() {
-    assert_eq!(failure("-9223372036854775807 - 1 | length", "1"), "the filter failed: jaq panicked");
+    assert_eq!(failure("9223372036854775807 | gmtime", "1"), "the filter failed: jaq panicked");
 }
 
 #[test]
@@ -298,15 +316,95 @@ fn a_filter_that_does_not_compile_says_where_and_why() {
     }
 }
 
+/// jaq-json has these for its own values only, and jaq-std's searches cannot be metered.
 #[test]
-fn a_filter_is_shared_between_threads() {
-    let filter = Filter::compile(ONE).unwrap();
-    let threads: Vec<_> = (0..4)
+fn what_is_our_own_does_what_jaqs_does() {
+    for (filter, body, output) in [
+        (
+            "map(length)",
+            r#"[null,-3,3,-1.5,1.5,"žš",[1],{"a":1},-123456789012345678901234567890]"#,
+            "[0,3,3,1.5,1.5,2,1,1,123456789012345678901234567890]",
+        ),
+        (
+            "[.[] as [$x, $y] | $x | contains($y)]",
+            r#"[["foobar","bar"],[["foobar","baz"],["bar"]],[{"a":[1,2],"b":1},{"a":[2]}],[1,1],[1,2]]"#,
+            "[true,true,true,true,false]",
+        ),
+        ("[has(0), has(2), has(-2), has(-3)]", "[1,2]", "[true,false,true,false]"),
+        ("[has(\"a\"), has(\"b\")]", r#"{"a":null}"#, "[true,false]"),
+        (
+            "[.[] as [$x, $y] | $x | indices($y)]",
+            r#"[["žabab","ab"],["aaa","aa"],["a",""],[[1,2,1,2],[1,2]],[[1,2,1],1],[[1],[]]]"#,
+            "[[1,3],[0,1],[],[0,2],[0,2],[]]",
+        ),
+        ("[.[[1, 2]], index(2), rindex(2)]", "[1,2,1,2]", "[[0,2],1,3]"),
+        ("[bsearch(0), bsearch(2), bsearch(4)]", "[1,2,3]", "[-1,1,-4]"),
+        ("tojson", r#"[1.0,"a\n",{"b":null}]"#, r#""[1.0,\"a\\n\",{\"b\":null}]""#),
+        ("tobytes | [length, .[0]]", r#"[65,"b",["č"]]"#, "[4,65]"),
+        (
+            "[match(\"(?<x>[a-ž])([0-9])?\"; \"g\") | .offset, .length, .captures[1].offset]",
+            r#""ža1""#,
+            "[0,1,null,1,2,2]",
+        ),
+        ("[match(\"(?<x>a)|b\"; \"g\").captures | map(.name, .string)]", r#""ab""#, r#"[["x","a"],[]]"#),
+        ("[match(\"\"; \"g\").offset]", r#""žab""#, "[0,1,2,3]"),
+        ("[match(\"\"; \"gn\").offset]", r#""ab""#, "[]"),
+        (
+            r#"[gsub("\\s+"; "_"), sub("(?<x>B)"; "<" + .x + ">"; "i"), [splits(" *, *")], test("^ A"; "x")]"#,
+            r#""A  b , c""#,
+            r#"["A_b_,_c","A  <b> , c",["A  b","c"],true]"#,
+        ),
+    ] {
+        let found = apply(filter, body).unwrap_or_else(|error| panic!("{filter}: {error}"));
+        assert_eq!(found, output, "{filter}");
+    }
+    assert_eq!(failure("length", "true"), "the filter failed: true has no length");
+    assert_eq!(failure("tobytes", "[256]"), "the filter failed: cannot convert 256 to bytes");
+    assert_eq!(failure("test(\"a\"; \"q\")", r#""a""#), "the filter failed: invalid regex flag: q");
+}
+
+#[test]
+fn values_are_compared_calculated_and_updated_as_in_jaq() {
+    for (filter, body, output) in [
+        (
+            "sort",
+            r#"[{"b":1},{"a":2},{"a":1,"b":0},[2],[1,5],"b","a",3,true,null,{},{"a":2,"b":-1}]"#,
+            r#"[null,true,3,"a","b",[1,5],[2],{},{"a":2},{"a":1,"b":0},{"a":2,"b":-1},{"b":1}]"#,
+        ),
+        (
+            "[.a == .b, .a != .b, .a < .c]",
+            r#"{"a":{"x":[1,2.0],"y":null},"b":{"y":null,"x":[1,2]},"c":{"x":[1,3],"y":null}}"#,
+            "[true,false,true]",
+        ),
+        ("[nan == nan, [nan] == [nan], nan < nan]", "1", "[false,false,true]"),
+        ("[. - [2, [3]], .[1:], .[:-1]]", "[1,2,[3]]", "[[1],[2,[3]],[1,2]]"),
+        ("[\"a, b\" / \", \", \"žš\" / \"\", \"\" / \",\"]", "1", r#"[["a","b"],["ž","š"],[]]"#),
+        (".[1:] = [9, 8, 7] | .[0] += 1 | .[-1] |= empty", "[1,2]", "[2,9,8]"),
+        (".c = {} | .c.d = 4 | del(.a) | map_values(select(. != 2))", r#"{"a":1,"b":2}"#, r#"{"c":{"d":4}}"#),
+        ("[.[] |= (., .)]", "[1]", "[[1,1]]"),
+        ("[.[]?, (.a? // 1), (try .a catch .)]", r#""x""#, r#"[1,"cannot index \"x\" with \"a\""]"#),
+        ("try (.[5] = 2) catch .", "[0]", r#""index 5 out of bounds""#),
+        ("[label $out | .[] |= (if . > 1 then break $out else 7 end)]", "[1,2]", "[]"),
+        ("def f: if . > 3 then . else . + 1 | f end; .[] |= f", "[1,2]", "[4,4]"),
+        ("try (.[] |= error({code: .})) catch .code", "[1,2]", "1"),
+    ] {
+        let found = apply(filter, body).unwrap_or_else(|error| panic!("{filter}: {error}"));
+        assert_eq!(found, output, "{filter}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_runs_for_many_at_once() {
+    let runner = Arc::new(Runner::new(Filter::compile(ONE).unwrap()).unwrap());
+    let runs: Vec<_> = (0..64)
         .map(|_| {
-            let filter = filter.clone();
-            std::thread::spawn(move || filter.apply(b"{}", &variables()).unwrap())
+            let runner = Arc::clone(&runner);
+            tokio::spawn(async move { runner.apply("{}".into(), variables()).await.unwrap() })
         })
         .collect();
-    let outputs: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let mut outputs = Vec::new();
+    for run in runs {
+        outputs.push(run.await.unwrap());
+    }
     assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]));
 }

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
 use throughline_config::Settings;
-use throughline_kafka::{Consumer, Handled, KafkaError, Lanes, Producer, Record, ensure_topics};
+use throughline_kafka::{Claim, Consumer, KafkaError, Pool, Producer, Record, ensure_topics};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
-use throughline_messages::{Topics, name};
+use throughline_messages::Topics;
 use throughline_token::Tokens;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +19,17 @@ use tracing::info;
 use crate::destination::token_client;
 use crate::error::StartError;
 use crate::health::{self, Readiness};
+use crate::metrics::{self, Metrics};
 use crate::processor::Processor;
 use crate::reporter::Reporter;
+use crate::room::{Room, Rooms};
 use crate::routing::Routing;
+
+/// How many records are held for each that is in work: most of them wait for others of their key.
+const HELD_PER_CALL: usize = 16;
+
+/// What may be held of payloads, all together: room for many of common size, and for some of the largest.
+const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// How long the broker may take to list and create topics before the start is given up.
 const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
@@ -53,14 +60,27 @@ impl Dispatch {
     }
 }
 
-/// Starts dispatch: it works on records until `shutdown` begins.
+/// Starts dispatch: it works on records until `shutdown` begins. What it does is measured with `meter`.
 ///
 /// # Errors
 /// [`StartError`] if the configuration, the address or the broker cannot be used.
-pub async fn start(settings: Settings, clock: Clock, shutdown: Shutdown) -> Result<Dispatch, StartError> {
+pub async fn start(
+    settings: Settings,
+    clock: Clock,
+    shutdown: Shutdown,
+    meter: &Meter,
+) -> Result<Dispatch, StartError> {
     let topics = Topics::new(&settings.kafka.prefix);
     let group = format!("{}-dispatch", settings.kafka.prefix);
-    let routing = Routing::new(&settings)?;
+    let calls = usize::try_from(settings.dispatch.concurrency.get()).unwrap_or(usize::MAX);
+    let held = calls.saturating_mul(HELD_PER_CALL);
+    let rooms = Rooms {
+        work: Room::new(settings.dispatch.concurrency.get()),
+        // What is left is for those that do not wait.
+        lanes: Room::new(u32::try_from(held.saturating_sub(calls)).unwrap_or(u32::MAX)),
+    };
+    let routing = Routing::new(&settings, &rooms, meter)?;
+    metrics::observe(meter, &routing);
     let tokens = Tokens::new(token_client()?);
 
     let configured = settings.dispatch.address;
@@ -68,14 +88,14 @@ pub async fn start(settings: Settings, clock: Clock, shutdown: Shutdown) -> Resu
     let listener = TcpListener::bind(configured).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
 
-    let concurrency = NonZeroUsize::try_from(settings.dispatch.concurrency).unwrap_or(NonZeroUsize::MAX);
-    let producer = Producer::new(&settings.kafka)?;
-    let consumer = subscribe(&settings, &topics, &group, concurrency.get()).await?;
+    let producer = Producer::new(&settings.kafka, meter)?;
+    let consumer = subscribe(&settings, &topics, &group, calls, meter).await?;
     let readiness = Readiness::new(producer.clone(), shutdown.soft().clone());
     let processor = Processor {
         routing,
         tokens,
         reporter: Reporter::new(producer.clone(), topics.clone()),
+        metrics: Metrics::new(meter),
         clock,
         stopping: shutdown.soft().clone(),
         retries: topics.retries,
@@ -88,7 +108,7 @@ pub async fn start(settings: Settings, clock: Clock, shutdown: Shutdown) -> Resu
     let finishing = finished.clone().drop_guard();
     tasks.spawn("consumer", async move {
         let _finishing = finishing;
-        work_off(consumer, Lanes::new(concurrency), processor, &shutdown).await?;
+        work_off(consumer, Pool::new(held, HELD_BYTES), processor, &shutdown).await?;
         producer.flush(FLUSH_DEADLINE).await
     });
     tasks.spawn("health", async move {
@@ -106,36 +126,27 @@ async fn subscribe(
     topics: &Topics,
     group: &str,
     buffer: usize,
+    meter: &Meter,
 ) -> Result<Consumer, KafkaError> {
     let mut subscribed: BTreeSet<&str> = settings.routes.values().map(|route| route.topic.as_str()).collect();
     subscribed.insert(&topics.retries);
     let needed: BTreeSet<&str> = subscribed.iter().copied().chain(topics.all()).collect();
     ensure_topics(&settings.kafka, &Vec::from_iter(needed), TOPICS_DEADLINE).await?;
-    Consumer::subscribe(&settings.kafka, group, &Vec::from_iter(subscribed), buffer)
+    Consumer::subscribe(&settings.kafka, group, &Vec::from_iter(subscribed), buffer, meter)
 }
 
 /// Works on records until the shut-down, then finishes what was begun and leaves the group.
 async fn work_off(
     consumer: Consumer,
-    lanes: Lanes,
+    pool: Pool,
     processor: Processor,
     shutdown: &Shutdown,
 ) -> Result<(), KafkaError> {
     let processor = Arc::new(processor);
-    let handler = |record: Record| {
+    let handler = |record: Record, claim: Claim| {
+        let task = processor.admit(record, claim);
         let processor = Arc::clone(&processor);
-        async move {
-            processor.process(&record).await;
-            Handled::Done
-        }
+        async move { processor.process(task).await }
     };
-    lanes.run(consumer, lane, handler, shutdown.soft(), shutdown.hard()).await
-}
-
-/// Records with the same lane are worked on one after the other: those of one key of one route,
-/// whatever topic they came by. A record without a key waits for none.
-fn lane(record: &Record) -> Option<(Bytes, Bytes)> {
-    let key = record.key.clone()?;
-    let route = record.headers.iter().rev().find(|(name, _)| name == name::CE_TYPE);
-    Some((route.map(|(_, route)| route.clone()).unwrap_or_default(), key))
+    pool.run(consumer, handler, shutdown.soft(), shutdown.hard()).await
 }

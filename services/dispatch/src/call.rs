@@ -16,6 +16,7 @@ use crate::classify::CallError;
 use crate::credentials::NoToken;
 use crate::destination::{Body, Destination, IDEMPOTENCY_KEY};
 use crate::excerpt::Excerpt;
+use crate::metrics::TokenResult;
 
 /// How a call ended.
 pub(crate) struct Called {
@@ -59,8 +60,13 @@ impl Call<'_> {
     }
 
     async fn token(&self, oauth2: &OAuth2, deadline: Instant) -> Result<AccessToken, NoToken> {
-        let got = timeout_at(deadline, self.tokens.get(oauth2)).await;
-        Ok(got.map_err(|_| NoToken::Timeout(self.destination.timeout))??)
+        let source = if self.tokens.holds(oauth2).await { TokenResult::Hit } else { TokenResult::Miss };
+        let got = match timeout_at(deadline, self.tokens.get(oauth2)).await {
+            Ok(got) => got.map_err(NoToken::Error),
+            Err(_) => Err(NoToken::Timeout(self.destination.timeout)),
+        };
+        self.destination.calls.token(if got.is_ok() { source } else { TokenResult::Error });
+        got
     }
 
     async fn post(&self, authorization: Option<HeaderValue>, resend: u32, deadline: Instant) -> Called {
@@ -73,6 +79,7 @@ impl Call<'_> {
         }
         throughline_telemetry::inject(&span, headers);
 
+        let (began, _in_flight) = (Instant::now(), self.destination.calls.begin());
         let (mut status, mut retry_after) = (None, None);
         let mut excerpt = Excerpt::default();
         let exchange = async {
@@ -88,6 +95,7 @@ impl Call<'_> {
         };
         let called = Called { status, retry_after, excerpt: excerpt.into_text(), end };
         record(&span, &called);
+        self.destination.calls.ended(&called, began.elapsed());
         called
     }
 

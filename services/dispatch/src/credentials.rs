@@ -54,6 +54,12 @@ impl Health {
         Self { destination: destination.to_owned(), trouble: Mutex::new(None) }
     }
 
+    /// Whether an operator has to mend them.
+    pub(crate) fn are_refused(&self) -> bool {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.is_some_and(|trouble| trouble.cause == DeferralCause::TokenRefused)
+    }
+
     /// A token came.
     pub(crate) fn well(&self) {
         if self.change(None).is_some() {

@@ -15,7 +15,8 @@ use crate::call::{Call, Called};
 use crate::classify::Made;
 use crate::destination::{Body, Destination};
 use crate::gate::Hold;
-use crate::processor::Processor;
+use crate::processor::{Processor, Turn};
+use crate::reporter::origin;
 use crate::work::{Deliveries, Standing};
 
 /// A delivery that is to be attempted.
@@ -49,8 +50,17 @@ impl Begun {
 impl Delivery<'_> {
     /// Attempts it, again as often as that is to be at once, and returns when Kafka has all outcomes and, if it
     /// ended dead, its dead letter.
-    pub(crate) async fn run(self, processor: &Processor) {
+    pub(crate) async fn run(self, processor: &Processor, turn: Result<Turn, Hold>) {
         let mut standing = self.deliveries.standing;
+        let _turn = match turn {
+            Ok(turn) => turn,
+            Err(hold) => {
+                let begun = Begun::now(&processor.clock);
+                let outcome = NoCall::Held(hold).outcome(begun.at);
+                self.tell(processor, &self.report(standing, begun, None, outcome, standing.spent)).await;
+                return;
+            }
+        };
         for repeats in 0.. {
             let report = self.attempt(processor, standing, repeats).await;
             // Before the next attempt: outcomes are told in the order of their attempts.
@@ -69,6 +79,7 @@ impl Delivery<'_> {
                 reporter.dead_letter(self.record, *reason, &failure.error, Some(report)).await;
             }
         };
+        processor.metrics.attempt(report, &self.deliveries.request, processor.clock.now());
         tokio::join!(processor.reporter.outcome(report), dead_letter);
         log(report);
     }
@@ -100,13 +111,18 @@ impl Delivery<'_> {
         standing: Standing,
         begun: &mut Begun,
     ) -> Result<Called, NoCall> {
-        if begun.at >= destination.rules.retry.ends_at(standing.since) {
-            return Err(NoCall::expired(destination.rules.retry.window));
-        }
+        let retry = &destination.rules.retry;
+        let in_time = |now| {
+            if now < retry.ends_at(standing.since) { Ok(()) } else { Err(NoCall::expired(retry.window)) }
+        };
+        in_time(begun.at)?;
+        destination.gate.is_passable()?;
+        // Before the turn, which it may take longer than a call.
+        let body = self.body(destination, standing).await?;
         let pass = destination.gate.pass().await?;
         // To wait for a turn is no part of the attempt.
         *begun = Begun::now(&processor.clock);
-        let body = self.body(destination, standing)?;
+        in_time(begun.at)?;
         let (tokens, id, attempt) = (&processor.tokens, self.deliveries.request.id, standing.attempt);
         match (Call { destination, tokens, id, attempt, body }).make().await {
             Ok(called) => {
@@ -118,16 +134,17 @@ impl Delivery<'_> {
         }
     }
 
-    fn body(&self, destination: &Destination, standing: Standing) -> Result<Body, TransformError> {
+    async fn body(&self, destination: &Destination, standing: Standing) -> Result<Body, TransformError> {
         let content_type = self.deliveries.content_type.clone();
         let came = Body { content: self.record.payload.clone(), content_type };
         let request = &self.deliveries.request;
-        destination.body(came, || Variables {
+        let variables = || Variables {
             id: request.id.to_string(),
             route: request.route.clone(),
             accepted_at: request.accepted_at.to_rfc3339_opts(SecondsFormat::Millis, true),
             attempt: standing.attempt,
-        })
+        };
+        destination.body(came, variables).await
     }
 
     fn report(
@@ -143,10 +160,12 @@ impl Delivery<'_> {
             request_id: self.deliveries.request.id,
             destination: self.destination.clone(),
             attempt: standing.attempt,
+            called: called.is_some(),
             spent,
             started_at: begun.at,
             duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
             trace_id: throughline_telemetry::trace_id_of(&Span::current()),
+            origin: Some(origin(self.record)),
             status: status.map(|status| status.as_u16()),
             response_excerpt: called.and_then(|called| called.excerpt),
             outcome,

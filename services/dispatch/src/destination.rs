@@ -1,21 +1,25 @@
 //! A third-party API, as the configuration describes it, ready to be called.
 
-use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method};
+use opentelemetry::metrics::Meter;
 use reqwest::{Client, ClientBuilder, Request, redirect};
 use throughline_config as config;
-use throughline_transform::{Filter, TransformError, Variables};
+use throughline_transform::{Filter, Runner, TransformError, Variables};
 use url::Url;
 
 use crate::classify::Rules;
 use crate::credentials::Health;
 use crate::error::StartError;
-use crate::gate::Gate;
+use crate::gate::{Gate, Hold};
+use crate::lanes::{Key, Lanes, Place};
+use crate::metrics::Calls;
 use crate::policy;
+use crate::room::{Rooms, Share, Taken};
 
 /// Idle connections are closed before the 60 s after which common load balancers do: a request that
 /// meets a connection which is just being closed fails.
@@ -37,10 +41,13 @@ pub(crate) struct Destination {
     pub(crate) rules: Rules,
     pub(crate) gate: Gate,
     pub(crate) credentials: Health,
+    pub(crate) calls: Calls,
+    lanes: Arc<Lanes>,
+    share: Arc<Share>,
     client: Client,
     url: Url,
     headers: HeaderMap,
-    filter: Option<Filter>,
+    filter: Option<Runner>,
 }
 
 /// What may be shown of a destination's URL.
@@ -58,40 +65,60 @@ pub(crate) struct Body {
 }
 
 impl Destination {
-    /// `in_work` is how many records dispatch works on at once.
+    /// The `rooms` are shared by all destinations.
     pub(crate) fn new(
         name: &str,
         settings: &config::Destination,
-        in_work: NonZeroU32,
+        rooms: &Rooms,
+        meter: &Meter,
     ) -> Result<Self, StartError> {
         let client = client_builder().connect_timeout(settings.connect_timeout).build();
-        let filter = settings.filter.as_deref().map(Filter::compile).transpose();
         let own = || name.to_owned();
+        let shown = Shown::of(&settings.url);
         Ok(Self {
             name: own(),
             oauth2: settings.oauth2.clone(),
             timeout: settings.timeout,
             response_limit: usize::try_from(settings.response_limit.as_u64()).unwrap_or(usize::MAX),
-            shown: Shown::of(&settings.url),
+            calls: Calls::new(meter, name, &shown.host),
+            shown,
             rules: Rules { retry: policy::retry(&settings.retry), statuses: policy::statuses(settings) },
-            gate: Gate::new(name, settings, in_work),
+            gate: Gate::new(name, settings, &rooms.work),
             credentials: Health::new(name),
+            lanes: Lanes::new(Share::of(&rooms.lanes)),
+            share: Share::of(&rooms.work),
             client: client.map_err(|source| StartError::Client { destination: own(), source })?,
             url: settings.url.clone(),
             headers: static_headers(name, &settings.headers, settings.oauth2.is_some())?,
-            filter: filter.map_err(|source| StartError::Filter { destination: own(), source })?,
+            filter: settings.filter.as_deref().map(|filter| runner(name, filter)).transpose()?,
         })
     }
 
+    /// Lines up behind those with the same ordering key.
+    ///
+    /// # Errors
+    /// If there are too many: how long to stay away.
+    pub(crate) fn line_up(&self, key: Key) -> Result<Place, Duration> {
+        self.lanes.enter(key, || self.gate.call())
+    }
+
+    /// Takes its share of what is in work.
+    ///
+    /// # Errors
+    /// If there is none for too long.
+    pub(crate) async fn take_share(&self) -> Result<Taken, Hold> {
+        self.gate.take(&self.share).await
+    }
+
     /// The body this destination wants: the filter's output, or byte for byte what came.
-    pub(crate) fn body(
+    pub(crate) async fn body(
         &self,
         came: Body,
         variables: impl FnOnce() -> Variables,
     ) -> Result<Body, TransformError> {
         let Some(filter) = &self.filter else { return Ok(came) };
         Ok(Body {
-            content: filter.apply(&came.content, &variables())?.into(),
+            content: filter.apply(came.content, variables()).await?.into(),
             content_type: HeaderValue::from_static("application/json"),
         })
     }
@@ -110,6 +137,13 @@ impl Destination {
     pub(crate) async fn execute(&self, request: Request) -> Result<reqwest::Response, reqwest::Error> {
         self.client.execute(request).await
     }
+}
+
+fn runner(destination: &str, filter: &str) -> Result<Runner, StartError> {
+    let own = || destination.to_owned();
+    let filter =
+        Filter::compile(filter).map_err(|source| StartError::Filter { destination: own(), source })?;
+    Runner::new(filter).map_err(|source| StartError::Threads { destination: own(), source })
 }
 
 impl Shown {

@@ -27,6 +27,14 @@ pub enum StartError {
         /// What is wrong with it.
         source: CompileError,
     },
+    /// There are no threads for a destination's filter.
+    #[error("destinations.{destination}: no threads for its filter")]
+    Threads {
+        /// The destination's name.
+        destination: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A destination's static header cannot be sent.
     #[error("destinations.{destination}.headers.{header}: {problem}")]
     Header {

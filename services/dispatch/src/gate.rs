@@ -1,7 +1,6 @@
 //! What stands before each call to a third party: its breaker and its limits.
 
-use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use throughline_config as config;
@@ -12,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::limits::{Limits, Turn};
 use crate::policy;
+use crate::room::{Room, Share, Taken};
 
 /// The gate of one destination.
 pub(crate) struct Gate {
@@ -36,26 +36,53 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Gate {
-    /// `in_work` is how many records dispatch works on at once.
-    pub(crate) fn new(name: &str, settings: &config::Destination, in_work: NonZeroU32) -> Self {
+    /// `room` is shared by all destinations.
+    pub(crate) fn new(name: &str, settings: &config::Destination, room: &Room) -> Self {
         Self {
             destination: name.to_owned(),
             breaker: Mutex::new(Breaker::new(policy::breaker(&settings.breaker))),
-            limits: Limits::new(&settings.limits, in_work),
+            limits: Limits::new(&settings.limits, room),
         }
+    }
+
+    /// Whether anybody may be let through now.
+    ///
+    /// # Errors
+    /// If the breaker is open.
+    pub(crate) fn is_passable(&self) -> Result<(), Hold> {
+        self.breaker().hold(now()).map_or(Ok(()), |wait| Err(held(wait)))
     }
 
     /// Asks for leave to make a call, and waits for it a little if there are many.
     pub(crate) async fn pass(&self) -> Result<Pass<'_>, Hold> {
-        let held = |wait| Hold { cause: DeferralCause::BreakerOpen, wait };
         // Who is held back anyway does not wait for a turn.
-        if let Some(wait) = self.breaker().hold(now()) {
-            return Err(held(wait));
-        }
-        let limited = |wait| Hold { cause: DeferralCause::Limit, wait };
-        let turn = self.limits.turn().await.map_err(limited)?;
+        self.is_passable()?;
+        let turn = self.limits.turn().await.map_err(full)?;
         let permit = self.change(Breaker::permit).map_err(held)?;
         Ok(Pass { gate: self, permit: Some(permit), _turn: turn })
+    }
+
+    /// Which state its breaker is in.
+    pub(crate) fn state(&self) -> BreakerState {
+        self.breaker().state()
+    }
+
+    /// The most calls at once.
+    pub(crate) fn most_calls(&self) -> u32 {
+        self.limits.most_calls()
+    }
+
+    /// Takes a share of what is in work, and waits for it a little if there is none.
+    pub(crate) async fn take(&self, share: &Arc<Share>) -> Result<Taken, Hold> {
+        match share.try_take() {
+            Some(taken) => Ok(taken),
+            None => self.limits.wait_for(share.take()).await.map_err(full),
+        }
+    }
+
+    /// How long a call takes on average; zero as long as nobody knows.
+    pub(crate) fn call(&self) -> Duration {
+        self.limits.call()
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -107,6 +134,14 @@ impl Drop for Pass<'_> {
     }
 }
 
+fn full(wait: Duration) -> Hold {
+    Hold { cause: DeferralCause::Limit, wait }
+}
+
+fn held(wait: Duration) -> Hold {
+    Hold { cause: DeferralCause::BreakerOpen, wait }
+}
+
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
@@ -119,7 +154,7 @@ mod tests {
 
     fn gate(settings: &serde_json::Value) -> Gate {
         let settings = serde_json::from_value(settings.clone()).unwrap();
-        Gate::new("three", &settings, NonZeroU32::new(100).unwrap())
+        Gate::new("three", &settings, &Room::new(100))
     }
 
     async fn fail(gate: &Gate) {

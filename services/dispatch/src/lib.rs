@@ -7,9 +7,9 @@
 //! calls and loses none; the third party recognises a repeated call by its `Idempotency-Key`.
 //!
 //! In here: `app` puts the parts together; `work` says what a record asks for and `processor` sees
-//! to it; a `delivery` is attempted at one `destination`: its `gate` (breaker and `limits`) lets a call
-//! through, for which `credentials` must be good, `call` makes it and `classify` judges how it ended;
-//! `reporter` tells Kafka. What cannot be called now is deferred: it waits in the database, not here.
+//! to it; a `delivery` is attempted at one `destination`: its `lanes` keep the order of each key, its `gate`
+//! (breaker, `limits`, and a share of the `room` that all have together) lets a call through, for which `credentials` must be good, `call` makes it and `classify` judges how it ended;
+//! `reporter` tells Kafka, and `metrics` count along. What cannot be called now is deferred: it waits in the database, not here.
 
 mod app;
 mod call;
@@ -22,12 +22,19 @@ mod error;
 mod excerpt;
 mod gate;
 mod health;
+mod lanes;
 mod limits;
+mod metrics;
 mod policy;
 mod processor;
 mod reporter;
+mod room;
 mod routing;
 mod work;
 
 pub use app::{Dispatch, start};
 pub use error::StartError;
+
+/// What a filter holds of memory is bounded, and read off this.
+#[global_allocator]
+static ALLOCATOR: throughline_transform::Allocator = throughline_transform::Allocator;

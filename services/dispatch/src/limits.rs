@@ -15,11 +15,14 @@ use throughline_resilience::Line;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::room::Room;
+
 /// What comes within this time may come at once: no timer here is finer by much.
 const BURST: Duration = Duration::from_millis(10);
 
 /// The limits of one destination.
 pub(crate) struct Limits {
+    most: u32,
     places: Semaphore,
     rate: Option<Rate>,
     patience: Duration,
@@ -39,15 +42,16 @@ pub(crate) struct Turn<'a> {
 struct Seat<'a>(&'a Limits);
 
 impl Limits {
-    /// Whatever its own limit, a destination leaves half of the records that are in work at once to the others.
-    pub(crate) fn new(limits: &config::Limits, in_work: NonZeroU32) -> Self {
-        let places = limits.concurrency.get().min((in_work.get() / 2).max(1));
+    /// Whatever its own limit, a destination never has more than its share of the `room`.
+    pub(crate) fn new(limits: &config::Limits, room: &Room) -> Self {
+        let most = limits.concurrency.get().min(room.share_of_one());
         let gap = limits.rate.map_or(Duration::ZERO, |rate| rate.per / rate.count.get());
         Self {
-            places: semaphore(places),
+            most,
+            places: semaphore(most),
             rate: limits.rate.map(|rate| RateLimiter::direct_with_clock(quota(rate), Ticks)),
             patience: limits.patience,
-            line: Mutex::new(Line::new(places, gap, limits.patience)),
+            line: Mutex::new(Line::new(most, gap, limits.patience)),
         }
     }
 
@@ -62,9 +66,17 @@ impl Limits {
             turn = &mut turn => return Ok(turn),
             () = ready(()) => {}
         }
+        self.wait_for(turn).await
+    }
+
+    /// Waits for something that stands before a turn, as it would for the turn.
+    ///
+    /// # Errors
+    /// How long to stay away.
+    pub(crate) async fn wait_for<T>(&self, what: impl Future<Output = T>) -> Result<T, Duration> {
         let away = |until_turn: Duration| until_turn.max(self.patience);
         let _seat = self.seat().map_err(away)?;
-        timeout(self.patience, turn).await.map_err(|_| away(self.line().send_away(now())))
+        timeout(self.patience, what).await.map_err(|_| away(self.line().send_away(now())))
     }
 
     #[expect(clippy::expect_used, reason = "nobody closes the semaphore")]
@@ -77,6 +89,16 @@ impl Limits {
         }
         self.line().began(now());
         Turn { limits: self, since: Instant::now(), _place: place }
+    }
+
+    /// The most calls at once.
+    pub(crate) fn most_calls(&self) -> u32 {
+        self.most
+    }
+
+    /// How long a call takes on average; zero as long as nobody knows.
+    pub(crate) fn call(&self) -> Duration {
+        self.line().call()
     }
 
     fn seat(&self) -> Result<Seat<'_>, Duration> {
@@ -145,7 +167,7 @@ mod tests {
     fn limits(concurrency: u32, rate: Option<&str>, patience: Duration, in_work: u32) -> Limits {
         let concurrency = NonZeroU32::new(concurrency).unwrap();
         let rate = rate.map(|rate| rate.parse().unwrap());
-        Limits::new(&config::Limits { concurrency, rate, patience }, NonZeroU32::new(in_work).unwrap())
+        Limits::new(&config::Limits { concurrency, rate, patience }, &Room::new(in_work))
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,8 +24,9 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     let settings = throughline_config::load(flags)?.settings;
     let telemetry = throughline_telemetry::init("throughline-dispatch", env!("CARGO_PKG_VERSION"))?;
     let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
+    let meter = telemetry.meter("throughline-dispatch");
     let ended = async {
-        let dispatch = throughline_dispatch::start(settings, Clock::system(), shutdown).await?;
+        let dispatch = throughline_dispatch::start(settings, Clock::system(), shutdown, &meter).await?;
         dispatch.join().await.map_err(anyhow::Error::from)
     };
     let ended = ended.await;

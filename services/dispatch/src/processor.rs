@@ -1,17 +1,23 @@
 //! What happens to a record, from its headers to its last acknowledgement.
 
+use std::sync::OnceLock;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use throughline_clock::Clock;
-use throughline_kafka::Record;
-use throughline_messages::{Adoption, DeadReason, TraceContext};
+use throughline_kafka::{Claim, Handled, Record};
+use throughline_messages::{Adoption, DeadReason, DeferralCause, TraceContext};
 use throughline_token::Tokens;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, error, info, info_span};
 
 use crate::delivery::Delivery;
+use crate::gate::Hold;
+use crate::lanes::{self, Key, Place, Spot};
+use crate::metrics::Metrics;
 use crate::reporter::{Reporter, origin};
+use crate::room::Taken;
 use crate::routing::Routing;
 use crate::work::{Deliveries, Work};
 
@@ -19,11 +25,12 @@ use crate::work::{Deliveries, Work};
 /// store traces have closed the first one long since.
 const MUCH_LATER: TimeDelta = TimeDelta::minutes(5);
 
-/// Works on records. A call ends when Kafka has all that there is to say of the record.
+/// Works on records.
 pub(crate) struct Processor {
     pub(crate) routing: Routing,
     pub(crate) tokens: Tokens,
     pub(crate) reporter: Reporter,
+    pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     /// A shut-down has begun: what is in work is finished.
     pub(crate) stopping: CancellationToken,
@@ -33,30 +40,105 @@ pub(crate) struct Processor {
     pub(crate) group: String,
 }
 
+/// A record that has been looked at, and whose deliveries have lined up where order is kept.
+pub(crate) struct Task {
+    record: Record,
+    work: Work,
+    spots: Vec<Spot>,
+    begun: Begun,
+}
+
+/// A delivery's turn, until it is dropped.
+pub(crate) struct Turn {
+    _place: Option<Place>,
+    _share: Option<Taken>,
+}
+
+/// Whether a record is worked on, or left to the next owner of its partition: the same for all its deliveries.
+struct Begun {
+    claim: Claim,
+    decided: OnceLock<bool>,
+}
+
+impl Begun {
+    fn or_left(&self) -> bool {
+        *self.decided.get_or_init(|| self.claim.begin())
+    }
+}
+
 impl Processor {
-    /// Does what the record asks for.
-    pub(crate) async fn process(&self, record: &Record) {
+    /// Looks at a record. To be called in the order of the records.
+    pub(crate) fn admit(&self, record: Record, claim: Claim) -> Task {
         let work = if record.topic == self.retries {
             Work::of_retry(&record.headers)
         } else {
             Work::of_request(&record.topic, &record.headers, &self.routing)
         };
-        let span = self.span(record, &work);
+        let spots = match &work {
+            Work::Deliver(deliveries) => self.line_up(&record, deliveries),
+            Work::Adopt { .. } | Work::Bury { .. } => Vec::new(),
+        };
+        let begun = Begun { claim, decided: OnceLock::new() };
+        Task { record, work, spots, begun }
+    }
+
+    /// Takes a place for each destination, if the record has an ordering key: one that is not its id.
+    fn line_up(&self, record: &Record, deliveries: &Deliveries) -> Vec<Spot> {
+        let Deliveries { request, destinations, .. } = deliveries;
+        let key = record.key.as_ref().filter(|key| **key != request.id.to_string().as_bytes());
+        let spot = |destination: &String| match (key, self.routing.destination(destination)) {
+            (Some(key), Some(destination)) => {
+                destination.line_up(Key { route: request.route.clone(), key: key.clone() }).map(Some)
+            }
+            (None, _) | (_, None) => Ok(None),
+        };
+        destinations.iter().map(spot).collect()
+    }
+
+    /// Does what the record asks for. It ends when Kafka has all that there is to say of it.
+    pub(crate) async fn process(&self, task: Task) -> Handled {
+        let Task { record, work, spots, begun } = task;
+        let span = self.span(&record, &work);
         let trace = throughline_telemetry::context_of(&span);
         let work = async {
             match work {
-                Work::Deliver(deliveries) => self.deliver(record, &deliveries).await,
-                Work::Adopt { route } => self.adopt(record, route, trace).await,
-                Work::Bury { reason, error } => self.bury(record, reason, &error).await,
+                Work::Deliver(deliveries) => return self.deliver(&record, &deliveries, spots, &begun).await,
+                _ if !begun.or_left() => return Handled::Abandoned,
+                Work::Adopt { route } => self.adopt(&record, route, trace).await,
+                Work::Bury { reason, error } => self.bury(&record, reason, &error).await,
             }
+            Handled::Done
         };
-        work.instrument(span).await;
+        work.instrument(span).await
     }
 
     /// Each destination is called at the same time: the slow ones make none wait.
-    async fn deliver(&self, record: &Record, deliveries: &Deliveries) {
-        let delivery = |destination| Delivery { record, deliveries, destination }.run(self);
-        join_all(deliveries.destinations.iter().map(delivery)).await;
+    async fn deliver(
+        &self,
+        record: &Record,
+        deliveries: &Deliveries,
+        spots: Vec<Spot>,
+        begun: &Begun,
+    ) -> Handled {
+        let delivery = async |(destination, spot): (&String, Spot)| {
+            let turn = self.turn(destination, spot).await;
+            if begun.or_left() {
+                Delivery { record, deliveries, destination }.run(self, turn).await;
+            }
+        };
+        join_all(deliveries.destinations.iter().zip(spots).map(delivery)).await;
+        if begun.or_left() { Handled::Done } else { Handled::Abandoned }
+    }
+
+    /// Waits until a delivery's turn in its lane has come, and there is room for its work.
+    async fn turn(&self, destination: &str, spot: Spot) -> Result<Turn, Hold> {
+        let busy = |wait| Hold { cause: DeferralCause::KeyBusy, wait };
+        let place = lanes::turn(spot).await.map_err(busy)?;
+        let share = match self.routing.destination(destination) {
+            Some(destination) => Some(destination.take_share().await?),
+            None => None,
+        };
+        Ok(Turn { _place: place, _share: share })
     }
 
     async fn adopt(&self, record: &Record, route: String, trace: Option<TraceContext>) {
@@ -66,8 +148,10 @@ impl Processor {
             content_type: content_type(record),
             trace: trace.or_else(|| TraceContext::from_headers(&record.headers)),
         };
-        self.reporter.adoption(record, &adoption).await;
-        info!(origin = %adoption.origin, route = adoption.route, "adopted a foreign record");
+        match self.reporter.adoption(record, &adoption).await {
+            Ok(()) => info!(origin = %adoption.origin, route = adoption.route, "adopted a foreign record"),
+            Err(refusal) => self.bury(record, DeadReason::Unpublishable, &refusal.to_string()).await,
+        }
     }
 
     async fn bury(&self, record: &Record, reason: DeadReason, error: &str) {
@@ -75,6 +159,7 @@ impl Processor {
         let span = Span::current();
         span.record("otel.status_code", "ERROR");
         span.record("error.type", reason.as_str());
+        self.metrics.buried(reason);
         self.reporter.dead_letter(record, reason, error, None).await;
     }
 

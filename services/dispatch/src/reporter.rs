@@ -2,8 +2,13 @@
 
 use bytes::Bytes;
 use throughline_kafka::{Outgoing, Producer, Record, SendError};
-use throughline_messages::{Adoption, AttemptReport, DeadLetter, DeadReason, LastAttempt, Origin, Topics};
+use throughline_messages::{
+    Adoption, AttemptReport, DeadLetter, DeadReason, LastAttempt, Origin, Outcome, Topics,
+};
 use tracing::{error, warn};
+
+/// Bytes of an error's words that every topic takes.
+const FEW_WORDS: usize = 100;
 
 /// Produces, and returns only once Kafka has it: a record's offset is finished after that.
 ///
@@ -18,15 +23,11 @@ impl Reporter {
         Self { producer, topics }
     }
 
-    /// Reports the outcome of an attempt.
+    /// Reports the outcome of an attempt; in few words, if the broker refuses more.
     pub(crate) async fn outcome(&self, report: &AttemptReport) {
-        let record = Outgoing {
-            topic: self.topics.outcomes.clone(),
-            key: Some(report.request_id.to_string().into()),
-            headers: vec![("content-type".to_owned(), Bytes::from_static(b"application/json"))],
-            payload: json(report),
-        };
-        if let Err(refusal) = self.send(&record).await {
+        let Err(refusal) = self.send(&self.record_of(report)).await else { return };
+        warn!(request_id = %report.request_id, error = %refusal, "the broker refuses an outcome; it gets fewer words");
+        if let Err(refusal) = self.send(&self.record_of(&in_few_words(report))).await {
             // Its delivery stays silent, so ingest publishes it again when its patience ends.
             error!(
                 request_id = %report.request_id,
@@ -35,6 +36,15 @@ impl Reporter {
                 error = %refusal,
                 "the broker refuses an outcome"
             );
+        }
+    }
+
+    fn record_of(&self, report: &AttemptReport) -> Outgoing {
+        Outgoing {
+            topic: self.topics.outcomes.clone(),
+            key: Some(report.request_id.to_string().into()),
+            headers: vec![("content-type".to_owned(), Bytes::from_static(b"application/json"))],
+            payload: json(report),
         }
     }
 
@@ -50,33 +60,37 @@ impl Reporter {
             destination: last.map(|report| report.destination.clone()),
             reason,
             error: error.to_owned(),
-            origin: origin(record),
+            origin: Some(origin(record)),
             last: last.and_then(last_attempt),
         };
-        let outgoing = Outgoing {
+        let mut outgoing = Outgoing {
             topic: self.topics.dead_letters.clone(),
             key: record.key.clone(),
             headers: letter.to_headers(record.headers.clone()),
             payload: record.payload.clone(),
         };
+        let Err(refusal) = self.send(&outgoing).await else { return };
+        warn!(origin = %origin(record), error = %refusal, "the broker refuses a dead letter; it goes without its value");
+        // A request's body is in the database, and any record on the topic it came by.
+        outgoing.payload = Bytes::new();
+        outgoing.headers = DeadLetter::without_value(outgoing.headers);
         if let Err(refusal) = self.send(&outgoing).await {
-            // A request's body is still in the database, and any record on the topic it came by.
-            error!(origin = %letter.origin, error = %refusal, "the broker refuses a dead letter");
+            error!(origin = %origin(record), error = %refusal, "the broker refuses a dead letter");
         }
     }
 
-    /// Hands a foreign record to ingest. One that the broker refuses becomes a dead letter.
-    pub(crate) async fn adoption(&self, record: &Record, adoption: &Adoption) {
+    /// Hands a foreign record to ingest.
+    ///
+    /// # Errors
+    /// If the broker never takes it.
+    pub(crate) async fn adoption(&self, record: &Record, adoption: &Adoption) -> Result<(), SendError> {
         let outgoing = Outgoing {
             topic: self.topics.adoptions.clone(),
             key: record.key.clone(),
             headers: adoption.to_headers(),
             payload: record.payload.clone(),
         };
-        if let Err(refusal) = self.send(&outgoing).await {
-            warn!(origin = %adoption.origin, error = %refusal, "the broker refuses an adoption");
-            self.dead_letter(record, DeadReason::Unpublishable, &refusal.to_string(), None).await;
-        }
+        self.send(&outgoing).await
     }
 
     /// Sends until the broker has the record or says that it never will.
@@ -85,9 +99,18 @@ impl Reporter {
     }
 }
 
+/// Without what third parties and filters have said.
+fn in_few_words(report: &AttemptReport) -> AttemptReport {
+    let mut report = AttemptReport { response_excerpt: None, ..report.clone() };
+    if let Outcome::Retry { failure, .. } | Outcome::Dead { failure, .. } = &mut report.outcome {
+        failure.error.truncate(failure.error.floor_char_boundary(FEW_WORDS));
+    }
+    report
+}
+
 fn last_attempt(report: &AttemptReport) -> Option<LastAttempt> {
     Some(LastAttempt {
-        number: report.attempt,
+        number: report.made(),
         class: report.outcome.failure()?.class,
         status: report.status,
         response_excerpt: report.response_excerpt.clone(),

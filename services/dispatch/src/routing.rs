@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use opentelemetry::metrics::Meter;
 use throughline_config::Settings;
 
 use crate::destination::Destination;
 use crate::error::StartError;
+use crate::room::Rooms;
 
 /// The configured routes and destinations.
 pub(crate) struct Routing {
@@ -18,10 +20,10 @@ pub(crate) struct Routing {
 impl Routing {
     /// # Errors
     /// If a destination cannot be made ready: its filter, headers or client.
-    pub(crate) fn new(settings: &Settings) -> Result<Self, StartError> {
-        let in_work = settings.dispatch.concurrency;
+    pub(crate) fn new(settings: &Settings, rooms: &Rooms, meter: &Meter) -> Result<Self, StartError> {
         let ready = |(name, destination): (&String, &throughline_config::Destination)| {
-            Ok((name.clone(), Arc::new(Destination::new(name, destination, in_work)?)))
+            let destination = Destination::new(name, destination, rooms, meter)?;
+            Ok((name.clone(), Arc::new(destination)))
         };
         let routes = &settings.routes;
         Ok(Self {
@@ -39,6 +41,10 @@ impl Routing {
     /// The route whose topic this is.
     pub(crate) fn route_of(&self, topic: &str) -> Option<&str> {
         self.route_of.get(topic).map(String::as_str)
+    }
+
+    pub(crate) fn destinations(&self) -> Vec<Arc<Destination>> {
+        self.destinations.values().cloned().collect()
     }
 
     pub(crate) fn destination(&self, name: &str) -> Option<Arc<Destination>> {

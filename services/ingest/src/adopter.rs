@@ -91,6 +91,8 @@ async fn offer(
         content_type: adoption.content_type.clone().unwrap_or_else(|| "application/json".to_owned()),
         headers: Vec::new(),
         trace: throughline_telemetry::context_of(&Span::current()).or_else(|| adoption.trace.clone()),
+        client: None,
+        origin: Some(adoption.origin.clone()),
         // No client can send a key that begins with a space.
         idempotency_key: Some(format!(" {}", adoption.origin)),
         room,

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use throughline_config::{AfterFailure, Settings};
-use throughline_messages::TraceContext;
+use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::RequestId;
 
 use crate::admission::{Admission, Refusal, Violation};
 use crate::error::StartError;
+use crate::metrics::Metrics;
 use crate::writer::{Queue, Room, Submission, Verdict};
 
 /// The intakes of all routes, by the route's name.
@@ -25,6 +26,7 @@ pub(crate) struct Intake {
     keeps_order: bool,
     admission: Admission,
     queue: Queue,
+    metrics: Metrics,
 }
 
 /// What somebody brings.
@@ -34,6 +36,10 @@ pub(crate) struct Offer {
     /// The headers that the route keeps.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) trace: Option<TraceContext>,
+    /// The name of the client that sent it, where clients are known.
+    pub(crate) client: Option<String>,
+    /// The record that it is adopted from.
+    pub(crate) origin: Option<Origin>,
     pub(crate) idempotency_key: Option<String>,
     /// The room that the body takes.
     pub(crate) room: Room,
@@ -60,7 +66,7 @@ pub(crate) enum NotTaken {
 ///
 /// # Errors
 /// If a route's schema does not compile.
-pub(crate) fn intakes(settings: &Settings, queue: &Queue) -> Result<Intakes, StartError> {
+pub(crate) fn intakes(settings: &Settings, queue: &Queue, metrics: &Metrics) -> Result<Intakes, StartError> {
     let intake = |name: &String, route: &throughline_config::Route| {
         let intake = Intake {
             route: name.clone(),
@@ -69,6 +75,7 @@ pub(crate) fn intakes(settings: &Settings, queue: &Queue) -> Result<Intakes, Sta
             keeps_order: route.after_failure == AfterFailure::Hold,
             admission: Admission::new(name, route)?,
             queue: queue.clone(),
+            metrics: metrics.clone(),
         };
         Ok((name.clone(), Arc::new(intake)))
     };
@@ -106,10 +113,16 @@ impl Intake {
             ordering_key,
             keeps_order: self.keeps_order,
             trace: offer.trace,
+            client: offer.client,
+            origin: offer.origin,
             room: offer.room,
         };
         match self.queue.submit(submission).await.ok_or(NotTaken::Full)? {
-            Verdict::Accepted(id) | Verdict::Repeated(id) => Ok(id),
+            Verdict::Accepted(id) => {
+                self.metrics.accepted(&self.route);
+                Ok(id)
+            }
+            Verdict::Repeated(id) => Ok(id),
             Verdict::KeyReused => Err(NotTaken::KeyReused),
             Verdict::Unavailable => Err(NotTaken::Unavailable),
             Verdict::Failed => Err(NotTaken::Failed),

@@ -18,11 +18,14 @@ mod error;
 mod http;
 mod intake;
 mod listener;
+mod metrics;
 mod node;
 mod publisher;
 mod recorder;
 mod refusals;
+mod sampler;
 mod start;
+mod story;
 mod sweeper;
 mod writer;
 

@@ -25,8 +25,10 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     let settings = throughline_config::load(flags)?.settings;
     let telemetry = throughline_telemetry::init("throughline-ingest", env!("CARGO_PKG_VERSION"))?;
     let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
+    let meter = telemetry.meter("throughline-ingest");
     let ended = async {
-        let ingest = throughline_ingest::start(settings, Broker::Durable, Clock::system(), shutdown).await?;
+        let ingest =
+            throughline_ingest::start(settings, Broker::Durable, Clock::system(), shutdown, &meter).await?;
         ingest.join().await.map_err(anyhow::Error::from)
     };
     let ended = ended.await;

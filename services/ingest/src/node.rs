@@ -8,7 +8,7 @@ use throughline_clock::Clock;
 use throughline_config::Settings;
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{Store, StoreError, idempotency, nodes, outbox};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::StartError;
@@ -90,6 +90,7 @@ impl Keeper {
     pub(crate) async fn run(self) -> Result<(), LeaseError> {
         let mut oldest = None;
         loop {
+            let asked = Instant::now();
             // A database that vanished without a word must not end the renewals.
             match timeout(self.term, self.step(&mut oldest)).await {
                 Ok(Ok(())) => {}
@@ -101,7 +102,8 @@ impl Keeper {
                     tracing::warn!(term = ?self.term, "the database does not answer, the lease has run out");
                 }
             }
-            if self.done.run_until_cancelled(tokio::time::sleep(self.term / 3)).await.is_none() {
+            // The lease counts from when it was asked for: what a slow answer has left of it may be little.
+            if self.done.run_until_cancelled(sleep_until(asked + self.term / 3)).await.is_none() {
                 return Ok(nodes::release(self.store.connection(), &self.lease.row, &self.holder).await?);
             }
         }

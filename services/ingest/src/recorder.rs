@@ -11,6 +11,7 @@ use throughline_store::{Store, StoreError, outcomes};
 use tokio::time::timeout;
 
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
 use crate::publisher::Window;
 use crate::refusals::DeadLetters;
 use crate::sweeper::Alarm;
@@ -28,6 +29,7 @@ pub(crate) struct Recorder {
     pub(crate) clock: Clock,
     pub(crate) window: Arc<Window>,
     pub(crate) alarm: Arc<Alarm>,
+    pub(crate) metrics: Metrics,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) broker: Broker,
     pub(crate) shutdown: Shutdown,
@@ -111,6 +113,7 @@ impl Recorder {
         let now = self.clock.now();
         let recorded = outcomes::record(&transaction, reports, now).await?;
         transaction.commit().await?;
+        self.metrics.ended(&recorded.ended);
         if let Some(earliest) = recorded.earliest {
             self.alarm.set(earliest, now);
         }

@@ -1,15 +1,33 @@
-//! Records of ours that ingest can do nothing with go to dead letters, as they are.
+//! What ingest can do nothing with goes to dead letters: records of ours that cannot be read, as they are, and what
+//! the broker refuses.
 
+use bytes::Bytes;
 use throughline_kafka::{Outgoing, Producer, Record};
-use throughline_messages::{DeadLetter, DeadReason, Origin, Topics};
+use throughline_messages::{DeadLetter, DeadReason, Headers, Origin, Topics};
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
 
 /// Where to put what nothing can be done with.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
     pub(crate) producer: Producer,
     pub(crate) topics: Topics,
+    pub(crate) metrics: Metrics,
     pub(crate) hard: CancellationToken,
+}
+
+/// What is kept of a record until the broker has it, to tell of it if it never will. The value is in the database.
+#[derive(Debug)]
+pub(crate) struct Stub {
+    pub(crate) key: Option<Bytes>,
+    pub(crate) headers: Headers,
+}
+
+impl From<Outgoing> for Stub {
+    fn from(record: Outgoing) -> Self {
+        Self { key: record.key, headers: record.headers }
+    }
 }
 
 impl DeadLetters {
@@ -19,18 +37,47 @@ impl DeadLetters {
         let origin =
             Origin { topic: record.topic.clone(), partition: record.partition, offset: record.offset };
         tracing::error!(%origin, error, "nothing can be done with a record, it goes to dead letters");
-        let (reason, error) = (DeadReason::Malformed, error.to_owned());
-        let letter = DeadLetter { destination: None, reason, error, origin, last: None };
-        let outgoing = Outgoing {
-            topic: self.topics.dead_letters.clone(),
-            key: record.key.clone(),
-            headers: letter.to_headers(record.headers.clone()),
-            payload: record.payload.clone(),
+        self.metrics.put_aside(DeadReason::Malformed);
+        let letter = DeadLetter {
+            destination: None,
+            reason: DeadReason::Malformed,
+            error: error.to_owned(),
+            origin: Some(origin),
+            last: None,
         };
-        let sent = self.hard.run_until_cancelled(self.producer.send_until_taken(&outgoing)).await;
-        if let Some(Err(error)) = &sent {
-            tracing::error!(%error, origin = %letter.origin, "dead letters refuse the record too, it stays where it is");
+        let headers = letter.to_headers(record.headers.clone());
+        self.send(record.key.clone(), headers, record.payload.clone()).await
+    }
+
+    /// Tells of a record that cannot be published, to a destination or to all, and waits for the acknowledgement.
+    /// False if told to stop before.
+    pub(crate) async fn tell(
+        &self,
+        stub: Stub,
+        destination: Option<String>,
+        reason: DeadReason,
+        error: &str,
+    ) -> bool {
+        let letter = DeadLetter { destination, reason, error: error.to_owned(), origin: None, last: None };
+        let headers = DeadLetter::without_value(letter.to_headers(stub.headers));
+        self.send(stub.key, headers, Bytes::new()).await
+    }
+
+    async fn send(&self, key: Option<Bytes>, headers: Headers, payload: Bytes) -> bool {
+        self.hard.run_until_cancelled(self.send_until_taken(key, headers, payload)).await.is_some()
+    }
+
+    /// Without its value, if it is refused with it.
+    async fn send_until_taken(&self, key: Option<Bytes>, headers: Headers, payload: Bytes) {
+        let mut letter = Outgoing { topic: self.topics.dead_letters.clone(), key, headers, payload };
+        let Err(mut error) = self.producer.send_until_taken(&letter).await else { return };
+        if !letter.payload.is_empty() {
+            tracing::warn!(%error, "dead letters refuse a record, it goes there without its value");
+            letter.payload = Bytes::new();
+            letter.headers = DeadLetter::without_value(letter.headers);
+            let Err(again) = self.producer.send_until_taken(&letter).await else { return };
+            error = again;
         }
-        sent.is_some()
+        tracing::error!(%error, "dead letters refuse a record");
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
 use throughline_config::Settings;
 use throughline_kafka::{Consumer, Producer, ensure_topics};
@@ -21,10 +22,12 @@ use crate::error::StartError;
 use crate::http::{Readiness, router, serve};
 use crate::intake::intakes;
 use crate::listener::{Groups, Listener};
+use crate::metrics::Metrics;
 use crate::node::{self, Keeper};
 use crate::publisher::{self, Window, publisher};
 use crate::recorder::Recorder;
 use crate::refusals::DeadLetters;
+use crate::sampler::Sampler;
 use crate::sweeper::{Alarm, Desk, Sweeper};
 use crate::writer::{self, Writer};
 
@@ -59,7 +62,7 @@ impl Ingest {
     }
 }
 
-/// Starts ingest and returns once it listens.
+/// Starts ingest and returns once it listens. What it does is measured with `meter`.
 ///
 /// # Errors
 /// [`StartError`], which says what to change.
@@ -68,10 +71,11 @@ pub async fn start(
     broker: Broker,
     clock: Clock,
     shutdown: Shutdown,
+    meter: &Meter,
 ) -> Result<Ingest, StartError> {
     let listener = listen(settings.http.address).await?;
     let address = listener.local_addr().map_err(|source| listen_error(settings.http.address, source))?;
-    let parts = Parts::connect(settings, broker, clock, shutdown).await?;
+    let parts = Parts::connect(settings, broker, clock, shutdown, meter).await?;
     let tasks = parts.assemble(listener).await?;
     tracing::info!(%address, "listening");
     Ok(Ingest { address, tasks })
@@ -96,6 +100,8 @@ struct Parts {
     broker: Broker,
     clock: Clock,
     shutdown: Shutdown,
+    meter: Meter,
+    metrics: Metrics,
 }
 
 impl Parts {
@@ -104,9 +110,10 @@ impl Parts {
         broker: Broker,
         clock: Clock,
         shutdown: Shutdown,
+        meter: &Meter,
     ) -> Result<Self, StartError> {
         let topics = Topics::new(&settings.kafka.prefix);
-        let store = Store::connect(&settings.database).await?;
+        let store = Store::connect(&settings.database, meter).await?;
         if settings.database.migrate {
             store.migrate().await?;
         }
@@ -117,11 +124,12 @@ impl Parts {
         let routes = settings.routes.values().map(|route| route.topic.as_str());
         let names: Vec<&str> = routes.chain(topics.all()).collect();
         ensure_topics(&settings.kafka, &names, TOPICS_DEADLINE).await?;
-        let producer = Producer::new(&settings.kafka)?;
+        let producer = Producer::new(&settings.kafka, meter)?;
         let unacknowledged = settings.ingest.unacknowledged.get() as usize;
         let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
         let alarm = Arc::default();
-        Ok(Self { settings, topics, store, producer, window, alarm, broker, clock, shutdown })
+        let (meter, metrics) = (meter.clone(), Metrics::new(meter));
+        Ok(Self { settings, topics, store, producer, window, alarm, broker, clock, shutdown, meter, metrics })
     }
 
     async fn assemble(self, listener: TcpListener) -> Result<Tasks, StartError> {
@@ -132,23 +140,22 @@ impl Parts {
         let (publisher, remover, handover) = publisher(
             self.publisher_terms(&lease),
             self.store.clone(),
-            self.producer.clone(),
+            self.dead_letters(),
             Arc::clone(&self.window),
         );
         let gate = publisher.gate();
         let (queue, writer) =
             Writer::new(self.store.clone(), lease.clone(), self.clock.clone(), self.writer_terms(), handover);
-        let intakes = intakes(&self.settings, &queue)?;
+        let intakes = intakes(&self.settings, &queue, &self.metrics)?;
         drop(queue);
 
         let readiness =
             Readiness::new(self.store.clone(), self.producer.clone(), self.shutdown.soft().clone());
-        let desk =
-            Desk { store: self.store.clone(), clock: self.clock.clone(), alarm: Arc::clone(&self.alarm) };
-        let router = router(&self.settings, &intakes, &desk, Arc::new(readiness));
+        let router = router(&self.settings, &intakes, &self.desk(), Arc::new(readiness), &self.meter);
         let adopter = self.adopter(intakes)?;
         let recorder = self.recorder()?;
         let sweeper = self.sweeper()?;
+        let sampler = self.sampler(&lease);
 
         // Everything is there: from here on nothing fails.
         let mut tasks = Tasks::new(self.shutdown.clone());
@@ -170,6 +177,7 @@ impl Parts {
         });
         tasks.spawn("recorder", recorder.run());
         tasks.spawn("sweeper", sweeper.run());
+        tasks.spawn("sampler", sampler.run());
         let keeper = Keeper {
             store: self.store,
             lease,
@@ -183,6 +191,15 @@ impl Parts {
         Ok(tasks)
     }
 
+    fn desk(&self) -> Desk {
+        Desk {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            alarm: Arc::clone(&self.alarm),
+            metrics: self.metrics.clone(),
+        }
+    }
+
     fn publisher_terms(&self, lease: &node::Lease) -> publisher::Terms {
         let routes = self.settings.routes.iter();
         let topics: BTreeMap<_, _> =
@@ -194,6 +211,7 @@ impl Parts {
             page_bytes: PAGE_BYTES,
             patience: delta(self.settings.ingest.patience),
             clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
             hard: self.shutdown.hard().clone(),
         }
     }
@@ -207,18 +225,20 @@ impl Parts {
             deadline: self.settings.http.timeout,
             idempotency_window: delta(ingest.idempotency_window),
             patience: delta(ingest.patience),
+            metrics: self.metrics.clone(),
         }
     }
 
     fn consumer(&self, role: &str, topic: &str) -> Result<Consumer, StartError> {
         let group = format!("{}-{role}", self.settings.kafka.prefix);
-        Ok(Consumer::subscribe(&self.settings.kafka, &group, &[topic], BUFFER)?)
+        Ok(Consumer::subscribe(&self.settings.kafka, &group, &[topic], BUFFER, &self.meter)?)
     }
 
     fn dead_letters(&self) -> DeadLetters {
         DeadLetters {
             producer: self.producer.clone(),
             topics: self.topics.clone(),
+            metrics: self.metrics.clone(),
             hard: self.shutdown.hard().clone(),
         }
     }
@@ -239,10 +259,17 @@ impl Parts {
             clock: self.clock.clone(),
             window: Arc::clone(&self.window),
             alarm: Arc::clone(&self.alarm),
+            metrics: self.metrics.clone(),
             dead_letters: self.dead_letters(),
             broker: self.broker,
             shutdown: self.shutdown.clone(),
         })
+    }
+
+    fn sampler(&self, lease: &node::Lease) -> Sampler {
+        let destinations = self.settings.destinations.keys().cloned().collect();
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        Sampler::new(store, clock, lease.node(), destinations, self.shutdown.clone(), &self.meter)
     }
 
     fn sweeper(&self) -> Result<Sweeper, StartError> {
@@ -258,13 +285,13 @@ impl Parts {
         let patience = delta(self.settings.ingest.patience);
         Ok(Sweeper {
             store: self.store.clone(),
-            producer: self.producer.clone(),
-            topics: self.topics.clone(),
+            dead_letters: self.dead_letters(),
             clock: self.clock.clone(),
             patience,
             window: Arc::clone(&self.window),
             alarm: Arc::clone(&self.alarm),
-            listener: Listener::new(groups, patience, self.clock.clone()),
+            metrics: self.metrics.clone(),
+            listener: Listener::new(groups, self.clock.clone()),
             listen_at: tokio::time::Instant::now(),
             shutdown: self.shutdown.clone(),
         })

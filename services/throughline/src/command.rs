@@ -1,11 +1,13 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use opentelemetry::metrics::{MeterProvider as _, NoopMeterProvider};
 use throughline_config::{Flags, load};
 use throughline_store::Store;
 
 use crate::dead_letters::DeadLetters;
 use crate::dev::{self, DevFlags};
+use crate::explain::Explain;
 
 /// Accepts requests over HTTP, never loses one, and sees each through Kafka to third-party APIs.
 #[derive(Debug, Parser)]
@@ -21,6 +23,8 @@ enum Action {
     Dev(DevFlags),
     /// Bring the database's schema up to date.
     Migrate(ConfigFlags),
+    /// Tell what became of a request, in order: what happened, what it waits for, what would make it move.
+    Explain(Explain),
     /// List, show, replay or purge deliveries that ended without success.
     DeadLetters(DeadLetters),
     /// Check or show the configuration.
@@ -51,6 +55,7 @@ impl Command {
         match self.action {
             Action::Dev(flags) => dev::run(flags).await,
             Action::Migrate(ConfigFlags { flags }) => migrate(&flags).await,
+            Action::Explain(explain) => explain.run().await,
             Action::DeadLetters(dead_letters) => dead_letters.run().await,
             Action::Config(ConfigAction::Check(ConfigFlags { flags })) => {
                 let loaded = load(&flags)?;
@@ -71,7 +76,8 @@ impl Command {
 
 async fn migrate(flags: &Flags) -> anyhow::Result<()> {
     let settings = load(flags)?.settings;
-    let store = Store::connect(&settings.database).await?;
+    let unmeasured = NoopMeterProvider::new().meter("throughline");
+    let store = Store::connect(&settings.database, &unmeasured).await?;
     let applied = store.migrate().await?;
     store.close().await;
     match applied.as_slice() {

@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use reqwest::{Client, Method, Response, Url};
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::command::say;
+use crate::remote::{Remote, Server};
 
 #[derive(Debug, Args)]
 pub(crate) struct DeadLetters {
@@ -16,17 +16,6 @@ pub(crate) struct DeadLetters {
     server: Server,
     #[command(subcommand)]
     action: Action,
-}
-
-/// Which ingest is asked, and as whom.
-#[derive(Debug, Args)]
-struct Server {
-    /// Where ingest listens.
-    #[arg(long, global = true, env = "THROUGHLINE_SERVER", default_value = "http://127.0.0.1:8099")]
-    server: Url,
-    /// The key of a client that may manage, if ingest has clients.
-    #[arg(long, global = true, env = "THROUGHLINE_KEY", hide_env_values = true)]
-    key: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,8 +92,6 @@ impl Filter {
         all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }
 }
-
-type Query<'a> = &'a [(&'static str, String)];
 
 impl DeadLetters {
     /// Does what the command line says.
@@ -202,40 +189,3 @@ async fn replay(remote: &Remote, filter: &Filter, rate: Option<String>) -> anyho
 
 /// How often is looked how far a replay has come.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// An ingest that runs.
-struct Remote {
-    client: Client,
-    server: Server,
-}
-
-impl Remote {
-    fn new(server: Server) -> Self {
-        Self { client: Client::new(), server }
-    }
-
-    async fn json(&self, method: Method, path: &[&str], query: Query<'_>) -> anyhow::Result<Value> {
-        Ok(self.ask(method, path, query).await?.json().await?)
-    }
-
-    /// Asks for something under `/v1`.
-    async fn ask(&self, method: Method, path: &[&str], query: Query<'_>) -> anyhow::Result<Response> {
-        let mut url = self.server.server.clone();
-        let no_base = || anyhow::anyhow!("--server must be the URL of ingest, such as http://127.0.0.1:8099");
-        url.path_segments_mut().map_err(|()| no_base())?.pop_if_empty().push("v1").extend(path);
-        let mut request = self.client.request(method, url).query(query);
-        if let Some(key) = &self.server.key {
-            request = request.bearer_auth(key);
-        }
-        let response = request.send().await.with_context(|| {
-            format!("no ingest answers at {}; say where it listens with --server", self.server.server)
-        })?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let problem: Value = response.json().await.unwrap_or_default();
-        let words = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
-        anyhow::bail!("{status}: {} {}", words("title"), words("detail"))
-    }
-}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use throughline_testkit::{Ended, Program, eventually};
+use throughline_testkit::{Collector, Ended, Program, eventually};
 
 const THROUGHLINE: &str = env!("CARGO_BIN_EXE_throughline");
 /// For anything that is waited for; the embedded broker alone takes 3 s to form a group.
@@ -41,7 +41,13 @@ struct Dev {
 
 impl Dev {
     async fn start(folder: &TempDir) -> Self {
-        let program = throughline(folder, &["dev", "--sandbox", "127.0.0.1:0"]);
+        Self::start_with(folder, &[]).await
+    }
+
+    async fn start_with(folder: &TempDir, environment: &[(&str, String)]) -> Self {
+        let arguments = ["dev", "--sandbox", "127.0.0.1:0"];
+        let program =
+            Program::start_with(Path::new(THROUGHLINE), &arguments, environment, folder.path()).unwrap();
         let output = program.output().clone();
         let (ingest, sandbox) = eventually("the addresses", DEADLINE, async || {
             let url = |name| {
@@ -110,6 +116,28 @@ async fn dev_sees_a_request_through_and_shows_how_it_ended() {
 }
 
 #[tokio::test]
+async fn dev_exports_as_one_service_what_both_of_its_services_do() {
+    let collector = Collector::open().unwrap();
+    let folder = folder(FREE_PORTS);
+    let dev = Dev::start_with(&folder, &collector.variables()).await;
+    let id = dev.post(&json!({ "user_id": "u-1" })).await;
+    let trace = dev.delivered(&id).await["trace_id"].as_str().unwrap().to_owned();
+    let ended = dev.program.terminate().await.unwrap();
+    assert!(ended.status.success(), "{:?}", ended.output);
+
+    let all = collector.spans();
+    let spans: Vec<_> = all.iter().filter(|span| span.trace_id == trace).collect();
+    let mut names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+    names.sort_unstable();
+    let topic = "one-request-local";
+    assert_eq!(names, ["POST", "POST", "POST /one", &format!("process {topic}"), &format!("send {topic}")]);
+    assert!(spans.iter().all(|span| span.resource["service.name"] == "throughline"), "{spans:#?}");
+    for metric in ["throughline.requests.accepted", "throughline.attempts"] {
+        assert_eq!(collector.value(metric, &[]).unwrap(), 1, "{metric}");
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_are_listed_shown_replayed_and_purged_from_the_terminal() {
     // The sandbox takes everything; this destination is not content with that.
     let folder = folder(&FREE_PORTS.replace("}}", "}, destinations: {three: {statuses: {200: dead}}}}"));
@@ -154,6 +182,34 @@ async fn dead_letters_are_listed_shown_replayed_and_purged_from_the_terminal() {
     assert!(!is_well && refused.contains("`since` is not a time"), "{refused}");
     let nobody = run(&folder, &["dead-letters", "--server", "http://127.0.0.1:1", "list"]).await;
     assert!(nobody.output.text().contains("--server") && !nobody.status.success(), "{:?}", nobody.output);
+}
+
+#[tokio::test]
+async fn explain_tells_what_became_of_a_request() {
+    let folder = folder(FREE_PORTS);
+    let dev = Dev::start(&folder).await;
+    let id = dev.post(&json!({ "user_id": "u-1" })).await;
+    dev.delivered(&id).await;
+    let explain = async |server: &str, id: &str| {
+        let ended = run(&folder, &["explain", "--server", server, id]).await;
+        (ended.status.code(), ended.output.lines())
+    };
+    let (code, story) = explain(&dev.ingest, &id).await;
+    assert_eq!((code, story.len()), (Some(0), 4), "{story:?}");
+    for (line, words) in story.iter().zip([
+        " UTC  accepted by the route `one`, on node 0: 17 bytes of application/json [trace ",
+        " UTC  three: attempt 1, by the record ",
+        " UTC  three: delivered",
+        "three: delivered. The third party has it. This is final.",
+    ]) {
+        assert!(line.contains(words), "{words}: {story:?}");
+    }
+
+    let (code, refused) = explain(&dev.ingest, "00000000000000000042").await;
+    assert_eq!((code, refused.len()), (Some(1), 1), "{refused:?}");
+    assert!(refused[0].contains("404 Not Found: There is no such request"), "{refused:?}");
+    let (code, nobody) = explain("http://127.0.0.1:1", &id).await;
+    assert!(code == Some(1) && nobody[0].contains("--server"), "{nobody:?}");
 }
 
 #[tokio::test]

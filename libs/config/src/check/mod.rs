@@ -2,6 +2,7 @@
 
 mod clients;
 mod destinations;
+mod links;
 mod resilience;
 mod routes;
 
@@ -25,6 +26,7 @@ pub(crate) fn check(
     routes::check(settings, routes, destinations, &mut findings);
     destinations::check(&settings.destinations, &mut findings);
     clients::check(&settings.clients, routes, &mut findings);
+    links::check(&settings.links, &mut findings);
     findings.0
 }
 

@@ -19,7 +19,8 @@ pub struct Destination {
     /// Headers sent with each call, by name; a value may be a secret.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// A jq filter that makes the body; without one the request's body is passed byte for byte.
+    /// A jq filter that makes the body; without one the request's body is passed byte for byte. One that runs away is
+    /// ended, and the delivery is dead.
     #[serde(default)]
     pub filter: Option<String>,
     /// How calls are authorised. Default none.

@@ -4,6 +4,7 @@ mod client;
 mod database;
 mod destination;
 mod kafka;
+mod links;
 mod resilience;
 mod route;
 
@@ -22,6 +23,7 @@ pub use self::client::Client;
 pub use self::database::Database;
 pub use self::destination::{Credentials, Destination, OAuth2};
 pub use self::kafka::{Compression, Kafka, Topics};
+pub use self::links::Links;
 pub use self::resilience::{Breaker, Limits, Retry, StatusMeaning};
 pub use self::route::{AfterFailure, Route, SchemaSource};
 
@@ -45,6 +47,8 @@ pub struct Settings {
     pub routes: BTreeMap<String, Route>,
     /// Third-party APIs, by name.
     pub destinations: BTreeMap<String, Destination>,
+    /// Where other tools show more of a request.
+    pub links: Links,
     /// How long a shut-down may take before it is forced. Default 25 s.
     #[serde(with = "DurationText")]
     pub shutdown_deadline: Duration,
@@ -61,6 +65,7 @@ impl Default for Settings {
             dispatch: Dispatch::default(),
             routes: BTreeMap::new(),
             destinations: BTreeMap::new(),
+            links: Links::default(),
             // Orchestrators commonly kill after 30 s.
             shutdown_deadline: Duration::from_secs(25),
         }
@@ -139,7 +144,8 @@ pub struct Dispatch {
     /// Where `/healthz` and `/readyz` answer. Default `0.0.0.0:8098`.
     #[schemars(with = "AddressText")]
     pub address: SocketAddr,
-    /// Most records in work at once. Default 256.
+    /// Most deliveries in work at once. Of these, a destination that hangs takes half at most, two a third each,
+    /// and so on. 16 times as many records are held, to wait for others of their ordering key. Default 256.
     pub concurrency: NonZeroU32,
 }
 

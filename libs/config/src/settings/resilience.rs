@@ -114,8 +114,7 @@ impl Default for Breaker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Most calls at once. Default 64; never more than half of `dispatch.concurrency`, so that one destination
-    /// leaves room for the others.
+    /// Most calls at once. Default 64; never more than what `dispatch.concurrency` leaves to the others.
     pub concurrency: NonZeroU32,
     /// Most calls in a time, such as `100/s`. Default none.
     pub rate: Option<Rate>,

@@ -297,6 +297,32 @@ fn the_routes_of_clients_exist() {
 }
 
 #[test]
+fn links_are_urls_with_a_place_for_the_id() {
+    assert_problems(
+        &Case::over("links: {trace: 'https://grafana.example.com/explore', request: 'grafana/{request_id}'}"),
+        &[
+            "links.trace: expected an http or https URL with `{trace_id}` in it, such as `https://grafana.example.com/trace/{trace_id}`  [throughline.yaml]",
+            "links.request: expected an http or https URL with `{request_id}` in it, such as `https://grafana.example.com/request/{request_id}`  [throughline.yaml]",
+        ],
+    );
+    for link in
+        ["'https://{trace_id}'", "'file:///{trace_id}'", "'https://h/{request_id}'", "'{trace_id}'", "''"]
+    {
+        let problems = Case::over(&format!("links: {{trace: {link}}}"))
+            .load()
+            .map_or_else(|problems| problems.iter().count(), |_| 0);
+        assert_eq!(problems, usize::from(link != "'https://{trace_id}'"), "{link}");
+    }
+    let links = Case::over(
+        "links: {trace: 'https://h/{trace_id}?{\"q\": \"{trace_id}\"}', request: 'http://h/?id={request_id}'}",
+    );
+    let links = links.loaded().settings.links;
+    assert_eq!(links.to_trace("0af7").as_deref(), Some(r#"https://h/0af7?{"q": "0af7"}"#));
+    assert_eq!(links.to_request("0042").as_deref(), Some("http://h/?id=0042"));
+    assert_eq!(Case::over("").loaded().settings.links.to_trace("0af7"), None);
+}
+
+#[test]
 fn names_that_kafka_gets_are_legal() {
     let case = Case::file(LEAST)
         .environment(&[("THROUGHLINE_KAFKA__PREFIX", "a b"), ("THROUGHLINE_KAFKA__GROUP_INSTANCE_ID", "")]);

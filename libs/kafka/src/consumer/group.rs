@@ -5,15 +5,21 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use opentelemetry::metrics::Meter;
+use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError as Native, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionList;
+use throughline_clock::Clock;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::lag;
+use crate::lag::Bounds;
 use crate::log;
+use crate::metrics::{Consuming, Vitals};
 use crate::partition::Assignment;
 
 /// How long a partition that another member is to have is held for records in work. A member that
@@ -21,7 +27,7 @@ use crate::partition::Assignment;
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the consumer's thread, librdkafka's callbacks and the application share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Group {
     pub(super) name: String,
     pub(super) assignment: Assignment,
@@ -31,11 +37,47 @@ pub(super) struct Group {
     pub(super) stale: AtomicBool,
     /// Set once, when the consumer closes: until when records in work are waited for.
     closing: OnceLock<Instant>,
+    consuming: Consuming,
+    vitals: Arc<Vitals>,
+    /// Records bear the time of those who produced them, and are compared with ours.
+    pub(super) clock: Clock,
 }
 
 impl Group {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), ..Self::default() }
+    pub(super) fn new(name: &str, meter: &Meter) -> Arc<Self> {
+        let group = Arc::new(Self {
+            name: name.to_owned(),
+            assignment: Assignment::default(),
+            paused: AtomicBool::default(),
+            stale: AtomicBool::default(),
+            closing: OnceLock::new(),
+            consuming: Consuming::new(meter, name),
+            vitals: Vitals::observed(meter),
+            clock: Clock::system(),
+        });
+        lag::observe(meter, &group);
+        group
+    }
+
+    /// Takes what librdkafka says of itself.
+    fn note(&self, statistics: &Statistics) {
+        self.vitals.note(statistics);
+        let now = self.clock.now();
+        // What was fetched ahead is thrown away by a pause, though librdkafka has read it.
+        let is_fetching = !self.paused.load(Ordering::Relaxed);
+        for (topic, known) in &statistics.topics {
+            for (number, partition) in &known.partitions {
+                let bounds = Bounds {
+                    low: partition.lo_offset,
+                    committed: partition.committed_offset,
+                    high: partition.hi_offset,
+                    is_read: is_fetching
+                        && partition.next_offset >= partition.hi_offset
+                        && partition.fetchq_cnt == 0,
+                };
+                self.assignment.note(topic, *number, bounds, now);
+            }
+        }
     }
 
     pub(super) fn close_by(&self, deadline: Instant) {
@@ -85,12 +127,16 @@ impl ClientContext for Context {
         }
         log::error_event(&error, reason);
     }
+
+    fn stats(&self, statistics: Statistics) {
+        self.0.note(&statistics);
+    }
 }
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(list) => self.0.assignment.add(list),
+            Rebalance::Assign(list) => self.0.assignment.add(list, &self.0.consuming, self.0.clock.now()),
             Rebalance::Revoke(list) => self.0.hand_over(client, list),
             Rebalance::Error(error) => warn!(group = self.0.name, %error, "rebalance failed"),
         }
@@ -117,4 +163,60 @@ impl ConsumerContext for Context {
 
 fn names(list: &TopicPartitionList) -> Vec<String> {
     list.elements().iter().map(|element| format!("{}/{}", element.topic(), element.partition())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::statistics::{Partition, Topic};
+    use throughline_testkit::{Measured, Number};
+
+    use super::*;
+
+    fn list(partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            list.add_partition("topic", partition);
+        }
+        list
+    }
+
+    /// All 20 records of partition 0 were fetched.
+    fn fetched() -> Statistics {
+        let partition = Partition { hi_offset: 20, next_offset: 20, ..Partition::default() };
+        let topic = Topic { partitions: [(0, partition)].into(), ..Topic::default() };
+        Statistics { topics: [("topic".to_owned(), topic)].into(), ..Statistics::default() }
+    }
+
+    #[test]
+    fn what_a_pause_has_thrown_away_is_still_to_come() {
+        let measured = Measured::new();
+        let group = Group::new("group", &measured.meter());
+        let lag = || measured.value("throughline.consumer.lag", &[]).unwrap();
+        group.assignment.add(&list(&[0, 1]), &group.consuming, group.clock.now());
+        group.note(&fetched());
+        assert_eq!(lag(), 0);
+        group.paused.store(true, Ordering::Relaxed);
+        group.note(&fetched());
+        assert_eq!(lag(), 20);
+        assert!(measured.value("throughline.consumer.lag.age", &[]).unwrap() > Number(0.0));
+        group.assignment.remove(&list(&[0]));
+        group.note(&fetched());
+        assert_eq!(measured.points("throughline.consumer.lag").unwrap(), [], "of the other nothing is known");
+    }
+
+    #[test]
+    fn a_topic_is_as_old_as_its_oldest_partition() {
+        let measured = Measured::new();
+        let group = Group::new("group", &measured.meter());
+        let now = group.clock.now();
+        group.assignment.add(&list(&[0, 1]), &group.consuming, now);
+        for (partition, hours) in [(0, 1), (1, 2)] {
+            let time = now - chrono::TimeDelta::hours(hours);
+            group.assignment.find("topic", partition).unwrap().take(7, Some(time));
+        }
+        let age = measured.value("throughline.consumer.lag.age", &[("messaging.destination.name", "topic")]);
+        assert!((7200.0..7300.0).contains(&age.unwrap().0));
+        drop(group);
+        assert_eq!(measured.points("throughline.consumer.lag.age").unwrap(), []);
+    }
 }

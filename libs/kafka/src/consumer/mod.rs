@@ -1,4 +1,5 @@
 mod group;
+mod lag;
 mod pump;
 mod receipt;
 
@@ -6,6 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
+use opentelemetry::metrics::Meter;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use throughline_config::Kafka;
@@ -16,7 +18,8 @@ use tracing::warn;
 use self::group::{Context, Group};
 pub(crate) use self::pump::Buffered;
 use self::pump::Pump;
-pub use self::receipt::{Receipt, Received};
+pub use self::receipt::{Claim, Receipt, Received};
+use crate::metrics::STATISTICS_INTERVAL;
 use crate::{KafkaError, client};
 
 /// How long after the deadline leaving the group may take: a last commit and a goodbye, one round
@@ -45,6 +48,9 @@ impl Consumer {
     /// A new group starts at the beginning of its topics. With `kafka.group_instance_id` the
     /// membership is static: the id, followed by the group's name, is this member's in the group.
     ///
+    /// Measured with `meter` are the records that are received and finished, how far this member is behind, and
+    /// how librdkafka does.
+    ///
     /// # Errors
     /// If librdkafka does not take the settings. That a broker is away, or a topic, is not an error.
     pub fn subscribe(
@@ -52,8 +58,9 @@ impl Consumer {
         group: &str,
         topics: &[&str],
         buffer: usize,
+        meter: &Meter,
     ) -> Result<Self, KafkaError> {
-        let shared = Arc::new(Group::new(group));
+        let shared = Group::new(group, meter);
         let config = config(settings, group)?;
         let client = BaseConsumer::from_config_and_context(&config, Context(shared.clone()))
             .map_err(client::not_created)?;
@@ -183,6 +190,7 @@ fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaE
         settings,
         &[
             ("group.id", group),
+            ("client.id", group),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("auto.offset.reset", "earliest"),
             // What is committed is what we store: finished records.
@@ -193,6 +201,7 @@ fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaE
             ("queued.max.messages.kbytes", "16384"),
             // When as much is fetched, look again soon: the default of 1 s would be felt.
             ("fetch.queue.backoff.ms", "50"),
+            STATISTICS_INTERVAL,
         ],
     )?;
     if let Some(instance) = &settings.group_instance_id {

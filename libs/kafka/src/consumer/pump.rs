@@ -203,6 +203,7 @@ impl Pump {
 
 fn buffered(group: &Group, message: &BorrowedMessage<'_>) -> Option<Buffered> {
     let partition = group.assignment.find(message.topic(), message.partition())?;
-    partition.take(message.offset());
-    Some(Buffered { record: Record::read(message), partition })
+    let record = Record::read(message);
+    partition.take(record.offset, record.timestamp);
+    Some(Buffered { record, partition })
 }

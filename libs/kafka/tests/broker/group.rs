@@ -1,11 +1,10 @@
 //! What a group promises while members come and go.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use throughline_kafka::{Handled, KafkaError, Lanes};
+use throughline_kafka::{Claim, Handled, KafkaError, Pool, Record};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +50,7 @@ impl Member {
         let (soft, tally) = (CancellationToken::new(), tally.clone());
         let stop = soft.clone();
         let running = tokio::spawn(async move {
-            let handler = move |record: throughline_kafka::Record| {
+            let handler = move |record: Record, _claim: Claim| {
                 let tally = tally.clone();
                 async move {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -59,8 +58,8 @@ impl Member {
                     Handled::Done
                 }
             };
-            let lanes = Lanes::new(NonZeroUsize::new(16).unwrap());
-            lanes.run(consumer, |record| record.key.clone(), handler, &stop, &CancellationToken::new()).await
+            let pool = Pool::new(16, usize::MAX);
+            pool.run(consumer, handler, &stop, &CancellationToken::new()).await
         });
         Self { soft, running }
     }

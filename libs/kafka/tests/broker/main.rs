@@ -9,6 +9,7 @@
 
 mod consumer;
 mod group;
+mod metrics;
 mod producer;
 mod progress;
 mod secured;

@@ -14,6 +14,7 @@ use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
 use testcontainers_modules::testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 use throughline_config::Kafka;
 use throughline_kafka::{Consumer, KafkaError, Outgoing, Producer, ensure_topics};
+use throughline_testkit::unmeasured;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
@@ -38,8 +39,8 @@ fn a_record_goes_there_and_back_by_tls_with_a_password() {
                 headers: Vec::new(),
                 payload: mechanism.as_bytes().into(),
             };
-            Producer::new(&settings).unwrap().send(&record).await.unwrap();
-            let mut consumer = Consumer::subscribe(&settings, "group", &[&topic], 1).unwrap();
+            Producer::new(&settings, &unmeasured()).unwrap().send(&record).await.unwrap();
+            let mut consumer = Consumer::subscribe(&settings, "group", &[&topic], 1, &unmeasured()).unwrap();
             let received = next(&mut consumer).await;
             assert_eq!(received.record.payload, record.payload);
             received.receipt.done();
@@ -56,7 +57,7 @@ fn a_certificate_authority_is_taken_from_a_file_too() {
         let mut settings = broker.settings("PLAIN");
         settings.properties.remove("ssl.ca.pem");
         settings.properties.insert("ssl.ca.location".to_owned(), secret(&file.path().display().to_string()));
-        Producer::new(&settings).unwrap().probe(SOON).await.unwrap();
+        Producer::new(&settings, &unmeasured()).unwrap().probe(SOON).await.unwrap();
     });
 }
 
@@ -105,7 +106,8 @@ async fn refused(settings: &Kafka, kind: impl Fn(&KafkaError) -> bool) -> String
     let start = tokio::time::timeout(AT_ONCE, ensure_topics(settings, &["any"], SOON));
     let error = start.await.expect("an answer at once").unwrap_err();
     assert!(kind(&error), "{error:?}");
-    let probed = Producer::new(settings).unwrap().probe(Duration::from_secs(3)).await.unwrap_err();
+    let probed =
+        Producer::new(settings, &unmeasured()).unwrap().probe(Duration::from_secs(3)).await.unwrap_err();
     assert!(kind(&probed), "{probed:?}");
     let line = error.to_string();
     assert_eq!(line.lines().count(), 1, "{line}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use throughline_config::{Kafka, Topics};
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Received, ensure_topics};
+use throughline_testkit::Measured;
 
 /// For anything that should happen at once; a group's first members wait 3 s.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -16,6 +17,8 @@ pub(crate) struct Broker {
     embedded: Option<EmbeddedBroker>,
     pub(crate) settings: Kafka,
     pub(crate) topic: String,
+    /// What its clients measure.
+    pub(crate) measured: Measured,
 }
 
 impl Broker {
@@ -25,7 +28,7 @@ impl Broker {
         let Some(mut settings) = real(partitions) else { return Self::embedded(&topic, partitions) };
         settings.topics.create = true;
         ensure_topics(&settings, &[&topic], SOON).await.unwrap();
-        Self { embedded: None, settings, topic }
+        Self { embedded: None, settings, topic, measured: Measured::new() }
     }
 
     /// One that can be taken down.
@@ -33,7 +36,7 @@ impl Broker {
         let broker = EmbeddedBroker::start(partitions).unwrap();
         broker.create_topics(&[topic]).unwrap();
         let settings = settings(broker.bootstrap_servers(), partitions);
-        Self { embedded: Some(broker), settings, topic: topic.to_owned() }
+        Self { embedded: Some(broker), settings, topic: topic.to_owned(), measured: Measured::new() }
     }
 
     pub(crate) fn down(&self) {
@@ -45,12 +48,13 @@ impl Broker {
     }
 
     pub(crate) fn producer(&self) -> Producer {
-        Producer::new(&self.settings).unwrap()
+        Producer::new(&self.settings, &self.measured.meter()).unwrap()
     }
 
     /// A member of the test's group.
     pub(crate) fn consumer(&self, buffer: usize) -> Consumer {
-        Consumer::subscribe(&self.settings, &format!("{}-group", self.topic), &[&self.topic], buffer).unwrap()
+        let group = format!("{}-group", self.topic);
+        Consumer::subscribe(&self.settings, &group, &[&self.topic], buffer, &self.measured.meter()).unwrap()
     }
 
     pub(crate) fn record(&self, key: Option<&str>, payload: impl Into<Bytes>) -> Outgoing {

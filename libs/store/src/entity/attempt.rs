@@ -18,6 +18,7 @@ pub(crate) struct Model {
     pub(crate) error: Option<String>,
     pub(crate) response_excerpt: Option<String>,
     pub(crate) trace_id: Option<String>,
+    pub(crate) origin: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

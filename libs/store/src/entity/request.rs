@@ -12,6 +12,8 @@ pub(crate) struct Model {
     pub(crate) headers: Json,
     pub(crate) traceparent: Option<String>,
     pub(crate) tracestate: Option<String>,
+    pub(crate) client: Option<String>,
+    pub(crate) origin: Option<String>,
     pub(crate) accepted_at: DateTimeUtc,
 }
 

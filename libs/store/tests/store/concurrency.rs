@@ -1,16 +1,20 @@
-//! What several replicas do at once; only PostgreSQL serves several.
+//! What several do at once: replicas, which only PostgreSQL serves, and tasks of one process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
-use throughline_messages::{AttemptReport, Outcome};
+use throughline_messages::{AttemptReport, DeferralCause, Outcome};
 use throughline_snowflake::RequestId;
+use throughline_store::dead_letters::{self, Filter, Replayed};
 use throughline_store::idempotency::{self, Verdict};
-use throughline_store::{DeliveryState, Due, NewRequest, Store, deliveries, nodes, outcomes, requests};
+use throughline_store::{
+    DeliveryState, Due, NewRequest, Store, Transaction, deliveries, holds, nodes, outcomes, replays, requests,
+};
 
 use crate::databases::{Db, on_postgres};
-use crate::fixtures::{at, delivery, node, publish, rejected, report, request};
+use crate::fixtures::{at, deferred, delivery, node, publish, rejected, report, request};
 use crate::idempotency::claim;
 
 /// Claims keys and inserts what is new, as ingest does; says whose request each key stands for.
@@ -175,5 +179,137 @@ fn who_joins_a_lane_while_the_one_before_it_ends_does_not_wait_for_ever() {
         });
 
         assert_eq!(delivery(&db.store, 2).await.deferred_by, None);
+    });
+}
+
+/// So many dead requests, from 1.
+async fn dead(store: &Store, requests: i64) {
+    let new: Vec<_> = (1..=requests).map(request).collect();
+    publish(store, &new).await;
+    let reports: Vec<_> = (1..=requests).map(|number| report(number, 1, rejected())).collect();
+    record(store, &reports).await;
+}
+
+async fn replay_all(store: &Store) {
+    let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
+    replays::begin(store.connection(), &Filter::default(), rate, at(10)).await.unwrap();
+}
+
+async fn count(store: &Store, what: &str) -> i64 {
+    let sql = format!("SELECT count(*) AS count FROM deliveries WHERE {what}");
+    let statement = Statement::from_string(store.connection().get_database_backend(), sql);
+    store.connection().query_one_raw(statement).await.unwrap().unwrap().try_get("", "count").unwrap()
+}
+
+pub(crate) async fn two_who_release_at_once_let_go_no_more_than_a_hold_allows(db: Db) {
+    let requests = 20;
+    let everywhere: Vec<_> = (0..10).map(|number| format!("destination {number}")).collect();
+    let new = |number| NewRequest { destinations: everywhere.clone(), ..request(number) };
+    publish(&db.store, &(1..=requests).map(new).collect::<Vec<_>>()).await;
+    let put_off = |number| {
+        everywhere.iter().map(move |destination| AttemptReport {
+            destination: destination.clone(),
+            ..report(number, 1, deferred(DeferralCause::BreakerOpen, 10))
+        })
+    };
+    record(&db.store, &(1..=requests).flat_map(put_off).collect::<Vec<_>>()).await;
+    let mut waiting = 200;
+    for now in 10..15 {
+        let release = || holds::release(&db.store, at(now));
+        let (one, other) = tokio::join!(release(), release());
+        assert_eq!(one.unwrap() + other.unwrap(), 10, "one for each destination");
+        waiting -= 10;
+        assert_eq!(count(&db.store, "deferred_by IS NOT NULL").await, waiting);
+    }
+}
+
+pub(crate) async fn two_who_go_on_with_a_replay_take_each_dead_letter_once(db: Db) {
+    dead(&db.store, 250).await;
+    replay_all(&db.store).await;
+    let mut taken = Vec::new();
+    for now in 10..14 {
+        let go_on = || replays::go_on(&db.store, at(now));
+        let (one, other) = tokio::join!(go_on(), go_on());
+        taken.push(one.unwrap() + other.unwrap());
+    }
+    assert_eq!(taken, [100, 100, 50, 0]);
+    assert_eq!(count(&db.store, "state = 'pending'").await, 250);
+}
+
+/// Neither waits for the other, and each dead letter goes one way.
+pub(crate) async fn what_is_purged_while_all_are_replayed_is_either_gone_or_on_its_way(db: Db) {
+    dead(&db.store, 400).await;
+    replay_all(&db.store).await;
+    let mut purged = 0;
+    for now in 10.. {
+        let purge = async {
+            let transaction = db.store.begin().await.unwrap();
+            let purged = dead_letters::purge(&transaction, &Filter::default(), 100).await.unwrap();
+            transaction.commit().await.unwrap();
+            purged
+        };
+        let (now_purged, revived) = tokio::join!(purge, replays::go_on(&db.store, at(now)));
+        purged += i64::try_from(now_purged).unwrap();
+        if now_purged == 0 && revived.unwrap() == 0 {
+            break;
+        }
+    }
+    assert_eq!(count(&db.store, "state = 'dead'").await, 0);
+    assert_eq!(count(&db.store, "state = 'pending'").await + purged, 400);
+    let left = Statement::from_string(
+        db.store.connection().get_database_backend(),
+        "SELECT 1 FROM requests WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE request_id = id)",
+    );
+    assert!(
+        db.store.connection().query_one_raw(left).await.unwrap().is_none(),
+        "a request without a delivery"
+    );
+}
+
+#[test]
+fn what_is_replayed_while_it_is_purged_stays_and_what_is_purged_first_is_unknown() {
+    on_postgres(async |db: Db| {
+        dead(&db.store, 2).await;
+        let replay = async |connection: &Transaction, number| {
+            dead_letters::replay(connection, RequestId::from_i64(number).unwrap(), "three", at(9))
+                .await
+                .unwrap()
+        };
+        let purge = async |connection: &Transaction| {
+            dead_letters::purge(connection, &Filter::default(), 9).await.unwrap()
+        };
+        let (first, second) = (db.store.begin().await.unwrap(), db.store.begin().await.unwrap());
+        assert_eq!(replay(&first, 1).await, Replayed::Yes);
+        let (purged, ()) = tokio::join!(purge(&second), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            first.commit().await.unwrap();
+        });
+        assert_eq!(purged, 1, "the other one");
+        let third = db.store.begin().await.unwrap();
+        let (replayed, ()) = tokio::join!(replay(&third, 2), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            second.commit().await.unwrap();
+        });
+        assert_eq!(replayed, Replayed::Unknown);
+        assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Pending);
+    });
+}
+
+#[test]
+fn what_turns_out_to_be_delivered_while_it_is_to_be_replayed_is_left_alone() {
+    on_postgres(async |db: Db| {
+        let in_lane = |number| NewRequest { lane: Some("a".to_owned()), ..request(number) };
+        publish(&db.store, &[in_lane(1)]).await;
+        record(&db.store, &[report(1, 1, rejected())]).await;
+        publish(&db.store, &[in_lane(2)]).await;
+        replay_all(&db.store).await;
+        let recording = db.store.begin().await.unwrap();
+        outcomes::record(&recording, &[report(1, 2, Outcome::Delivered)], at(9)).await.unwrap();
+        let (revived, ()) = tokio::join!(replays::go_on(&db.store, at(10)), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            recording.commit().await.unwrap();
+        });
+        assert_eq!(revived.unwrap(), 0);
+        assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
     });
 }

@@ -1,9 +1,11 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
-use throughline_store::{Store, StoreError};
+use throughline_store::{NewRequest, Store, StoreError, requests};
+use throughline_testkit::unmeasured;
 
 use crate::databases::{Db, on_postgres, on_sqlite, settings, with_server};
+use crate::fixtures::{insert, node, request, status};
 
 pub(crate) async fn a_connected_database_answers(db: Db) {
     db.store.ping().await.unwrap();
@@ -20,7 +22,7 @@ pub(crate) async fn a_closed_database_is_unavailable(db: Db) {
 }
 
 async fn refused(url: &str) -> StoreError {
-    let error = Store::connect(&settings(url)).await.expect_err("it cannot be used");
+    let error = Store::connect(&settings(url), &unmeasured()).await.expect_err("it cannot be used");
     let line = error.to_string();
     assert_eq!(line.lines().count(), 1, "{line}");
     assert!(!line.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{error:?}");
@@ -53,7 +55,7 @@ async fn a_server_that_says_nothing_is_given_up() {
     let url = format!("postgres://me:hunter2@{}/throughline", listener.local_addr().unwrap());
     let settings =
         throughline_config::Database { connect_timeout: Duration::from_millis(50), ..settings(&url) };
-    let error = Store::connect(&settings).await.expect_err("nobody answers");
+    let error = Store::connect(&settings, &unmeasured()).await.expect_err("nobody answers");
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
 }
 
@@ -94,7 +96,11 @@ fn a_connection_that_the_server_ends_is_unavailable() {
 async fn a_file_is_created_when_missing_and_its_folder_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("new.db");
-    Store::connect(&settings(&format!("sqlite://{}", file.display()))).await.unwrap().close().await;
+    Store::connect(&settings(&format!("sqlite://{}", file.display())), &unmeasured())
+        .await
+        .unwrap()
+        .close()
+        .await;
     assert!(file.exists());
 
     let file = folder.path().join("missing/new.db");
@@ -129,7 +135,7 @@ fn a_file_that_another_process_is_writing_is_unavailable() {
     on_sqlite(async |db: Db| {
         let hasty =
             throughline_config::Database { connect_timeout: Duration::from_millis(20), ..db.settings };
-        let other = Store::connect(&hasty).await.unwrap();
+        let other = Store::connect(&hasty, &unmeasured()).await.unwrap();
         let transaction = db.store.begin().await.unwrap();
         let error = other.begin().await.expect_err("there is one writer");
         assert!(error.is_unavailable(), "{error:?}");
@@ -137,11 +143,34 @@ fn a_file_that_another_process_is_writing_is_unavailable() {
     });
 }
 
+/// PostgreSQL's full disk is among ingest's tests, on a small one.
+#[test]
+fn a_file_that_cannot_grow_is_unavailable_and_takes_more_when_it_can() {
+    on_sqlite(async |db: Db| {
+        let most_pages = async |pages: u32| {
+            let sql = format!("PRAGMA max_page_count = {pages}");
+            db.store.connection().execute_unprepared(&sql).await.unwrap();
+        };
+        insert(&db.store, &[request(1)]).await;
+        // It cannot be smaller than it is.
+        most_pages(1).await;
+        let large = NewRequest { body: vec![0; 1 << 20].into(), ..request(2) };
+        let transaction = db.store.begin().await.unwrap();
+        let refused = requests::insert(&transaction, node(1), std::slice::from_ref(&large)).await;
+        let error = refused.expect_err("there is no room for it");
+        assert!(error.is_unavailable(), "{error:?}");
+        drop(transaction);
+        most_pages(u32::MAX).await;
+        insert(&db.store, &[large]).await;
+        assert_eq!(status(&db.store, 1).await.deliveries.len(), 1);
+    });
+}
+
 #[test]
 fn a_database_that_does_not_answer_in_time_is_unavailable() {
     on_postgres(async |db: Db| {
         let impatient = throughline_config::Database { timeout: Duration::from_secs(2), ..db.settings };
-        let store = Store::connect(&impatient).await.unwrap();
+        let store = Store::connect(&impatient, &unmeasured()).await.unwrap();
         let sleep = "SELECT pg_sleep(60)";
         let error = StoreError::from(store.connection().execute_unprepared(sleep).await.unwrap_err());
         assert!(error.is_unavailable() && error.to_string().contains("2s"), "{error}");

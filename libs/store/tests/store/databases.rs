@@ -15,6 +15,7 @@ use testcontainers_modules::testcontainers::runners::AsyncRunner;
 use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
 use throughline_config::Secret;
 use throughline_store::Store;
+use throughline_testkit::Measured;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
@@ -25,6 +26,8 @@ const DEADLINE: Duration = Duration::from_mins(1);
 pub(crate) struct Db {
     pub(crate) store: Store,
     pub(crate) settings: throughline_config::Database,
+    /// What the store measures.
+    pub(crate) measured: Measured,
 }
 
 pub(crate) fn settings(url: &str) -> throughline_config::Database {
@@ -82,9 +85,10 @@ pub(crate) fn or_skip<T>(server: Result<T, String>) -> Option<T> {
 }
 
 async fn run<F: Future<Output = ()>>(settings: throughline_config::Database, test: impl FnOnce(Db) -> F) {
-    let store = Store::connect(&settings).await.unwrap();
+    let measured = Measured::new();
+    let store = Store::connect(&settings, &measured.meter()).await.unwrap();
     store.migrate().await.unwrap();
-    let db = Db { store: store.clone(), settings };
+    let db = Db { store: store.clone(), settings, measured };
     tokio::time::timeout(DEADLINE, test(db)).await.expect("the test ends");
     store.close().await;
 }

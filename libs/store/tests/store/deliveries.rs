@@ -214,13 +214,13 @@ pub(crate) async fn what_is_cancelled_ends(db: Db) {
     };
     assert_eq!(cancel(404, None).await, Cancelled::Unknown);
     assert_eq!(cancel(1, Some("five")).await, Cancelled::Unknown);
-    assert_eq!(cancel(1, Some("four")).await, Cancelled::Some(1));
+    assert_eq!(cancel(1, Some("four")).await, Cancelled::Some(vec!["four".to_owned()]));
     assert_eq!(cancel(1, Some("four")).await, Cancelled::AllEnded);
     let status = crate::fixtures::status(&db.store, 1).await;
     let [four, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
     assert_eq!((four.state, four.due_at, four.updated_at), (DeliveryState::Cancelled, None, at(7)));
     assert_eq!(three.state, DeliveryState::Pending);
-    assert_eq!(cancel(1, None).await, Cancelled::Some(1));
+    assert_eq!(cancel(1, None).await, Cancelled::Some(vec!["three".to_owned()]));
     assert_eq!(cancel(1, None).await, Cancelled::AllEnded);
     assert_eq!(due(&db.store, 99).await, NOTHING);
 }

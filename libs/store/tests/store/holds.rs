@@ -1,4 +1,5 @@
 use throughline_messages::{AttemptReport, DeferralCause, Outcome};
+use throughline_store::holds::Release;
 use throughline_store::{Due, Store, deliveries, holds};
 
 use crate::databases::Db;
@@ -73,4 +74,23 @@ pub(crate) async fn a_hold_holds_no_other_destination(db: Db) {
     let retried = AttemptReport { destination: "four".to_owned(), ..report(9, 1, retry(Some(6))) };
     record(&db.store, &[retried], 5).await;
     assert_eq!(sweep(&db.store, 6).await, [9]);
+}
+
+pub(crate) async fn a_busy_key_waits_for_its_time_and_says_nothing_of_its_destination(db: Db) {
+    waiting(&db.store, 3, DeferralCause::BreakerOpen).await;
+    assert_eq!(sweep(&db.store, 10).await, [1]);
+    publish(&db.store, &[request(4)]).await;
+    record(&db.store, &[put_off(4, 9, DeferralCause::KeyBusy, 12)], 10).await;
+    assert_eq!(sweep(&db.store, 11).await, [2], "nothing was heard of the first probe");
+    assert_eq!(sweep(&db.store, 12).await, [3, 4]);
+}
+
+pub(crate) async fn a_hold_says_when_it_lets_how_many_go(db: Db) {
+    let next = async || holds::next(db.store.connection(), "three").await.unwrap();
+    assert_eq!(next().await, None);
+    waiting(&db.store, 3, DeferralCause::BreakerOpen).await;
+    assert_eq!(next().await, Some(Release { at: at(10), count: 1 }));
+    assert_eq!(sweep(&db.store, 10).await, [1]);
+    record(&db.store, &[report(1, 1, Outcome::Delivered)], 10).await;
+    assert_eq!(next().await, Some(Release { at: at(11), count: 2 }));
 }

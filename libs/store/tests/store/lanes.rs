@@ -1,4 +1,5 @@
 use throughline_messages::Outcome;
+use throughline_store::order::{self, Ahead};
 use throughline_store::{DeliveryState, Due, NewRequest, Store, dead_letters, deliveries, holds, outbox};
 
 use crate::databases::Db;
@@ -110,4 +111,23 @@ pub(crate) async fn the_time_of_who_waits_begins_with_its_turn(db: Db) {
     record(&db.store, &[report(1, 1, Outcome::Delivered)], 5000).await;
     let mut claim = deliveries::claim_due(&db.store, Due::Planned, at(5000), 9).await.unwrap();
     assert_eq!(claim.take()[0].since, at(5000));
+}
+
+pub(crate) async fn who_waits_is_told_who_is_before_it(db: Db) {
+    let ahead = async |number| order::ahead(db.store.connection(), id(number), "three").await.unwrap();
+    insert(&db.store, &[in_lane(1, "a"), in_lane(2, "a"), in_lane(3, "a"), in_lane(4, "b"), request(5)])
+        .await;
+    published(&db.store).await;
+    assert_eq!(ahead(3).await, Some(Ahead { first: id(1), count: 2 }));
+    for first in [1, 4, 5] {
+        assert_eq!(ahead(first).await, None, "{first}");
+    }
+    record(&db.store, &[report(1, 1, rejected())], 5).await;
+    assert_eq!(ahead(3).await, Some(Ahead { first: id(2), count: 1 }));
+    // Who comes back is before the third one, but it is not its turn either.
+    let transaction = db.store.begin().await.unwrap();
+    dead_letters::replay(&transaction, id(1), "three", at(6)).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(ahead(1).await, Some(Ahead { first: id(2), count: 1 }));
+    assert_eq!(ahead(3).await, Some(Ahead { first: id(2), count: 2 }));
 }

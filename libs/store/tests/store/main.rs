@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod backlog;
 mod concurrency;
 mod connecting;
 mod databases;
@@ -11,6 +12,7 @@ mod fixtures;
 mod holds;
 mod idempotency;
 mod lanes;
+mod metrics;
 mod nodes;
 mod outbox;
 mod outcomes;
@@ -56,12 +58,15 @@ on_both_databases! {
         a_node_sees_its_own_rows_in_the_order_of_ids,
         a_page_begins_after_an_id_and_ends_where_bodies_fill_it,
         what_is_removed_is_not_pending,
-        rows_of_nodes_that_are_gone_are_taken_over;
+        what_is_not_acknowledged_is_its_nodes_to_publish,
+        rows_of_nodes_that_are_gone_are_taken_over,
+        what_a_node_has_to_publish_is_counted;
     nodes:
         the_lowest_id_that_nobody_had_is_leased_first,
         a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed,
         a_renewed_lease_lasts_longer,
         a_released_id_is_free_at_once,
+        ids_are_to_be_younger_than_all_that_are_there,
         a_fixed_id_is_leased_or_refused,
         none_is_leased_when_all_are_taken,
         of_those_that_ran_out_the_longest_free_is_leased;
@@ -73,6 +78,7 @@ on_both_databases! {
         a_cancelled_delivery_stays_cancelled_unless_the_third_party_has_it,
         a_failed_attempt_waits_for_the_next_one,
         a_deferred_delivery_has_made_no_attempt,
+        what_ends_without_a_call_has_made_no_attempt,
         an_attempt_that_is_made_again_is_kept_beside_the_first,
         reports_of_unknown_requests_are_handed_back_and_harm_no_others,
         a_delivery_to_a_new_destination_is_added,
@@ -106,7 +112,9 @@ on_both_databases! {
         a_destination_that_fails_is_probed_by_one_and_then_gets_twice_as_many,
         a_destination_at_its_limit_gets_half_as_many,
         a_hold_ends_when_nothing_waits_behind_it,
-        a_hold_holds_no_other_destination;
+        a_hold_holds_no_other_destination,
+        a_busy_key_waits_for_its_time_and_says_nothing_of_its_destination,
+        a_hold_says_when_it_lets_how_many_go;
     lanes:
         one_of_a_lane_is_published_and_the_others_wait,
         the_next_of_a_lane_is_due_when_the_one_before_it_has_ended,
@@ -114,7 +122,12 @@ on_both_databases! {
         each_destination_of_a_lane_goes_its_own_pace,
         what_was_cancelled_before_it_was_published_is_held,
         who_comes_back_from_the_dead_waits_for_its_turn,
-        the_time_of_who_waits_begins_with_its_turn;
+        the_time_of_who_waits_begins_with_its_turn,
+        who_waits_is_told_who_is_before_it;
+    concurrency:
+        two_who_release_at_once_let_go_no_more_than_a_hold_allows,
+        two_who_go_on_with_a_replay_take_each_dead_letter_once,
+        what_is_purged_while_all_are_replayed_is_either_gone_or_on_its_way;
     schema:
         an_empty_database_is_behind,
         migrating_brings_the_schema_up_to_date_once,
@@ -122,6 +135,17 @@ on_both_databases! {
         a_migration_with_another_text_is_refused,
         two_who_migrate_at_once_apply_each_migration_once,
         what_goes_up_comes_down;
+    metrics:
+        operations_are_timed_by_name,
+        an_operation_that_fails_says_why,
+        connections_are_counted,
+        a_store_that_is_gone_counts_no_connections;
+    backlog:
+        nothing_waits_in_an_empty_database,
+        what_has_not_ended_is_counted_by_destination_and_state,
+        what_a_sweeper_is_to_publish_is_due,
+        the_age_counts_from_when_the_time_of_a_delivery_began,
+        node_ids_are_counted_as_long_as_they_are_leased;
     connecting:
         a_connected_database_answers,
         a_closed_database_is_unavailable;

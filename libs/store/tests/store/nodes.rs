@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use sea_orm::ConnectionTrait;
-use throughline_snowflake::NodeId;
-use throughline_store::Store;
+use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::nodes::{self, Lease};
+use throughline_store::{NewRequest, Store};
 
 use crate::databases::Db;
-use crate::fixtures::node;
+use crate::fixtures::{insert, node, request};
 
 const LONG: Duration = Duration::from_mins(1);
 
@@ -46,6 +46,15 @@ pub(crate) async fn a_released_id_is_free_at_once(db: Db) {
     let next = nodes::acquire(&db.store, "b", LONG, Some(lease.node)).await.unwrap().unwrap();
     assert_eq!(next.epoch, 2);
     assert!(next.not_before < lease.expires_at, "it ended when it was released");
+}
+
+/// Else a clock that was ahead, and was put right, would have ids made again.
+pub(crate) async fn ids_are_to_be_younger_than_all_that_are_there(db: Db) {
+    let ahead = RequestId::from_i64(7 << 60).unwrap();
+    insert(&db.store, &[request(1), NewRequest { id: ahead, ..request(2) }]).await;
+    assert_eq!(acquire(&db.store, "a", LONG).await.not_before, ahead.created_at());
+    let old = nodes::acquire(&db.store, "b", Duration::ZERO, Some(node(3))).await.unwrap().unwrap();
+    assert_eq!(old.not_before, ahead.created_at());
 }
 
 pub(crate) async fn a_fixed_id_is_leased_or_refused(db: Db) {

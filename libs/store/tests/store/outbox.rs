@@ -3,7 +3,7 @@ use std::time::Duration;
 use throughline_store::{OutboxRequest, Store, nodes, outbox, requests};
 
 use crate::databases::Db;
-use crate::fixtures::{id, node, request};
+use crate::fixtures::{at, id, node, request};
 
 async fn insert_for(store: &Store, owner: u16, numbers: &[i64]) {
     let new: Vec<_> = numbers.iter().copied().map(request).collect();
@@ -52,6 +52,15 @@ pub(crate) async fn what_is_removed_is_not_pending(db: Db) {
     assert_eq!(pending(&db.store, 1, 10).await, [2]);
 }
 
+pub(crate) async fn what_is_not_acknowledged_is_its_nodes_to_publish(db: Db) {
+    insert_for(&db.store, 1, &[1]).await;
+    insert_for(&db.store, 2, &[2]).await;
+    let node_of = async |number| outbox::node_of(db.store.connection(), id(number)).await.unwrap();
+    assert_eq!((node_of(1).await, node_of(2).await), (Some(node(1)), Some(node(2))));
+    outbox::remove(db.store.connection(), &[id(1)]).await.unwrap();
+    assert_eq!((node_of(1).await, node_of(404).await), (None, None));
+}
+
 pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
     let lease =
         async |ttl| nodes::acquire(&db.store, "holder", ttl, None).await.unwrap().unwrap().node.as_u16();
@@ -68,4 +77,15 @@ pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
     assert_eq!(pending(&db.store, survivor, 10).await, [2, 3, 4, 5]);
     assert_eq!(pending(&db.store, alive, 10).await, [1]);
     assert_eq!(outbox::take_over(db.store.connection(), node(survivor)).await.unwrap(), 0);
+}
+
+pub(crate) async fn what_a_node_has_to_publish_is_counted(db: Db) {
+    let lag = async |now| outbox::lag(db.store.connection(), node(1), at(now)).await.unwrap();
+    assert_eq!(lag(5).await, outbox::Lag::default());
+    insert_for(&db.store, 1, &[1, 2]).await;
+    let accepted = request(1).accepted_at;
+    let age = (at(65) - accepted).to_std().unwrap();
+    assert_eq!(lag(65).await, outbox::Lag { requests: 2, age });
+    outbox::remove(db.store.connection(), &[id(1), id(2)]).await.unwrap();
+    assert_eq!(lag(65).await, outbox::Lag::default());
 }

@@ -88,6 +88,20 @@ pub(crate) async fn a_deferred_delivery_has_made_no_attempt(db: Db) {
     assert_eq!(delivery.attempts, []);
 }
 
+pub(crate) async fn what_ends_without_a_call_has_made_no_attempt(db: Db) {
+    publish(&db.store, &[request(1)]).await;
+    let failure = Failure { class: ErrorClass::Transform, error: "the filter failed".to_owned() };
+    let outcome = Outcome::Dead { reason: DeadReason::Untransformable, failure };
+    let uncalled = AttemptReport { called: false, status: None, ..report(1, 2, outcome) };
+    record(&db.store, &[report(1, 1, retry(Some(1)))], 1).await;
+    record(&db.store, &[uncalled], 5).await;
+    let delivery = delivery(&db.store, 1).await;
+    assert_eq!((delivery.state, delivery.reason.as_deref()), (DeliveryState::Dead, Some("untransformable")));
+    assert_eq!(delivery.last_error.as_deref(), Some("the filter failed"));
+    assert_eq!(delivery.last_error_class.as_deref(), Some("transform"));
+    assert_eq!((delivery.attempt_count, delivery.attempts.len()), (1, 1));
+}
+
 /// After a crash a record is read again, and its call made again.
 pub(crate) async fn an_attempt_that_is_made_again_is_kept_beside_the_first(db: Db) {
     publish(&db.store, &[request(1)]).await;

@@ -50,17 +50,37 @@ pub(crate) async fn texts_and_times_come_back_as_they_were(db: Db) {
 
 pub(crate) async fn a_status_shows_the_request_its_deliveries_and_their_attempts(db: Db) {
     let destinations = vec!["three".to_owned(), "another".to_owned()];
-    let new = NewRequest { destinations, ordering_key: Some("k".to_owned()), ..request(1) };
+    let new = NewRequest {
+        destinations,
+        ordering_key: Some("k".to_owned()),
+        client: Some("shop".to_owned()),
+        origin: Some("one-requests/0/41".parse().unwrap()),
+        ..request(1)
+    };
     insert(&db.store, std::slice::from_ref(&new)).await;
     outcomes::record(db.store.connection(), &[report(1, 1, rejected())], at(5)).await.unwrap();
 
     let status = status(&db.store, 1).await;
     let NewRequest { id, route, ordering_key, content_type, headers, trace, accepted_at, .. } = new;
-    let expected = StoredRequest { id, route, ordering_key, content_type, headers, trace, accepted_at };
+    let (client, origin) = (Some("shop".to_owned()), Some("one-requests/0/41".to_owned()));
+    let body_bytes = new.body.len() as u64;
+    let expected = StoredRequest {
+        id,
+        route,
+        ordering_key,
+        content_type,
+        body_bytes,
+        headers,
+        trace,
+        client,
+        origin,
+        accepted_at,
+    };
     assert_eq!(status.request, expected);
     let [another, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
     assert_eq!((another.destination.as_str(), another.state), ("another", DeliveryState::Pending));
     assert_eq!((another.due_at, another.updated_at), (Some(at(900)), at(0)));
+    assert_eq!((another.since, another.published_at), (at(0), Some(at(0))));
     assert_eq!(another.attempts, []);
     assert_eq!((three.destination.as_str(), three.state), ("three", DeliveryState::Dead));
     let [attempt] = three.attempts.as_slice() else { panic!("{three:?}") };
@@ -70,6 +90,7 @@ pub(crate) async fn a_status_shows_the_request_its_deliveries_and_their_attempts
     assert_eq!(attempt.error.as_deref(), Some("400 Bad Request"));
     assert_eq!(attempt.response_excerpt.as_deref(), Some("{\"said\": \"no\"}"));
     assert_eq!(attempt.trace_id.as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
+    assert_eq!(attempt.origin.as_deref(), Some("throughline.retries/2/17"));
 }
 
 pub(crate) async fn an_unknown_request_has_no_status(db: Db) {

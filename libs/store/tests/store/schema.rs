@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use sqlx::migrate::Migrator;
 use sqlx::{PgPool, SqlitePool};
 use throughline_store::{Store, StoreError};
+use throughline_testkit::unmeasured;
 
 use crate::databases::Db;
 
@@ -79,8 +80,10 @@ pub(crate) async fn a_migration_with_another_text_is_refused(db: Db) {
 
 pub(crate) async fn two_who_migrate_at_once_apply_each_migration_once(db: Db) {
     undo(&db).await;
-    let (one, other) =
-        (Store::connect(&db.settings).await.unwrap(), Store::connect(&db.settings).await.unwrap());
+    let (one, other) = (
+        Store::connect(&db.settings, &unmeasured()).await.unwrap(),
+        Store::connect(&db.settings, &unmeasured()).await.unwrap(),
+    );
     let (by_one, by_other) = tokio::join!(one.migrate(), other.migrate());
     let mut applied = by_one.unwrap();
     applied.extend(by_other.unwrap());

@@ -7,6 +7,7 @@ use testcontainers_modules::postgres::Postgres;
 use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
 use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt as _};
 use throughline_store::{Store, StoreError};
+use throughline_testkit::unmeasured;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -22,7 +23,9 @@ const SWITCH_ON: &str = r#"
 async fn a_server_that_is_vouched_for_is_talked_to_by_tls() {
     let Some(server) = or_skip(Server::start().await) else { return };
     for mode in ["verify-full", "verify-ca"] {
-        let store = Store::connect(&settings(&server.url("localhost", mode, "authority.pem"))).await.unwrap();
+        let store = Store::connect(&settings(&server.url("localhost", mode, "authority.pem")), &unmeasured())
+            .await
+            .unwrap();
         store.migrate().await.unwrap();
         store.check_schema().await.unwrap();
         let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -63,7 +66,7 @@ async fn a_server_without_tls_is_refused_where_tls_is_asked_for() {
 }
 
 async fn refused(url: &str) -> String {
-    let error = Store::connect(&settings(url)).await.expect_err("it is not to be trusted");
+    let error = Store::connect(&settings(url), &unmeasured()).await.expect_err("it is not to be trusted");
     assert!(matches!(error, StoreError::Tls { .. }) && !error.is_unavailable(), "{error:?}");
     let line = error.to_string();
     assert!(line.lines().count() == 1 && line.contains("sslrootcert"), "{line}");

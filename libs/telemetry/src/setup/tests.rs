@@ -13,7 +13,7 @@ use throughline_messages::TraceContext;
 use tracing::field::Empty;
 use tracing::{Span, error, info, info_span};
 
-use super::{Telemetry, default_filter};
+use super::{Following, Telemetry, default_filter, resource};
 use crate::{add_link, context_of, extract, inject, set_parent, trace_id_of};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -54,10 +54,11 @@ fn listen(sampler: Sampler, filter: &str, is_terminal: bool, speak: impl FnOnce(
     let (spans, logs) = (InMemorySpanExporter::default(), InMemoryLogExporter::default());
     let telemetry = Telemetry {
         traces: SdkTracerProvider::builder()
-            .with_sampler(sampler)
+            .with_sampler(Following(sampler))
             .with_simple_exporter(spans.clone())
             .build(),
         logs: Some(SdkLoggerProvider::builder().with_simple_exporter(logs.clone()).build()),
+        metrics: None,
     };
     let lines = Lines::default();
     let writer = lines.clone();
@@ -251,6 +252,32 @@ fn the_parents_decision_to_record_is_kept() {
 }
 
 #[test]
+fn a_trace_of_its_own_is_recorded_if_what_it_is_linked_to_is() {
+    let remote =
+        |flags: &str| TraceContext { traceparent: format!("00-{TRACE}-{SPAN}-{flags}"), tracestate: None };
+    let speak = || {
+        for (name, links) in [("none", &["00", "00"][..]), ("one", &["00", "01"])] {
+            let span = info_span!("root", otel.name = name);
+            for flags in links {
+                add_link(&span, &remote(flags));
+            }
+        }
+        let child = info_span!("child");
+        set_parent(&child, &remote("00"));
+        add_link(&child, &remote("01"));
+        let _alone = info_span!("alone");
+    };
+    let names = |sampler| {
+        let heard = listen(sampler, "info", false, speak);
+        heard.spans.iter().map(|span| span.name.to_string()).collect::<Vec<_>>()
+    };
+    let parent_based = |root| Sampler::ParentBased(Box::new(root));
+    assert_eq!(names(parent_based(Sampler::AlwaysOn)), ["one", "alone"]);
+    assert_eq!(names(parent_based(Sampler::AlwaysOff)), ["one"]);
+    assert_eq!(names(Sampler::AlwaysOff), Vec::<String>::new());
+}
+
+#[test]
 fn attributes_have_the_names_and_kinds_of_the_conventions() {
     let heard = hear(|| {
         let span = info_span!("send", otel.name = "send topic", otel.kind = "producer", error.r#type = Empty);
@@ -371,4 +398,23 @@ fn noisy_libraries_are_quieter_than_the_rest() {
         info!("hello");
     });
     assert_eq!(heard.line()["message"], "hello");
+}
+
+#[test]
+fn a_resource_says_who_is_speaking_and_the_environment_wins() {
+    let attributes = [("service.namespace", "mine"), ("deployment.environment.name", "test")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let get = |attributes: &[(String, String)], key: &'static str| {
+        resource("throughline-test", "1.2.3", attributes).get(&key.into()).map(|value| value.to_string())
+    };
+    for (key, value) in [
+        ("service.namespace", "throughline"),
+        ("service.name", "throughline-test"),
+        ("service.version", "1.2.3"),
+    ] {
+        assert_eq!(get(&[], key).as_deref(), Some(value), "{key}");
+    }
+    assert!(get(&[], "service.instance.id").is_some());
+    assert_eq!(get(&attributes, "service.namespace").as_deref(), Some("mine"));
+    assert_eq!(get(&attributes, "deployment.environment.name").as_deref(), Some("test"));
 }

@@ -80,8 +80,9 @@ fn a_body_without_a_filter_arrives_byte_for_byte() {
             content_type: "application/vnd.api+json; charset=utf-8".to_owned(),
             ..request("plain")
         };
-        world.kafka.publish(&request, None, body).await;
-        assert_eq!(world.kafka.heard.report(request.id).await.outcome, Outcome::Delivered);
+        let origin = world.kafka.publish(&request, None, body).await;
+        let report = world.kafka.heard.report(request.id).await;
+        assert_eq!((report.outcome, report.origin), (Outcome::Delivered, Some(origin)));
 
         let [call] = &world.calls("/plain").await[..] else { panic!("one call") };
         assert_eq!(call.body, body.as_bytes());

@@ -1,11 +1,13 @@
 //! What becomes of a delivery that fails.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Outcome, name};
 use wiremock::matchers::path;
 use wiremock::{Mock, ResponseTemplate};
 
+use crate::third_party::TAKEN;
 use crate::world::{World, header, in_the_world};
 
 async fn answer(world: &World, at: &str, response: ResponseTemplate) {
@@ -92,6 +94,35 @@ fn a_body_that_the_filter_fails_on_is_never_sent() {
     });
 }
 
+/// More run away than dispatch has threads to work on.
+#[test]
+fn a_filter_that_runs_away_ends_its_own_deliveries_and_keeps_nobody_waiting() {
+    in_the_world(async |world| {
+        let mut running = Vec::new();
+        for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
+            running.push(world.publish("running-away", "{}").await);
+        }
+        answer(world, "/beside", ResponseTemplate::new(200)).await;
+        let beside = world.attempt("beside", "{}").await;
+        assert_eq!(beside.outcome, Outcome::Delivered);
+        assert_eq!(world.calls("/beside").await[0].body, br#"{"beside":{}}"#);
+        let ended = world.kafka.heard.wait_for(|records| {
+            let reports = world.kafka.heard.reports_in(records);
+            Some(reports.filter(|report| running.contains(&report.request_id)).count())
+        });
+        assert_eq!(ended.await, 0, "another delivery waited for them");
+
+        let report = world.kafka.heard.wait_for(|records| {
+            world.kafka.heard.reports_in(records).find(|report| running.contains(&report.request_id))
+        });
+        let report = report.await;
+        let (reason, class, error) = end(&report);
+        assert_eq!((reason, class), (DeadReason::Untransformable, ErrorClass::Transform));
+        assert!(error.starts_with("the filter ran away: it held more than 64 MiB"), "{error}");
+        assert_eq!(world.calls("/running-away").await.len(), 0);
+    });
+}
+
 #[test]
 fn a_certificate_that_nobody_signed_is_final_and_a_failed_handshake_is_not() {
     in_the_world(async |world| {
@@ -122,5 +153,20 @@ fn a_response_that_breaks_off_is_a_failure_that_keeps_its_status() {
         let (class, error) = failure(&report);
         assert_eq!(class, ErrorClass::Transport, "{error}");
         assert_eq!((report.status, report.response_excerpt.as_deref()), (Some(200), Some("half")));
+    });
+}
+
+#[test]
+fn a_response_whose_head_is_too_large_to_be_read_is_a_failure() {
+    in_the_world(async |world| {
+        for route in ["large-header", "many-headers", "no-status"] {
+            let report = world.attempt(route, "{}").await;
+            let expected = (ErrorClass::Transport, "the connection broke: message head is too large");
+            assert_eq!(failure(&report), expected, "{route}");
+            assert_eq!((report.status, report.response_excerpt), (None, None), "{route}");
+        }
+        // What the system holds of a connection is part of it.
+        let taken = TAKEN.load(Ordering::SeqCst);
+        assert!(taken < 64 << 20, "{taken} bytes were taken");
     });
 }

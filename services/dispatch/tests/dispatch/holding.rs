@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
+use throughline_dispatch::Dispatch;
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{AttemptReport, DeferralCause, Outcome};
-use wiremock::matchers::path;
+use wiremock::matchers::{any, path, path_regex};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use crate::third_party::CROWD;
@@ -178,31 +179,127 @@ fn a_destination_that_is_full_defers_what_it_cannot_take() {
     });
 }
 
+/// A third party whose paths hang, but for `/quick` and `/right`, and a dispatch that calls them; `awaited` as often as
+/// it can be waited for.
+struct Hanging {
+    third: MockServer,
+    kafka: Kafka,
+    shutdown: Shutdown,
+    _dispatch: Dispatch,
+}
+
+impl Hanging {
+    /// Publishes before dispatch starts; paths and routes have the same names.
+    async fn start(names: &[&str], publish: impl AsyncFnOnce(&Kafka)) -> Self {
+        let third = MockServer::start().await;
+        let hangs = ResponseTemplate::new(200).set_delay(Duration::from_mins(10));
+        let quick = Mock::given(path_regex("^/(quick|right)$")).respond_with(ResponseTemplate::new(200));
+        quick.mount(&third).await;
+        Mock::given(any()).respond_with(hangs).mount(&third).await;
+        let destination = |name: &str| {
+            let mut settings = json!({"url": format!("{}/{name}", third.uri()), "timeout": "10m"});
+            if name == "awaited" {
+                settings["limits"] = json!({"patience": "10m"});
+            }
+            (name.to_owned(), settings)
+        };
+        let destinations: serde_json::Map<_, _> =
+            names.iter().chain(&["quick"]).copied().map(destination).collect();
+        let kafka = Kafka::start(&destinations.into());
+        publish(&kafka).await;
+        let shutdown = Shutdown::new();
+        let dispatch = kafka.dispatch(shutdown.clone()).await;
+        while third.received_requests().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        Self { third, kafka, shutdown, _dispatch: dispatch }
+    }
+
+    /// Publishes one after the other and waits for each.
+    async fn all_is_well_elsewhere(&self) {
+        for _ in 0..20 {
+            let request = request("quick");
+            self.kafka.publish(&request, Some("a key"), "{}").await;
+            assert_eq!(self.kafka.heard.report(request.id).await.outcome, Outcome::Delivered);
+        }
+    }
+
+    async fn calls(&self, at: &str) -> usize {
+        self.third.received_requests().await.unwrap().iter().filter(|call| call.url.path() == at).count()
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.shutdown.force();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_hangs_slows_no_other() {
-    let third = MockServer::start().await;
-    let hangs = ResponseTemplate::new(200).set_delay(Duration::from_mins(10));
-    Mock::given(path("/hanging")).respond_with(hangs).mount(&third).await;
-    Mock::given(path("/quick")).respond_with(ResponseTemplate::new(200)).mount(&third).await;
-    let kafka = Kafka::start(&json!({
-        "hanging": {"url": format!("{}/hanging", third.uri()), "timeout": "10m"},
-        "quick": {"url": format!("{}/quick", third.uri())},
-    }));
     // Many more than dispatch has in work at once.
-    for _ in 0..200 {
-        kafka.publish(&request("hanging"), None, "{}").await;
-    }
-    let shutdown = Shutdown::new();
-    let _dispatch = kafka.dispatch(shutdown.clone()).await;
-    while third.received_requests().await.unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    for _ in 0..20 {
-        let request = request("quick");
-        kafka.publish(&request, None, "{}").await;
-        assert_eq!(kafka.heard.report(request.id).await.outcome, Outcome::Delivered);
-    }
-    let hanging = third.received_requests().await.unwrap();
-    assert!(hanging.iter().filter(|call| call.url.path() == "/hanging").count() <= 16);
-    shutdown.force();
+    let publish = async |kafka: &Kafka| {
+        for _ in 0..600 {
+            kafka.publish(&request("hanging"), None, "{}").await;
+        }
+    };
+    let world = Hanging::start(&["hanging"], publish).await;
+    world.all_is_well_elsewhere().await;
+    assert!(world.calls("/hanging").await <= 16);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_destinations_that_hang_slow_no_other() {
+    let names = ["hanging", "stuck", "frozen", "silent"];
+    let publish = async |kafka: &Kafka| {
+        for _ in 0..200 {
+            for name in names {
+                kafka.publish(&request(name), None, "{}").await;
+            }
+        }
+    };
+    let world = Hanging::start(&names, publish).await;
+    world.all_is_well_elsewhere().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_for_a_destination_slow_no_other() {
+    let publish = async |kafka: &Kafka| {
+        for _ in 0..200 {
+            kafka.publish(&request("awaited"), None, "{}").await;
+        }
+    };
+    let world = Hanging::start(&["awaited"], publish).await;
+    world.all_is_well_elsewhere().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_many_requests_for_a_destination_that_hangs_slows_no_other() {
+    let publish = async |kafka: &Kafka| {
+        for _ in 0..600 {
+            kafka.publish(&request("hanging"), Some("a key"), "{}").await;
+        }
+    };
+    let world = Hanging::start(&["hanging"], publish).await;
+    world.all_is_well_elsewhere().await;
+    assert_eq!(world.calls("/hanging").await, 1);
+    let heard = &world.kafka.heard;
+    let of_it = |records: &[_]| heard.reports_in(records).find(|report| report.destination == "hanging");
+    assert_eq!(deferred(&heard.wait_for(of_it).await).1, DeferralCause::KeyBusy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_waits_at_the_destination_that_hangs_alone() {
+    let publish = async |kafka: &Kafka| {
+        for _ in 0..2 {
+            kafka.publish(&request("both"), Some("a key"), "{}").await;
+        }
+    };
+    let world = Hanging::start(&["left", "right"], publish).await;
+    let heard = &world.kafka.heard;
+    let delivered =
+        |records: &[_]| heard.reports_in(records).map(|report| report.destination).collect::<Vec<_>>();
+    let both = heard.wait_for(|records| Some(delivered(records)).filter(|reports| reports.len() == 2)).await;
+    assert_eq!(both, ["right", "right"]);
+    assert_eq!(world.calls("/left").await, 1);
 }

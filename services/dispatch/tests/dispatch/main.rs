@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+mod clock_steps;
 mod deliveries;
 mod failures;
 mod holding;
+mod measuring;
 mod records;
 mod restarts;
 mod retrying;

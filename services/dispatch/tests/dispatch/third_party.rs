@@ -47,12 +47,20 @@ fn usual(third: &str) -> Value {
         "slow": {"url": format!("{third}/slow"), "timeout": "150ms"},
         "redirecting": {"url": format!("{third}/redirecting")},
         "untransformable": {"url": format!("{third}/untransformable"), "filter": ".a.b"},
+        "running-away": {"url": format!("{third}/running-away"), "filter": "[range(1e9) | [.]]"},
+        "beside": {"url": format!("{third}/beside"), "filter": "{beside: .}"},
         "untrusted": {"url": format!("https://localhost:{}/", untrusted().port())},
         "plaintext": {"url": format!("{third}/plaintext").replace("http:", "https:")},
         "endless": {"url": format!("http://{}/", endless()), "response_limit": "4KiB"},
         "breaking": {"url": format!("http://{}/", breaking())},
+        "large-header": {"url": format!("http://{}/", headed(format!("x: {}\r\n", "y".repeat(1 << 20))))},
+        "many-headers": {"url": format!("http://{}/", headed("x: y\r\n".repeat(10_000)))},
+        "no-status": {"url": format!("http://{}/", statusless())},
         "foreign": {"url": format!("{third}/foreign")},
         "readable": {"url": format!("{third}/readable")},
+        "measured": {"url": format!("{third}/measured")},
+        "counting-tokens": {"url": format!("{third}/counting-tokens"), "oauth2": client("counting-tokens")},
+        "measured-tokenless": {"url": format!("{third}/tokenless"), "oauth2": client("measured-tokenless")},
     })
 }
 
@@ -74,6 +82,10 @@ fn resilient(third: &str) -> Value {
             "breaker": {"consecutive": 2, "open": "200ms", "probes": 1},
         },
         "reopening": {"url": format!("{third}/reopening"), "breaker": {"consecutive": 1, "open": "100ms"}},
+        "failing-measured": {
+            "url": format!("{third}/failing-measured"),
+            "breaker": {"consecutive": 2, "open": "1h", "max_open": "1h"},
+        },
         "unauthorised": {"url": format!("{third}/unauthorised"), "oauth2": client("unauthorised")},
         "patient": {"url": format!("{third}/patient"), "oauth2": client("patient")},
         "narrow": {"url": format!("http://{}/", crowded()), "limits": {"concurrency": 3, "patience": "30s"}},
@@ -110,6 +122,29 @@ fn breaking() -> SocketAddr {
     answering(|mut connection| {
         read_request(&mut connection)?;
         write!(connection, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+    })
+}
+
+/// Answers 200 with these headers, and ends.
+fn headed(headers: String) -> SocketAddr {
+    answering(move |mut connection| {
+        read_request(&mut connection)?;
+        write!(connection, "HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n")
+    })
+}
+
+/// The bytes that somebody took from [`statusless`].
+pub(crate) static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Answers with a status line that never ends.
+fn statusless() -> SocketAddr {
+    answering(|mut connection| {
+        read_request(&mut connection)?;
+        write!(connection, "HTTP/1.1 200 ")?;
+        loop {
+            connection.write_all(&[b'x'; 1024])?;
+            TAKEN.fetch_add(1024, Ordering::SeqCst);
+        }
     })
 }
 

@@ -12,9 +12,10 @@ use throughline_config::{Flags, Settings};
 use throughline_dispatch::Dispatch;
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{AttemptReport, Headers, Outcome, RequestRecord, RetryRecord, Topics};
+use throughline_messages::{AttemptReport, Headers, Origin, Outcome, RequestRecord, RetryRecord, Topics};
 use throughline_snowflake::RequestId;
 use throughline_telemetry::Telemetry;
+use throughline_testkit::{Measured, unmeasured};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -79,6 +80,7 @@ pub(crate) struct Kafka {
     pub(crate) broker: EmbeddedBroker,
     pub(crate) topics: Topics,
     pub(crate) heard: Heard,
+    pub(crate) measured: Measured,
     settings: Settings,
     producer: Producer,
 }
@@ -93,26 +95,32 @@ impl Kafka {
         for route in settings.routes.values() {
             broker.create_topics(&[&route.topic]).unwrap();
         }
-        let producer = Producer::new(&settings.kafka).unwrap();
+        let producer = Producer::new(&settings.kafka, &unmeasured()).unwrap();
         let heard = Heard::listen(&settings, &[&topics.outcomes, &topics.dead_letters, &topics.adoptions]);
-        Self { broker, topics, heard, settings, producer }
+        Self { broker, topics, heard, measured: Measured::new(), settings, producer }
     }
 
     /// Starts dispatch.
     pub(crate) async fn dispatch(&self, shutdown: Shutdown) -> Dispatch {
-        throughline_dispatch::start(self.settings.clone(), Clock::system(), shutdown).await.unwrap()
+        self.dispatch_at(Clock::system(), shutdown).await
     }
 
-    /// Publishes a request with an ordering key, or with its id for a key.
+    /// Starts dispatch with a clock that may be wrong.
+    pub(crate) async fn dispatch_at(&self, clock: Clock, shutdown: Shutdown) -> Dispatch {
+        let meter = self.measured.meter();
+        throughline_dispatch::start(self.settings.clone(), clock, shutdown, &meter).await.unwrap()
+    }
+
+    /// Publishes a request with an ordering key, or with its id for a key; gives where it stands.
     pub(crate) async fn publish(
         &self,
         request: &RequestRecord,
         key: Option<&'static str>,
         body: &'static str,
-    ) {
+    ) -> Origin {
         let topic = format!("{}-requests", request.route);
         let key = key.map_or_else(|| request.id.to_string().into(), |key| Bytes::from_static(key.as_bytes()));
-        self.produce(&topic, Some(key), request.to_headers(), body).await;
+        self.produce(&topic, Some(key), request.to_headers(), body).await
     }
 
     /// Publishes a delivery again, as ingest does when it is due.
@@ -151,10 +159,11 @@ impl Kafka {
         key: Option<Bytes>,
         headers: Headers,
         body: &'static str,
-    ) {
+    ) -> Origin {
         let payload = Bytes::from_static(body.as_bytes());
         let record = Outgoing { topic: topic.to_owned(), key, headers, payload };
-        self.producer.send(&record).await.unwrap();
+        let position = self.producer.send(&record).await.unwrap();
+        Origin { topic: record.topic, partition: position.partition, offset: position.offset }
     }
 }
 
@@ -167,7 +176,8 @@ pub(crate) struct Heard {
 
 impl Heard {
     fn listen(settings: &Settings, topics: &[&str]) -> Self {
-        let mut consumer = Consumer::subscribe(&settings.kafka, "listener", topics, 64).unwrap();
+        let mut consumer =
+            Consumer::subscribe(&settings.kafka, "listener", topics, 64, &unmeasured()).unwrap();
         let (sender, records) = watch::channel(Vec::new());
         let listener = tokio::spawn(async move {
             while let Some(received) = consumer.recv().await {

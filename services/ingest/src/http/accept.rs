@@ -16,6 +16,7 @@ use throughline_snowflake::RequestId;
 use tokio::time::timeout;
 use tracing::Span;
 
+use super::clients::Caller;
 use super::problem::Problem;
 use super::rate::Limiter;
 use crate::intake::{Intake, NotTaken, Offer};
@@ -59,6 +60,8 @@ pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -
         headers: kept(&head.headers, entrance.intake.keep_headers()),
         trace: throughline_telemetry::context_of(&Span::current())
             .or_else(|| throughline_telemetry::extract(&head.headers)),
+        client: head.extensions.get::<Caller>().map(|Caller(name)| name.clone()),
+        origin: None,
         idempotency_key,
         room,
     };

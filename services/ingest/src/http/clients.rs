@@ -23,6 +23,10 @@ pub(super) enum Door {
     Management,
 }
 
+/// The name of the client that was let in, for whoever answers it.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) String);
+
 /// Stands at a door and lets in whom the configuration lets.
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
@@ -67,11 +71,12 @@ impl Clients {
 /// Answers whom the guard does not let in; before the body is read.
 pub(super) async fn admit(
     State(guard): State<Guard>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let client = guard.admit(request.headers())?;
-    Span::current().record("throughline.client", client);
+    let client = guard.admit(request.headers())?.to_owned();
+    Span::current().record("throughline.client", &client);
+    request.extensions_mut().insert(Caller(client));
     Ok(next.run(request).await)
 }
 

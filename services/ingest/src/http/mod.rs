@@ -4,9 +4,12 @@ mod accept;
 mod clients;
 mod dead_letters;
 mod described;
+mod explain;
 mod head;
 mod health;
+mod measured;
 mod openapi;
+mod preference;
 mod problem;
 mod rate;
 mod server;
@@ -22,6 +25,7 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use opentelemetry::metrics::Meter;
 use throughline_config::Settings;
 use throughline_store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -29,7 +33,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use self::accept::Entrance;
 use self::clients::{Clients, Door, Guard};
 use self::described::Described;
+use self::explain::Explainer;
 pub(crate) use self::health::Readiness;
+use self::measured::Measures;
 use self::openapi::management as description;
 use self::problem::Problem;
 use self::rate::Limiter;
@@ -43,10 +49,12 @@ pub(crate) fn router(
     intakes: &Intakes,
     desk: &Desk,
     readiness: Arc<Readiness>,
+    meter: &Meter,
 ) -> Router {
     let clients = Clients::new(settings);
     let guard = |door| clients.as_ref().map(|clients| clients.guard(door));
-    let mut api = management(desk, guard(Door::Management).as_ref());
+    let explainer = Explainer::new(settings, desk);
+    let mut api = management(desk, explainer, guard(Door::Management).as_ref());
     for (name, route) in &settings.routes {
         let Some(intake) = intakes.get(name) else { continue };
         let accept =
@@ -74,18 +82,21 @@ pub(crate) fn router(
         .layer(from_fn(unread::discard))
         .layer(from_fn(head::check))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Measures::new(meter), measured::measure))
 }
 
 /// What operators ask for and do.
-fn management(desk: &Desk, guard: Option<&Guard>) -> Described {
+fn management(desk: &Desk, explainer: Explainer, guard: Option<&Guard>) -> Described {
     let on = |handlers: MethodRouter<Store>, allow| {
         handlers.fallback(move || only(allow)).with_state(desk.store.clone())
     };
     let at =
         |handlers: MethodRouter<Desk>, allow| handlers.fallback(move || only(allow)).with_state(desk.clone());
+    let explain = get(explain::explain).fallback(|| only("GET, HEAD")).with_state(explainer);
     let endpoints = [
         ("/v1/requests/{id}", on(get(status::request), "GET, HEAD"), description::request()),
         ("/v1/requests/{id}/body", on(get(status::body), "GET, HEAD"), description::body()),
+        ("/v1/requests/{id}/explain", explain, description::explain()),
         ("/v1/requests/{id}/cancel", at(post(status::cancel), "POST"), description::cancel()),
         (
             "/v1/dead-letters",

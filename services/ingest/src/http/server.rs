@@ -174,6 +174,38 @@ mod tests {
         }
     }
 
+    /// What a client hears that sends such a head, all of it or up to where it is cut off.
+    async fn answer_to(head: String, address: std::net::SocketAddr) -> String {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // The server does not wait for the end of what it will not read.
+        let _ = timeout(SOON, client.write_all(head.as_bytes())).await.expect("the server reads or closes");
+        let mut answer = Vec::new();
+        let closed = async { while let Ok(1..) = client.read_buf(&mut answer).await {} };
+        timeout(SOON, closed).await.expect("the server closes");
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_to_be_read_is_refused_without_a_body() {
+        let (_running, _stop, address) = server(BOUNDS).await;
+        let large = "x".repeat(1 << 20);
+        for (head, status) in [
+            (format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(100)), "431"),
+            (format!("GET / HTTP/1.1\r\nhost: x\r\na: {large}\r\n\r\n"), "431"),
+            (format!("GET / HTTP/1.1\r\nhost: x\r\na: {large}"), "431"),
+            (format!("GET /{large}"), "431"),
+            (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", &large[..70_000]), "414"),
+        ] {
+            let answer = answer_to(head, address).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("connection: close") && head.contains("content-length: 0"), "{head}");
+            assert_eq!(body, "");
+        }
+        let most = format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}\r\n", "a: b\r\n".repeat(98));
+        assert!(answer_to(most, address).await.starts_with("HTTP/1.1 200 OK"));
+    }
+
     #[tokio::test]
     async fn at_the_stop_clients_that_ask_for_nothing_are_let_go_at_once() {
         let (running, stop, address) = server(BOUNDS).await;

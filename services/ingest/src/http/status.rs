@@ -29,10 +29,18 @@ pub(super) struct Status {
     ordering_key: Option<String>,
     accepted_at: DateTime<Utc>,
     content_type: String,
+    /// Of the body.
+    body_bytes: u64,
     /// Those that the route keeps, each a name and a value.
     headers: Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
+    /// The client that sent it, where clients are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    /// `topic/partition/offset` of the record that it was adopted from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
     deliveries: Vec<Delivery>,
 }
 
@@ -78,6 +86,9 @@ struct Attempt {
     response_excerpt: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
+    /// `topic/partition/offset` of the record by which it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
 }
 
 pub(super) async fn request(
@@ -112,8 +123,9 @@ pub(super) async fn cancel(
         Ok(cancelled)
     };
     match cancelled.await.map_err(|error| failed(&error, id))? {
-        Cancelled::Some(number) => {
-            tracing::info!(request_id = %id, destination, deliveries = number, "deliveries were cancelled");
+        Cancelled::Some(destinations) => {
+            tracing::info!(request_id = %id, ?destinations, "deliveries were cancelled");
+            desk.metrics.cancelled(&destinations);
             // The next one of its lane may go.
             desk.ring();
             status(&desk.store, id).await
@@ -132,7 +144,7 @@ pub(super) fn parse(id: String) -> Result<RequestId, Problem> {
     id.parse().map_err(|_| Problem::RequestIdInvalid(id))
 }
 
-fn failed(error: &StoreError, request_id: RequestId) -> Problem {
+pub(super) fn failed(error: &StoreError, request_id: RequestId) -> Problem {
     if error.is_unavailable() {
         return Problem::Unavailable(AWAY);
     }
@@ -148,8 +160,11 @@ impl From<StoredStatus> for Status {
             ordering_key: request.ordering_key,
             accepted_at: request.accepted_at,
             content_type: request.content_type,
+            body_bytes: request.body_bytes,
             headers: request.headers,
             trace_id: request.trace.as_ref().and_then(TraceContext::trace_id).map(str::to_owned),
+            client: request.client,
+            origin: request.origin,
             deliveries: deliveries.into_iter().map(Delivery::from).collect(),
         }
     }
@@ -184,6 +199,7 @@ impl From<StoredAttempt> for Attempt {
             error: stored.error,
             response_excerpt: stored.response_excerpt,
             trace_id: stored.trace_id,
+            origin: stored.origin,
         }
     }
 }

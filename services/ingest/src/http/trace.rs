@@ -6,15 +6,20 @@ use axum::response::Response;
 use tracing::field::Empty;
 use tracing::{Instrument as _, info_span};
 
+use super::measured::{self, OTHER};
+
 /// Continues the client's trace, if it sent one, and says how the request was answered.
 pub(super) async fn server_span(request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let method = measured::method(request.method());
+    let name = if method == OTHER { "HTTP" } else { method };
     let span = info_span!(
         "request",
         otel.kind = "server",
-        otel.name = format!("{} {route}", request.method()),
+        otel.name = route.map_or_else(|| name.to_owned(), |route| format!("{name} {route}")),
         otel.status_code = Empty,
-        http.request.method = request.method().as_str(),
+        error.r#type = Empty,
+        http.request.method = method,
         http.route = route,
         http.response.status_code = Empty,
         url.path = request.uri().path(),
@@ -29,6 +34,7 @@ pub(super) async fn server_span(request: Request, next: Next) -> Response {
     span.record("http.response.status_code", response.status().as_u16());
     if response.status().is_server_error() {
         span.record("otel.status_code", "ERROR");
+        span.record("error.type", response.status().as_str());
     }
     response
 }

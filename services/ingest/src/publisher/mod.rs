@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -34,10 +34,13 @@ use tokio_util::sync::CancellationToken;
 use self::handover::{Fresh, Source};
 pub(crate) use self::handover::{Gate, Handover};
 use self::removal::{Remover, Settled};
+use self::send::unroutable;
 pub(crate) use self::send::{note, outgoing};
 use self::window::Hold;
 pub(crate) use self::window::Window;
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
+use crate::refusals::{DeadLetters, Stub};
 
 /// How long the writer may be kept waiting for a look into the table.
 const GATED_READ: Duration = Duration::from_secs(1);
@@ -53,6 +56,7 @@ pub(crate) struct Terms {
     /// How long a delivery may stay silent from its publication on.
     pub(crate) patience: TimeDelta,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
     /// Stop at once: what is left in the outbox is published by the next owner.
     pub(crate) hard: CancellationToken,
 }
@@ -73,6 +77,8 @@ pub(crate) struct Publisher {
 /// A record that the broker has answered for.
 struct Sent {
     id: RequestId,
+    accepted_at: DateTime<Utc>,
+    stub: Stub,
     hold: Hold,
     result: Result<Position, SendError>,
 }
@@ -91,15 +97,16 @@ struct Stopped;
 pub(crate) fn publisher(
     terms: Terms,
     store: Store,
-    producer: Producer,
+    dead_letters: DeadLetters,
     window: Arc<Window>,
 ) -> (Publisher, impl Future<Output = Result<(), StoreError>> + Send, Handover) {
     let (handover, gate, fresh) = handover::handover(Arc::clone(&window));
     // Bounded by the window: each entry holds a share of it.
     let (sender, settled) = mpsc::unbounded_channel();
     let hard = terms.hard.clone();
-    let (clock, patience) = (terms.clock.clone(), terms.patience);
-    let remover = Remover { settled, store: store.clone(), clock, patience, hard };
+    let (clock, patience, metrics) = (terms.clock.clone(), terms.patience, terms.metrics.clone());
+    let producer = dead_letters.producer.clone();
+    let remover = Remover { settled, store: store.clone(), dead_letters, clock, patience, metrics, hard };
     let sent = FuturesUnordered::new();
     let publisher =
         Publisher { terms, store, producer, window, gate, fresh, sent, settled: sender, failure: None };
@@ -245,22 +252,27 @@ impl Publisher {
     /// Hands a record to librdkafka, which keeps the order from there. What is not taken now is still
     /// in the table, and nothing may overtake it.
     fn enqueue(&mut self, request: OutboxRequest, hold: Hold) {
-        let id = request.id;
+        let (id, accepted_at) = (request.id, request.accepted_at);
         let Some(topic) = self.terms.topics.get(&request.route) else {
             let error = format!("the configuration has no route {}", request.route);
-            return self.refuse(id, DeadReason::Unroutable, error, hold);
+            return self.refuse(id, unroutable(request), DeadReason::Unroutable, error, hold);
         };
+        let (metrics, route) = (self.terms.metrics.clone(), request.route.clone());
         let (record, span) = outgoing(topic, request, |record| record.to_headers());
         match self.producer.enqueue(&record) {
             Ok(acknowledgement) => {
+                let stub = record.into();
                 let sent = acknowledgement.map(move |result| {
                     note(&span, &result);
-                    Sent { id, hold, result }
+                    if result.is_ok() {
+                        metrics.published(&route);
+                    }
+                    Sent { id, accepted_at, stub, hold, result }
                 });
                 self.sent.push(sent.boxed());
             }
             Err(error) if error.is_refusal() => {
-                self.refuse(id, DeadReason::Unpublishable, error.to_string(), hold);
+                self.refuse(id, record.into(), DeadReason::Unpublishable, error.to_string(), hold);
             }
             Err(error) => self.failure = Some(error),
         }
@@ -283,17 +295,17 @@ impl Publisher {
         match sent.result {
             Ok(_) => {
                 // Without a remover the process is ending, and the row stays.
-                let _ = self.settled.send(Settled::Published(sent.id, sent.hold));
+                let _ = self.settled.send(Settled::Published(sent.id, sent.accepted_at, sent.hold));
             }
             Err(error) if error.is_refusal() => {
-                self.refuse(sent.id, DeadReason::Unpublishable, error.to_string(), sent.hold);
+                self.refuse(sent.id, sent.stub, DeadReason::Unpublishable, error.to_string(), sent.hold);
             }
             Err(error) => self.failure = Some(error),
         }
     }
 
-    fn refuse(&self, id: RequestId, reason: DeadReason, error: String, hold: Hold) {
+    fn refuse(&self, id: RequestId, stub: Stub, reason: DeadReason, error: String, hold: Hold) {
         tracing::error!(request_id = %id, %error, "a request cannot be published, its deliveries end dead");
-        let _ = self.settled.send(Settled::Refused(id, reason, error, hold));
+        let _ = self.settled.send(Settled::Refused { id, stub, reason, error, hold });
     }
 }

@@ -1,6 +1,6 @@
 //! Takes what the broker has acknowledged out of the outbox, in batches.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
 use throughline_messages::{DeadReason, ErrorClass};
 use throughline_snowflake::RequestId;
@@ -10,15 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::window::Hold;
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
+use crate::refusals::{DeadLetters, Stub};
 
 /// Most rows deleted by one statement.
 const BATCH: usize = 1024;
 
 pub(super) enum Settled {
-    /// Kafka has it.
-    Published(RequestId, Hold),
+    /// Kafka has it, which was accepted then.
+    Published(RequestId, DateTime<Utc>, Hold),
     /// Kafka will never take it, or nobody knows where to publish it: its deliveries end dead.
-    Refused(RequestId, DeadReason, String, Hold),
+    Refused { id: RequestId, stub: Stub, reason: DeadReason, error: String, hold: Hold },
     /// Answers once all that came before is out of the table.
     Flush(oneshot::Sender<()>),
 }
@@ -26,9 +28,11 @@ pub(super) enum Settled {
 pub(super) struct Remover {
     pub(super) settled: mpsc::UnboundedReceiver<Settled>,
     pub(super) store: Store,
+    pub(super) dead_letters: DeadLetters,
     pub(super) clock: Clock,
     /// How long a delivery may stay silent from its publication on.
     pub(super) patience: TimeDelta,
+    pub(super) metrics: Metrics,
     pub(super) hard: CancellationToken,
 }
 
@@ -46,29 +50,28 @@ impl Remover {
 
     /// Whether to go on.
     async fn step(&self, batch: Vec<Settled>) -> Result<bool, StoreError> {
-        let mut gone = Vec::with_capacity(batch.len());
-        let mut refused = Vec::new();
+        let mut gone = Gone::default();
         let mut holds = Vec::with_capacity(batch.len());
         let mut flushed = Vec::new();
         for settled in batch {
             match settled {
-                Settled::Published(id, hold) => {
-                    gone.push(id);
+                Settled::Published(id, accepted_at, hold) => {
+                    gone.ids.push(id);
+                    gone.published.push((id, accepted_at));
                     holds.push(hold);
                 }
-                Settled::Refused(id, reason, error, hold) => {
-                    gone.push(id);
-                    let class = match reason {
-                        DeadReason::Unroutable => ErrorClass::Configuration,
-                        _ => ErrorClass::Broker,
-                    };
-                    refused.push(Refusal { request_id: id, destination: None, reason, class, error });
+                Settled::Refused { id, stub, reason, error, hold } => {
+                    // Before it is known to be dead: who is told twice is told.
+                    if !self.dead_letters.tell(stub, None, reason, &error).await {
+                        return Ok(false);
+                    }
+                    gone.refuse(id, reason, error);
                     drop(hold);
                 }
                 Settled::Flush(answer) => flushed.push(answer),
             }
         }
-        if !self.remove(&gone, &refused).await? {
+        if !self.remove(&gone).await? {
             return Ok(false);
         }
         drop(holds);
@@ -80,10 +83,10 @@ impl Remover {
     }
 
     /// Tries until it is done, or until it must stop: then the rows stay, and are published again.
-    async fn remove(&self, gone: &[RequestId], refused: &[Refusal]) -> Result<bool, StoreError> {
+    async fn remove(&self, gone: &Gone) -> Result<bool, StoreError> {
         let mut backoff = Backoff::default();
         loop {
-            match self.try_remove(gone, refused).await {
+            match self.try_remove(gone).await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.is_unavailable() => {
                     if !backoff.pause(&self.hard, "the outbox cannot be emptied", &error).await {
@@ -95,18 +98,45 @@ impl Remover {
         }
     }
 
-    async fn try_remove(&self, gone: &[RequestId], refused: &[Refusal]) -> Result<(), StoreError> {
+    async fn try_remove(&self, gone: &Gone) -> Result<(), StoreError> {
         let now = self.clock.now();
-        // Published long after it was accepted: its patience begins now, not at an end that has come.
-        let is_late = |id: &&RequestId| id.created_at() + self.patience / 2 < now;
-        let late: Vec<_> = gone.iter().filter(is_late).copied().collect();
-        if refused.is_empty() && late.is_empty() {
-            return outbox::remove(self.store.connection(), gone).await;
+        let late = gone.late(now, self.patience);
+        if gone.refused.is_empty() && late.is_empty() {
+            return outbox::remove(self.store.connection(), &gone.ids).await;
         }
         let transaction = self.store.begin().await?;
-        deliveries::refuse(&transaction, refused, now).await?;
+        let ended = deliveries::refuse(&transaction, &gone.refused, now).await?;
         deliveries::postpone_all(&transaction, &late, now + self.patience).await?;
-        outbox::remove(&transaction, gone).await?;
-        transaction.commit().await
+        outbox::remove(&transaction, &gone.ids).await?;
+        transaction.commit().await?;
+        self.metrics.ended(&ended);
+        Ok(())
+    }
+}
+
+/// What is to be taken out of the table.
+#[derive(Default)]
+struct Gone {
+    ids: Vec<RequestId>,
+    /// Those that Kafka has, and when they were accepted.
+    published: Vec<(RequestId, DateTime<Utc>)>,
+    refused: Vec<Refusal>,
+}
+
+impl Gone {
+    fn refuse(&mut self, request_id: RequestId, reason: DeadReason, error: String) {
+        let class = match reason {
+            DeadReason::Unroutable => ErrorClass::Configuration,
+            _ => ErrorClass::Broker,
+        };
+        self.ids.push(request_id);
+        self.refused.push(Refusal { request_id, destination: None, reason, class, error });
+    }
+
+    /// What was published long after it was accepted: its patience begins now, not at an end that has come.
+    fn late(&self, now: DateTime<Utc>, patience: TimeDelta) -> Vec<RequestId> {
+        // Ids do not tell: after a clock has stepped back, they are ahead of it.
+        let is_late = |(_, accepted_at): &&(_, DateTime<Utc>)| now - *accepted_at > patience / 2;
+        self.published.iter().filter(is_late).map(|(id, _)| *id).collect()
     }
 }

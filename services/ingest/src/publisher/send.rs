@@ -7,6 +7,8 @@ use throughline_store::OutboxRequest;
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
+use crate::refusals::Stub;
+
 /// The record of a request for a topic, and the span of its sending, which is over when dropped.
 ///
 /// `headers` makes the record's headers from what they say of the request.
@@ -16,23 +18,31 @@ pub(crate) fn outgoing(
     headers: impl FnOnce(RequestRecord) -> Headers,
 ) -> (Outgoing, Span) {
     let span = send_span(topic, &request);
-    let key = request.ordering_key.clone().unwrap_or_else(|| request.id.to_string());
-    let trace: Option<TraceContext> = throughline_telemetry::context_of(&span).or(request.trace);
-    let record = RequestRecord {
+    let trace = throughline_telemetry::context_of(&span).or_else(|| request.trace.clone());
+    let (key, payload) = (key_of(&request), request.body.clone());
+    let headers = headers(record_of(request, trace));
+    (Outgoing { topic: topic.to_owned(), key: Some(key), headers, payload }, span)
+}
+
+/// What there is to tell of a request that nobody knows where to publish.
+pub(super) fn unroutable(request: OutboxRequest) -> Stub {
+    let (key, trace) = (key_of(&request), request.trace.clone());
+    Stub { key: Some(key), headers: record_of(request, trace).to_headers() }
+}
+
+fn key_of(request: &OutboxRequest) -> Bytes {
+    request.ordering_key.clone().unwrap_or_else(|| request.id.to_string()).into()
+}
+
+fn record_of(request: OutboxRequest, trace: Option<TraceContext>) -> RequestRecord {
+    RequestRecord {
         id: request.id,
         route: request.route,
         accepted_at: request.accepted_at,
         content_type: request.content_type,
         trace,
         held: request.held,
-    };
-    let outgoing = Outgoing {
-        topic: topic.to_owned(),
-        key: Some(Bytes::from(key)),
-        headers: headers(record),
-        payload: request.body,
-    };
-    (outgoing, span)
+    }
 }
 
 fn send_span(topic: &str, request: &OutboxRequest) -> Span {

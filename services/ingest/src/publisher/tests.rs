@@ -5,10 +5,11 @@ use std::time::Duration;
 use chrono::DateTime;
 use throughline_config::{Database, Kafka, Secret};
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing};
-use throughline_messages::RequestRecord;
+use throughline_messages::{RequestRecord, Topics, name};
 use throughline_snowflake::Generator;
 use throughline_store::deliveries::DeliveryState;
 use throughline_store::{NewRequest, OutboxRequest, requests};
+use throughline_testkit::unmeasured;
 use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
@@ -22,7 +23,7 @@ const LAST: &str = "last";
 
 struct Press {
     _folder: tempfile::TempDir,
-    broker: EmbeddedBroker,
+    broker: Arc<EmbeddedBroker>,
     kafka: Kafka,
     store: Store,
     ids: Generator,
@@ -39,10 +40,11 @@ impl Press {
     async fn start(window: usize, properties: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = Secret::from(format!("sqlite://{}", folder.path().join("throughline.db").display()));
-        let store = Store::connect(&Database { url, ..Database::default() }).await.unwrap();
+        let store = Store::connect(&Database { url, ..Database::default() }, &unmeasured()).await.unwrap();
         store.migrate().await.unwrap();
         let broker = EmbeddedBroker::start(1).unwrap();
-        broker.create_topics(&[TOPIC]).unwrap();
+        let topics = Topics::new("throughline");
+        broker.create_topics(&[TOPIC, &topics.dead_letters]).unwrap();
         let mut kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
         let properties = properties.iter().map(|&(name, value)| (name.to_owned(), Secret::from(value)));
         kafka.properties.extend(properties);
@@ -54,14 +56,18 @@ impl Press {
             page_bytes: 1 << 20,
             patience: TimeDelta::minutes(15),
             clock: Clock::system(),
+            metrics: Metrics::new(&unmeasured()),
             hard: CancellationToken::new(),
         };
         let window = Arc::new(Window::new(window, Broker::Durable, SOON));
-        let producer = Producer::new(&kafka).unwrap();
-        let (publisher, remover, handover) = publisher(terms, store.clone(), producer, Arc::clone(&window));
+        let (producer, hard) = (Producer::new(&kafka, &unmeasured()).unwrap(), terms.hard.clone());
+        let metrics = terms.metrics.clone();
+        let dead_letters = DeadLetters { producer, topics, metrics, hard };
+        let (publisher, remover, handover) =
+            publisher(terms, store.clone(), dead_letters, Arc::clone(&window));
         let press = Self {
             _folder: folder,
-            broker,
+            broker: Arc::new(broker),
             kafka,
             store,
             ids: Generator::new(node, Clock::system(), DateTime::UNIX_EPOCH),
@@ -106,6 +112,8 @@ impl Press {
             content_type: "application/json".to_owned(),
             headers: Vec::new(),
             trace: None,
+            client: None,
+            origin: None,
             accepted_at: now,
             destinations: vec!["three".to_owned()],
             due_at: now + TimeDelta::minutes(15),
@@ -137,8 +145,8 @@ impl Press {
         assert_eq!(left, None, "left in the outbox");
         let headers = Vec::new();
         let last = Outgoing { topic: TOPIC.to_owned(), key: None, headers, payload: LAST.into() };
-        Producer::new(&self.kafka).unwrap().send(&last).await.unwrap();
-        let mut consumer = Consumer::subscribe(&self.kafka, "test", &[TOPIC], 64).unwrap();
+        Producer::new(&self.kafka, &unmeasured()).unwrap().send(&last).await.unwrap();
+        let mut consumer = Consumer::subscribe(&self.kafka, "test", &[TOPIC], 64, &unmeasured()).unwrap();
         let mut published = Vec::new();
         loop {
             let record = timeout(SOON, consumer.recv()).await.expect("a record").unwrap().record;
@@ -232,9 +240,18 @@ async fn what_can_never_be_published_ends_dead_and_holds_nothing_up() {
     press.insert(std::slice::from_ref(&gone)).await;
     press.handover.turn().await.committed(vec![gone.into()]);
     let committed = press.commit(1).await;
-    let store = press.store.clone();
+    let (store, kafka) = (press.store.clone(), press.kafka.clone());
+    let _broker = Arc::clone(&press.broker);
     assert_eq!(press.end().await, committed);
     let status = requests::find(store.connection(), id).await.unwrap().unwrap();
     let delivery = &status.deliveries[0];
     assert_eq!((delivery.state, delivery.reason.as_deref()), (DeliveryState::Dead, Some("unroutable")));
+
+    let mut letters =
+        Consumer::subscribe(&kafka, "letters", &["throughline.dead-letters"], 1, &unmeasured()).unwrap();
+    let letter = timeout(SOON, letters.recv()).await.expect("a letter").unwrap().record;
+    assert_eq!(RequestRecord::from_headers(&letter.headers).unwrap().unwrap().id, id);
+    let header = |wanted| letter.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| &value[..]);
+    assert_eq!(header(name::REASON), Some(&b"unroutable"[..]));
+    assert_eq!((header(name::LEFT_OUT), letter.payload.len()), (Some(&b"value"[..]), 0));
 }

@@ -5,6 +5,7 @@
 
 mod plan;
 mod queue;
+mod span;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,10 +18,12 @@ use throughline_store::{NewRequest, OutboxRequest, Store, StoreError, requests};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::plan::{Plan, Row};
 use self::queue::Queued;
 pub(crate) use self::queue::{Queue, Room, Submission, Verdict};
+use crate::metrics::Metrics;
 use crate::node::Lease;
 use crate::publisher::Handover;
 
@@ -44,6 +47,7 @@ pub(crate) struct Terms {
     pub(crate) idempotency_window: TimeDelta,
     /// How long a delivery may stay silent.
     pub(crate) patience: TimeDelta,
+    pub(crate) metrics: Metrics,
 }
 
 /// Commits requests, in the order of their ids.
@@ -145,16 +149,21 @@ impl Writer {
         // Held over the commit, so that the publisher knows of every commit either from memory or
         // from the table.
         let mut turn = self.handover.turn().await;
-        let committed = match timeout(self.terms.deadline, self.transact(rows)).await {
+        let traces = rows.iter().filter_map(|row| row.request.trace.as_ref());
+        let span = span::commit(self.store.system(), rows.len(), traces);
+        let transaction = self.transact(rows).instrument(span.clone());
+        let committed = match timeout(self.terms.deadline, transaction).await {
             Ok(committed) => committed.map_err(NotCommitted::Store),
             Err(_) => Err(NotCommitted::Overdue(self.terms.deadline)),
         };
         match committed {
             Ok((verdicts, new)) => {
+                self.terms.metrics.committed(new.len());
                 turn.committed(new);
                 Ok(verdicts)
             }
             Err(error) => {
+                span::note(&span, &error);
                 // The commit may have gone through although its answer did not: only the table knows.
                 turn.look_in_the_table();
                 Err(error)
@@ -206,6 +215,15 @@ impl NotCommitted {
         }
     }
 
+    /// Its class, for the span.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Store(error) if error.is_unavailable() => "unavailable",
+            Self::Store(_) => "refused",
+            Self::Overdue(_) => "timeout",
+        }
+    }
+
     /// What becomes of a request that is not committed; logged here, once.
     fn verdict(&self) -> Verdict {
         if self.is_final() {
@@ -219,7 +237,7 @@ impl NotCommitted {
 }
 
 async fn claim(
-    connection: &impl throughline_store::ConnectionTrait,
+    session: &impl throughline_store::Session,
     rows: &[Row],
     now: DateTime<Utc>,
 ) -> Result<Vec<Verdict>, StoreError> {
@@ -229,7 +247,7 @@ async fn claim(
     if claims.is_empty() {
         return Ok(verdicts);
     }
-    let decided = idempotency::claim(connection, &claims, now).await?;
+    let decided = idempotency::claim(session, &claims, now).await?;
     for (index, decision) in claimants.into_iter().zip(decided) {
         verdicts[index] = match decision {
             idempotency::Verdict::New => Verdict::Accepted(rows[index].request.id),

@@ -94,6 +94,8 @@ impl Row {
             content_type: submission.content_type,
             headers: submission.headers,
             trace: submission.trace,
+            client: submission.client,
+            origin: submission.origin,
             accepted_at: now,
             destinations: submission.destinations.to_vec(),
             due_at: now + terms.patience,
@@ -112,6 +114,7 @@ mod tests {
 
     use super::super::queue::Queue;
     use super::*;
+    use crate::metrics::Metrics;
 
     fn terms() -> Terms {
         Terms {
@@ -121,6 +124,7 @@ mod tests {
             deadline: Duration::from_secs(5),
             idempotency_window: TimeDelta::hours(24),
             patience: TimeDelta::minutes(15),
+            metrics: Metrics::new(&throughline_testkit::unmeasured()),
         }
     }
 
@@ -138,6 +142,8 @@ mod tests {
             ordering_key: None,
             keeps_order: false,
             trace: None,
+            client: None,
+            origin: None,
             idempotency: key.map(|(key, body)| (key.to_owned(), [body; 32])),
         };
         Plan::new(keys.iter().map(submission).collect(), &ids, clock.now(), &terms())

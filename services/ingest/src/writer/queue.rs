@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use throughline_messages::TraceContext;
+use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::RequestId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -20,6 +20,10 @@ pub(crate) struct Submission {
     /// Whether it waits for those before it with its ordering key, even while they are tried again.
     pub(crate) keeps_order: bool,
     pub(crate) trace: Option<TraceContext>,
+    /// The name of the client that sent it.
+    pub(crate) client: Option<String>,
+    /// The record that it is adopted from.
+    pub(crate) origin: Option<Origin>,
     /// The client's key, and the fingerprint of the body that it stands for.
     pub(crate) idempotency: Option<(String, [u8; 32])>,
     /// The room that the body takes.

@@ -88,6 +88,8 @@ async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
         content_type: "application/json".to_owned(),
         headers: Vec::new(),
         trace: None,
+        client: None,
+        origin: None,
         accepted_at: clock.now(),
         destinations: vec!["three".to_owned()],
         due_at: clock.now() + Duration::from_mins(15),

@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
-use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome, RetryRecord};
+use throughline_messages::{DeadReason, Outcome, RetryRecord};
 use throughline_snowflake::RequestId;
 
+use crate::recording::{failure, report, reported};
 use crate::world::{Running, World};
 
 /// Posts requests that end dead, and gives them.
@@ -9,23 +10,8 @@ async fn dead(world: &World, ingest: &Running, count: usize) -> Vec<RequestId> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let request_id = world.accepted(ingest, r#"{"a": 1}"#).await;
-        let report = AttemptReport {
-            request_id,
-            destination: "three".to_owned(),
-            attempt: 1,
-            spent: 1,
-            started_at: request_id.created_at(),
-            duration_ms: 12,
-            trace_id: None,
-            status: Some(400),
-            response_excerpt: Some("no".to_owned()),
-            outcome: Outcome::Dead {
-                reason: DeadReason::Rejected,
-                failure: Failure { class: ErrorClass::ClientError, error: "400 Bad Request".to_owned() },
-            },
-        };
-        let report = serde_json::to_vec(&report).unwrap();
-        world.produce(&world.topics().outcomes, Vec::new(), report).await;
+        let outcome = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400 Bad Request") };
+        reported(world, &report(request_id, request_id.created_at(), outcome)).await;
         world.status_when(ingest, request_id, |status| status["deliveries"][0]["state"] == "dead").await;
         ids.push(request_id);
     }

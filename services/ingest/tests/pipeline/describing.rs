@@ -27,6 +27,7 @@ routes:
 ";
 
 const CANCEL: &str = "/v1/requests/{id}/cancel";
+const EXPLAIN: &str = "/v1/requests/{id}/explain";
 
 async fn description(world: &World, ingest: &Running) -> Value {
     let response = world.http.get(format!("{}/openapi.json", ingest.base)).send().await.unwrap();
@@ -176,6 +177,9 @@ async fn refusals_are_described() {
         (Method::GET, "/v1/requests/{id}", "/v1/requests/%ff", 400, operator, json, "", ""),
         (Method::GET, "/v1/requests/{id}", "/v1/requests/00000000000000000042", 404, operator, json, "", ""),
         (Method::POST, CANCEL, "/v1/requests/00000000000000000042/cancel", 404, operator, json, "", ""),
+        (Method::GET, EXPLAIN, "/v1/requests/7/explain", 400, operator, json, "", ""),
+        (Method::GET, EXPLAIN, "/v1/requests/00000000000000000042/explain", 404, operator, json, "", ""),
+        (Method::GET, EXPLAIN, "/v1/requests/00000000000000000042/explain", 403, shop, json, "", ""),
         (
             Method::POST,
             CANCEL,

@@ -1,12 +1,16 @@
-//! Ingest as a whole, on `SQLite` and librdkafka's in-process broker.
+//! Ingest as a whole, on `SQLite` and librdkafka's in-process broker; on real parts where only those can fail so.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod accepting;
 mod clients;
+mod clock_steps;
 mod committing;
 mod dead_letters;
 mod describing;
+mod explaining;
+mod full_disk;
+mod measuring;
 mod publishing;
 mod recording;
 mod world;

@@ -136,6 +136,8 @@ async fn a_row_that_nobody_spoke_of_is_found() {
         content_type: "application/json".to_owned(),
         headers: Vec::new(),
         trace: None,
+        client: None,
+        origin: None,
         accepted_at: clock.now(),
         destinations: vec!["three".to_owned()],
         due_at: clock.now() + Duration::from_mins(15),

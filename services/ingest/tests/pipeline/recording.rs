@@ -7,26 +7,29 @@ use crate::world::World;
 
 const NOW: DateTime<Utc> = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
 
-fn report(id: RequestId, outcome: Outcome) -> AttemptReport {
+/// What dispatch says of an attempt that has begun and ended then.
+pub(crate) fn report(id: RequestId, at: DateTime<Utc>, outcome: Outcome) -> AttemptReport {
     AttemptReport {
         request_id: id,
         destination: "three".to_owned(),
         attempt: 1,
+        called: true,
         spent: 1,
-        started_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap(),
-        duration_ms: 12,
+        started_at: at,
+        duration_ms: 0,
         trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+        origin: Some("one-requests/0/7".parse().unwrap()),
         status: Some(400),
         response_excerpt: Some("no".to_owned()),
         outcome,
     }
 }
 
-fn failure(error: &str) -> Failure {
+pub(crate) fn failure(error: &str) -> Failure {
     Failure { class: ErrorClass::ServerError, error: error.to_owned() }
 }
 
-async fn reported(world: &World, report: &AttemptReport) {
+pub(crate) async fn reported(world: &World, report: &AttemptReport) {
     world.produce(&world.topics().outcomes, Vec::new(), serde_json::to_vec(report).unwrap()).await;
 }
 
@@ -40,8 +43,8 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     // What cannot be read goes to dead letters and holds nothing up; what comes twice counts once.
     world.produce(&outcomes, Vec::new(), "{").await;
     for _ in 0..2 {
-        reported(&world, &report(good, Outcome::Delivered)).await;
-        reported(&world, &report(bad, dead.clone())).await;
+        reported(&world, &report(good, NOW, Outcome::Delivered)).await;
+        reported(&world, &report(bad, NOW, dead.clone())).await;
     }
     let ended =
         |state: &'static str| move |status: &serde_json::Value| status["deliveries"][0]["state"] == state;
@@ -51,6 +54,7 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     assert_eq!(delivery["attempts"].as_array().map(Vec::len), Some(1));
     assert_eq!(delivery["attempts"][0]["error_class"], "server_error");
     assert_eq!(delivery["attempts"][0]["response_excerpt"], "no");
+    assert_eq!(delivery["attempts"][0]["origin"], "one-requests/0/7");
     let status = world.status_when(&ingest, good, ended("delivered")).await;
     assert_eq!(status["deliveries"][0]["attempts"][0]["status"], 400);
     assert_eq!(world.records(&world.topics().dead_letters, 1).await[0].payload, "{");
@@ -64,7 +68,7 @@ async fn a_retry_is_published_when_its_time_has_come() {
     let ingest = world.start_at(clock.clone()).await;
     let id = world.accepted(&ingest, r#"{"user":"u"}"#).await;
     let later = Outcome::Retry { due_at: Some(NOW + TimeDelta::seconds(40)), failure: failure("503") };
-    reported(&world, &report(id, later)).await;
+    reported(&world, &report(id, NOW, later)).await;
     let status = world.status_when(&ingest, id, |status| state(status) == "retrying").await;
     assert_eq!(status["deliveries"][0]["due_at"], "2026-01-01T00:00:40Z");
     clock.advance(TimeDelta::seconds(40));
@@ -88,7 +92,7 @@ async fn a_silent_delivery_is_published_again_once_dispatch_has_come_to_it() {
     for number in 1..=2 {
         let other = world.accepted(&ingest, "{}").await;
         let now = Outcome::Retry { due_at: Some(clock.now()), failure: failure("503") };
-        reported(&world, &report(other, now)).await;
+        reported(&world, &report(other, clock.now(), now)).await;
         world.records(&world.topics().retries, number).await;
     }
     world.dispatched(3 + 2).await;

@@ -16,7 +16,7 @@ use throughline_messages::{RequestRecord, Topics};
 use throughline_snowflake::RequestId;
 use throughline_store::{Store, outbox};
 use throughline_telemetry::Telemetry;
-use throughline_testkit::eventually;
+use throughline_testkit::{Measured, eventually, unmeasured};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -27,6 +27,7 @@ pub(crate) const TOPIC: &str = "one-requests";
 pub(crate) struct World {
     pub(crate) broker: EmbeddedBroker,
     pub(crate) http: reqwest::Client,
+    pub(crate) measured: Measured,
     folder: tempfile::TempDir,
     overrides: String,
 }
@@ -47,7 +48,7 @@ impl World {
         TELEMETRY.get_or_init(|| throughline_telemetry::init_quiet("ingest-tests", "0").unwrap());
         let broker = EmbeddedBroker::start(1).unwrap();
         let (http, folder) = (reqwest::Client::new(), tempfile::tempdir().unwrap());
-        let world = Self { broker, http, folder, overrides: overrides.to_owned() };
+        let world = Self { broker, http, measured: Measured::new(), folder, overrides: overrides.to_owned() };
         let settings = world.settings();
         let routes: Vec<_> = settings.routes.values().map(|route| route.topic.as_str()).collect();
         world.broker.create_topics(&routes).unwrap();
@@ -96,7 +97,8 @@ destinations:
 
     async fn try_start_at(&self, clock: Clock) -> Result<Running, StartError> {
         let shutdown = Shutdown::new();
-        let start = throughline_ingest::start(self.settings(), Broker::Durable, clock, shutdown.clone());
+        let (settings, meter) = (self.settings(), self.measured.meter());
+        let start = throughline_ingest::start(settings, Broker::Durable, clock, shutdown.clone(), &meter);
         let ingest = start.await?;
         Ok(Running { base: format!("http://{}", ingest.address()), shutdown, ingest })
     }
@@ -106,7 +108,8 @@ destinations:
         let settings = self.settings();
         let group = format!("{}-dispatch", settings.kafka.prefix);
         let retries = self.topics().retries;
-        let mut dispatch = Consumer::subscribe(&settings.kafka, &group, &[TOPIC, &retries], 64).unwrap();
+        let mut dispatch =
+            Consumer::subscribe(&settings.kafka, &group, &[TOPIC, &retries], 64, &unmeasured()).unwrap();
         for _ in 0..count {
             let received = tokio::time::timeout(DEADLINE, dispatch.recv()).await.expect("a record soon");
             received.expect("the consumer goes on").receipt.done();
@@ -126,7 +129,7 @@ destinations:
     }
 
     pub(crate) async fn store(&self) -> Store {
-        Store::connect(&self.settings().database).await.unwrap()
+        Store::connect(&self.settings().database, &unmeasured()).await.unwrap()
     }
 
     pub(crate) async fn post(&self, ingest: &Running, body: impl Into<reqwest::Body>) -> reqwest::Response {
@@ -172,7 +175,7 @@ destinations:
     pub(crate) async fn records(&self, topic: &str, count: usize) -> Vec<Record> {
         let settings = self.settings();
         let group = format!("test-{}", Clock::system().now().timestamp_micros());
-        let mut consumer = Consumer::subscribe(&settings.kafka, &group, &[topic], 64).unwrap();
+        let mut consumer = Consumer::subscribe(&settings.kafka, &group, &[topic], 64, &unmeasured()).unwrap();
         let mut records = Vec::new();
         while records.len() < count {
             let received = tokio::time::timeout(DEADLINE, consumer.recv())
@@ -190,7 +193,7 @@ destinations:
         headers: Vec<(String, Bytes)>,
         payload: impl Into<Bytes>,
     ) {
-        let producer = Producer::new(&self.settings().kafka).unwrap();
+        let producer = Producer::new(&self.settings().kafka, &unmeasured()).unwrap();
         let record = Outgoing { topic: topic.to_owned(), key: None, headers, payload: payload.into() };
         producer.send(&record).await.unwrap();
     }

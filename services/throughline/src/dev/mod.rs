@@ -15,6 +15,7 @@ use throughline_ingest::{Broker, Ingest};
 use throughline_kafka::EmbeddedBroker;
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::Topics;
+use throughline_telemetry::Telemetry;
 
 use tokio_util::sync::CancellationToken;
 
@@ -51,12 +52,17 @@ pub(crate) async fn run(dev: DevFlags) -> anyhow::Result<()> {
     let routes = settings.routes.values().map(|route| route.topic.as_str());
     broker.create_topics(&routes.chain(topics.all()).collect::<Vec<_>>())?;
     let telemetry = throughline_telemetry::init_quiet("throughline", env!("CARGO_PKG_VERSION"))?;
-    let ended = pipeline(settings, &broker, sandbox).await;
+    let ended = pipeline(settings, &broker, sandbox, &telemetry).await;
     telemetry.shutdown().await;
     ended
 }
 
-async fn pipeline(settings: Settings, broker: &EmbeddedBroker, sandbox: Sandbox) -> anyhow::Result<()> {
+async fn pipeline(
+    settings: Settings,
+    broker: &EmbeddedBroker,
+    sandbox: Sandbox,
+    telemetry: &Telemetry,
+) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
     let clock = Clock::system();
     let (kind, watched) = if settings.kafka.bootstrap_servers == broker.bootstrap_servers() {
@@ -67,14 +73,18 @@ async fn pipeline(settings: Settings, broker: &EmbeddedBroker, sandbox: Sandbox)
     let third_party = sandbox.address();
     // Ends after dispatch, whose last outcomes the embedded broker would forget.
     let ingest_shutdown = Shutdown::new();
+    let meter = telemetry.meter("throughline-ingest");
     let ingest =
-        throughline_ingest::start(settings.clone(), kind, clock.clone(), ingest_shutdown.clone()).await?;
-    let dispatch = throughline_dispatch::start(settings.clone(), clock.clone(), shutdown.clone()).await?;
+        throughline_ingest::start(settings.clone(), kind, clock.clone(), ingest_shutdown.clone(), &meter);
+    let ingest = ingest.await?;
+    let meter = telemetry.meter("throughline-dispatch");
+    let dispatch =
+        throughline_dispatch::start(settings.clone(), clock.clone(), shutdown.clone(), &meter).await?;
     greet(&settings, watched, ingest.address(), dispatch.address(), third_party);
 
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.spawn("sandbox", sandbox.serve(shutdown.soft().clone()));
-    tasks.spawn("watch", watch::run(settings, clock, shutdown.clone()));
+    tasks.spawn("watch", watch::run(settings, clock, shutdown.clone(), telemetry.meter("throughline")));
     tasks.spawn("ingest", end_with(ingest, shutdown.hard().clone(), ingest_shutdown.clone()));
     tasks.spawn("dispatch", async move {
         let _then_ingest = ingest_shutdown.soft().clone().drop_guard();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
 use throughline_config::Settings;
 use throughline_kafka::{Consumer, KafkaError};
@@ -14,11 +15,16 @@ const BUFFER: usize = 1024;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Reads the outcomes in a group of its own, until told to stop.
-pub(super) async fn run(settings: Settings, clock: Clock, shutdown: Shutdown) -> Result<(), KafkaError> {
+pub(super) async fn run(
+    settings: Settings,
+    clock: Clock,
+    shutdown: Shutdown,
+    meter: Meter,
+) -> Result<(), KafkaError> {
     let topics = Topics::new(&settings.kafka.prefix);
     let started = clock.now();
     let group = format!("{}-dev-{}", settings.kafka.prefix, started.timestamp_micros());
-    let mut consumer = Consumer::subscribe(&settings.kafka, &group, &[&topics.outcomes], BUFFER)?;
+    let mut consumer = Consumer::subscribe(&settings.kafka, &group, &[&topics.outcomes], BUFFER, &meter)?;
     while let Some(Some(received)) = shutdown.soft().run_until_cancelled(consumer.recv()).await {
         if let Ok(report) = serde_json::from_slice::<AttemptReport>(&received.record.payload)
             && report.started_at >= started

@@ -27,6 +27,23 @@ pub(in super::super) fn body() -> Value {
     } })
 }
 
+/// `/v1/requests/{id}/explain`.
+pub(in super::super) fn explain() -> Value {
+    let mut content = json_content("Explanation");
+    content["text/plain"] = json!({});
+    let mut responses = responses("200", "What happened, and what it waits for now.", &content, &[404]);
+    responses["200"]["headers"] =
+        json!({ "Vary": { "description": "`accept`.", "schema": { "type": "string" } } });
+    json!({ "get": {
+        "operationId": "explain-request",
+        "tags": ["management"],
+        "summary": "Have the story of a request told in words",
+        "description": "As JSON, or as text, a line an event, for whoever would rather `Accept` that.",
+        "parameters": [request_id()],
+        "responses": responses,
+    } })
+}
+
 /// `/v1/requests/{id}/cancel`.
 pub(in super::super) fn cancel() -> Value {
     let destination = query("destination", "Only the delivery to this one; without it, all.");

@@ -14,7 +14,7 @@ use throughline_config::Route;
 
 use super::accept::Accepted;
 use super::described::Described;
-use super::{dead_letters, only, problem, status};
+use super::{dead_letters, explain, only, problem, status};
 
 const DOCS: &str = include_str!("docs.html");
 /// The page needs nothing but the description.
@@ -36,7 +36,7 @@ const PROBLEMS: [(u16, &str); 13] = [
     (415, "The media type is not JSON."),
     (422, "The body is not what the route takes, or its Idempotency-Key was used with another one."),
     (429, "The route takes no more requests now."),
-    (431, "The headers are too large."),
+    (431, "The headers are too large; beyond 100 headers or 400 KiB, there is no body."),
     (500, "Something went wrong here, and was logged."),
     (503, "The request cannot be taken now."),
 ];
@@ -214,6 +214,7 @@ fn schemas() -> Map<String, Value> {
     let mut generator = settings.into_generator();
     generator.subschema_for::<Accepted>();
     generator.subschema_for::<status::Status>();
+    generator.subschema_for::<explain::Explanation>();
     generator.subschema_for::<dead_letters::Page>();
     generator.subschema_for::<dead_letters::Purged>();
     generator.subschema_for::<dead_letters::Progress>();

@@ -1,26 +1,33 @@
 //! Publishes deliveries whose time has come: retries, what was deferred, and those of which nothing was heard
 //! for too long.
 
+#[cfg(test)]
+mod tests;
+
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::FutureExt as _;
-use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use throughline_clock::Clock;
-use throughline_kafka::{KafkaError, Outgoing, Producer, SendError};
+use throughline_kafka::{KafkaError, Outgoing, Position, SendError};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{DeadReason, ErrorClass, RetryRecord, Topics};
+use throughline_messages::{DeadReason, ErrorClass, RetryRecord};
 use throughline_snowflake::RequestId;
 use throughline_store::deliveries::{self, Due, DueDelivery, Refusal};
 use throughline_store::{Store, StoreError, holds, replays};
 use tokio::sync::Notify;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Span;
 
 use crate::backoff::Backoff;
 use crate::listener::Listener;
+use crate::metrics::Metrics;
 use crate::publisher::{Window, note, outgoing};
+use crate::refusals::{DeadLetters, Stub};
 
 /// Most deliveries claimed at once: with bodies of 1 MiB, what the window holds.
 const BATCH: u64 = 64;
@@ -52,6 +59,7 @@ pub(crate) struct Desk {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) alarm: Arc<Alarm>,
+    pub(crate) metrics: Metrics,
 }
 
 impl Desk {
@@ -63,12 +71,13 @@ impl Desk {
 
 pub(crate) struct Sweeper {
     pub(crate) store: Store,
-    pub(crate) producer: Producer,
-    pub(crate) topics: Topics,
+    /// They share its producer and its topics.
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) clock: Clock,
     pub(crate) patience: TimeDelta,
     pub(crate) window: Arc<Window>,
     pub(crate) alarm: Arc<Alarm>,
+    pub(crate) metrics: Metrics,
     pub(crate) listener: Listener,
     /// When to look next for what is silent.
     pub(crate) listen_at: Instant,
@@ -121,7 +130,7 @@ impl Sweeper {
     async fn step(&mut self, after_trouble: bool) -> Result<usize, SweepError> {
         if after_trouble {
             // No claim is made for a broker that is away.
-            self.producer.probe(PROBE_DEADLINE).await?;
+            self.dead_letters.producer.probe(PROBE_DEADLINE).await?;
         }
         replays::go_on(&self.store, self.clock.now()).await?;
         holds::release(&self.store, self.clock.now()).await?;
@@ -139,10 +148,15 @@ impl Sweeper {
     async fn sweep_the_silent(&mut self) -> Result<usize, SweepError> {
         let any = deliveries::claim_due(&self.store, Due::Silent, self.clock.now(), 1).await?.take();
         if any.is_empty() {
+            self.listener.forget();
             return Ok(0);
         }
-        let heard = self.listener.heard().await?;
-        self.sweep(Due::Silent, heard).await
+        let Some(heard) = self.listener.heard().await? else { return Ok(0) };
+        let swept = self.sweep(Due::Silent, heard).await?;
+        if swept == 0 {
+            self.listener.forget();
+        }
+        Ok(swept)
     }
 
     /// Claims what was due by then, publishes it, and moves `due_at` once it is acknowledged. A crash before
@@ -162,84 +176,125 @@ impl Sweeper {
                 );
             }
         }
-        let sent = self.publish(claimed, Instant::now() + PUBLISH_DEADLINE).await;
+        let deadline = Instant::now() + PUBLISH_DEADLINE;
+        let Sent { published, refused, trouble } = self.publish(claimed, deadline).await;
+        let refused = self.tell(refused, deadline).await;
         let now = self.clock.now();
-        claim.published(&sent.published, &sent.refused, now, now + self.patience).await?;
-        match sent.trouble {
+        let ended = claim.published(&published, &refused, now, now + self.patience).await?;
+        self.metrics.swept(due, published.len());
+        self.metrics.ended(&ended);
+        match trouble {
             Some(trouble) => Err(trouble),
-            None => Ok(sent.published.len() + sent.refused.len()),
+            None => Ok(published.len() + refused.len()),
         }
+    }
+
+    /// Tells dead letters of what the broker refuses, and gives it. What could not be told of stays due.
+    async fn tell(&self, refused: Vec<(Refusal, Stub)>, deadline: Instant) -> Vec<Refusal> {
+        let mut told = Vec::with_capacity(refused.len());
+        for (refusal, stub) in refused {
+            let destination = refusal.destination.clone();
+            let tell = self.dead_letters.tell(stub, destination, refusal.reason, &refusal.error);
+            if timeout_at(deadline, tell).await == Ok(true) {
+                told.push(refusal);
+            }
+        }
+        told
     }
 
     /// Hands all to the producer, and waits for the acknowledgements.
     async fn publish(&self, claimed: Vec<DueDelivery>, deadline: Instant) -> Sent {
         let mut sent = Sent::default();
-        let mut enqueued = Vec::with_capacity(claimed.len());
+        let mut under_way = FuturesUnordered::new();
         for delivery in claimed {
             let key = (delivery.request.id, delivery.destination.clone());
             let size = delivery.request.body.len();
-            let Ok(hold) = timeout_at(deadline, self.window.hold(key.0, size)).await else {
+            let mut hold = pin!(timeout_at(deadline, self.window.hold(key.0, size)));
+            let hold = loop {
+                tokio::select! {
+                    hold = &mut hold => break hold,
+                    // Sets a share of the window free.
+                    Some(answered) = under_way.next(), if !under_way.is_empty() => sent.answered(answered),
+                }
+            };
+            let Ok(hold) = hold else {
                 sent.trouble = Some(SweepError::Late);
                 break;
             };
             let (record, span) = self.record(delivery);
-            match self.producer.enqueue(&record) {
+            match self.dead_letters.producer.enqueue(&record) {
                 Ok(acknowledgement) => {
                     let acknowledged = timeout_at(deadline, acknowledgement).inspect(move |in_time| {
                         if let Ok(result) = in_time {
                             note(&span, result);
                         }
                     });
-                    enqueued.push(acknowledged.map(move |in_time| (key, hold, in_time)));
+                    let stub = record.into();
+                    under_way.push(acknowledged.map(move |in_time| {
+                        drop(hold);
+                        Answered { key, stub, in_time }
+                    }));
                 }
-                Err(error) => sent.failed(key, error),
+                Err(error) => sent.failed(key, record.into(), error),
             }
         }
-        for (key, _hold, in_time) in join_all(enqueued).await {
-            match in_time {
-                Ok(Ok(_)) => sent.published.push(key),
-                Ok(Err(error)) => sent.failed(key, error),
-                // It is in the producer's queue and goes out when the broker is back. Nobody else is to publish
-                // it too meanwhile; if this process ends before, it is silent, and found as such.
-                Err(_) => {
-                    sent.published.push(key);
-                    sent.trouble = Some(SweepError::Late);
-                }
-            }
+        while let Some(answered) = under_way.next().await {
+            sent.answered(answered);
         }
         sent
     }
 
     fn record(&self, due: DueDelivery) -> (Outgoing, Span) {
         let DueDelivery { request, destination, attempts, spent, since } = due;
-        outgoing(&self.topics.retries, request, |request| {
+        outgoing(&self.dead_letters.topics.retries, request, |request| {
             RetryRecord { request, destination, attempt: attempts + 1, spent, since }.to_headers()
         })
     }
+}
+
+/// A record that the broker has answered for, or has not in time.
+struct Answered {
+    key: (RequestId, String),
+    stub: Stub,
+    in_time: Result<Result<Position, SendError>, Elapsed>,
 }
 
 /// What became of a batch.
 #[derive(Default)]
 struct Sent {
     published: Vec<(RequestId, String)>,
-    refused: Vec<Refusal>,
+    refused: Vec<(Refusal, Stub)>,
     /// Why the rest is not published, and stays due.
     trouble: Option<SweepError>,
 }
 
 impl Sent {
-    fn failed(&mut self, (request_id, destination): (RequestId, String), error: SendError) {
+    fn answered(&mut self, Answered { key, stub, in_time }: Answered) {
+        match in_time {
+            Ok(Ok(_)) => self.published.push(key),
+            Ok(Err(error)) => self.failed(key, stub, error),
+            // It is in the producer's queue and goes out when the broker is back. Nobody else is to publish
+            // it too meanwhile; if this process ends before, it is silent, and found as such.
+            Err(_) => {
+                self.published.push(key);
+                self.trouble = Some(SweepError::Late);
+            }
+        }
+    }
+
+    fn failed(&mut self, (request_id, destination): (RequestId, String), stub: Stub, error: SendError) {
         if !error.is_refusal() {
             self.trouble = Some(error.into());
             return;
         }
         tracing::error!(%request_id, destination, %error, "a delivery cannot be published, it ends dead");
-        self.refused.push(Refusal {
+        let refusal = Refusal {
             request_id,
             destination: Some(destination),
             reason: DeadReason::Unpublishable,
             class: ErrorClass::Broker,
             error: error.to_string(),
-        });
+        };
+        self.refused.push((refusal, stub));
     }
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use serde_json::Value;
 use throughline_messages::TraceContext;
-use tokio::io::AsyncReadExt;
+use throughline_testkit::{Collector, LogRecord};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tracing::{info, info_span};
-use wiremock::matchers::{header, method, path};
-use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+mod secured;
 
 /// What starts the process, which is this very program again.
 const PROCESS: &str = "the_process";
@@ -28,12 +28,14 @@ const SPANS: usize = 5_000;
 async fn the_process() {
     let started = Instant::now();
     let telemetry = throughline_telemetry::init("throughline-test", "1.2.3").unwrap();
+    let worked = telemetry.meter("the process").u64_counter("units.of.work").build();
     for _ in 0..SPANS {
         let span = info_span!("a unit of work");
         if let Ok(traceparent) = std::env::var(PARENT) {
             throughline_telemetry::set_parent(&span, &TraceContext { traceparent, tracestate: None });
         }
         span.in_scope(|| tracing::debug!("working"));
+        worked.add(1, &[]);
     }
     info_span!("last").in_scope(|| info!(worked_ms = started.elapsed().as_millis(), "done"));
     telemetry.shutdown().await;
@@ -65,67 +67,46 @@ async fn run(environment: Vec<(&'static str, String)>) -> Ended {
     Ended { output, took: started.elapsed() }
 }
 
-fn contains(request: &Request, bytes: &[u8]) -> bool {
-    request.body.windows(bytes.len()).any(|window| window == bytes)
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn traces_and_logs_are_exported_over_http() {
-    let collector = MockServer::start().await;
-    for signal in ["/v1/traces", "/v1/logs"] {
-        Mock::given(method("POST"))
-            .and(path(signal))
-            .and(header("content-type", "application/x-protobuf"))
-            .respond_with(ResponseTemplate::new(200))
-            .expect(1..)
-            .mount(&collector)
-            .await;
-    }
-    let trace = RandomIdGenerator::default().new_trace_id();
-    let ended = run(vec![
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.uri()),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=a%20b".to_owned()),
-        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test".to_owned()),
-        (PARENT, format!("00-{trace}-b7ad6b7169203331-01")),
-        ("RUST_LOG", "trace".to_owned()),
-    ])
-    .await;
-    assert!(ended.output.status.success(), "{:?}", ended.output);
+async fn all_three_signals_are_exported_with_who_is_speaking_over_either_protocol() {
+    for (protocol, compression) in [("grpc", "none"), ("grpc", "gzip"), ("http/protobuf", "gzip")] {
+        let collector = Collector::open().unwrap();
+        let trace = RandomIdGenerator::default().new_trace_id().to_string();
+        let ended = run(vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.to_owned()),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", compression.to_owned()),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=a%20b".to_owned()),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test".to_owned()),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", (SPANS + 1).to_string()),
+            (PARENT, format!("00-{trace}-b7ad6b7169203331-01")),
+            ("RUST_LOG", "trace".to_owned()),
+        ])
+        .await;
+        assert!(ended.output.status.success(), "{:?}", ended.output);
 
-    let requests = collector.received_requests().await.unwrap();
-    for request in &requests {
-        assert_eq!(request.headers["x-tenant"], "a b");
-        assert!(contains(request, b"throughline-test") && contains(request, b"1.2.3"), "the resource");
-        assert!(contains(request, b"deployment.environment.name"), "the resource's attributes");
-        for of_the_export in [&b"hyper"[..], b"h2::", b"reqwest"] {
-            assert!(!contains(request, of_the_export), "an export is not to be exported");
+        let (spans, logs, metrics) = (collector.spans(), collector.logs(), collector.metrics());
+        let resources = spans.iter().map(|it| &it.resource).chain(logs.iter().map(|it| &it.resource));
+        for resource in resources.chain(metrics.iter().map(|it| &it.resource)) {
+            assert_eq!(resource["service.namespace"], "throughline");
+            assert_eq!(resource["service.name"], "throughline-test");
+            assert_eq!(resource["service.version"], "1.2.3");
+            assert_eq!(resource["deployment.environment.name"], "test");
+            assert!(resource.contains_key("service.instance.id"), "{resource:?}");
         }
+        assert!(collector.exports().iter().all(|export| export.headers["x-tenant"] == "a b"), "{protocol}");
+        let mut of_trace = spans.iter().filter(|span| span.trace_id == trace);
+        assert!(of_trace.all(|span| span.name == "a unit of work"), "an export is not to be exported");
+        assert_eq!(spans.len(), SPANS + 1, "flushed at the end");
+        let working = logs.iter().find(|record| record.body == "working").unwrap();
+        assert_eq!(working.trace_id.as_deref(), Some(trace.as_str()));
+        for of_the_export in ["hyper", "h2", "reqwest", "tonic"] {
+            let is_of_it = |record: &LogRecord| format!("{record:?}").contains(of_the_export);
+            assert!(!logs.iter().any(is_of_it), "an export is not to be exported");
+        }
+        let worked = collector.value("units.of.work", &[]).unwrap();
+        assert_eq!(worked, i32::try_from(SPANS).unwrap(), "flushed at the end");
     }
-    let of = |signal: &'static str| requests.iter().filter(move |request| request.url.path() == signal);
-    let mut traces = of("/v1/traces");
-    assert!(
-        traces.any(|request| contains(request, b"a unit of work") && contains(request, &trace.to_bytes()))
-    );
-    let mut logs = of("/v1/logs");
-    assert!(logs.any(|request| contains(request, b"working") && contains(request, &trace.to_bytes())));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_protocol_is_grpc_when_that_is_asked_for() {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let environment = vec![
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", listener.local_addr().unwrap())),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
-    ];
-    let heard = async {
-        let mut preface = [0; PREFACE.len()];
-        listener.accept().await.unwrap().0.read_exact(&mut preface).await.unwrap();
-        preface
-    };
-    let (heard, ended) = tokio::join!(heard, run(environment));
-    assert_eq!(heard, PREFACE);
-    assert!(ended.output.status.success(), "{:?}", ended.output);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,13 +121,14 @@ async fn a_collector_that_is_away_neither_slows_nor_floods() {
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.to_owned()),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000".to_owned()),
             ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "10".to_owned()),
         ])
         .await;
         let lines = ended.lines();
         assert!(ended.output.status.success(), "{:?}", ended.output);
         let (done, complaints): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["level"] == "INFO");
         assert!(done[0]["worked_ms"].as_u64().unwrap() < 5_000, "{lines:?}");
-        assert!(complaints.len() <= 2, "at most one a signal: {lines:?}");
+        assert!(complaints.len() <= 3, "at most one a signal: {lines:?}");
         assert!(ended.took < Duration::from_secs(20), "{protocol} {address}: {:?}", ended.took);
     };
     tokio::join!(

@@ -1,0 +1,104 @@
+//! The Collector dies under load, stands still, and comes back: the pipeline must not notice.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use throughline_testkit::eventually;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::door::Mood;
+use crate::say;
+use crate::scene::{SOON, Scene, id_of};
+
+/// How long the Collector is in each mood: longer than its clients' time-outs, and enough for their queues to run over.
+const WHILE: Duration = Duration::from_secs(10);
+/// Requests a second, far from all that can be done: what is missing then was held up.
+const RATE: u32 = 60;
+/// How long a client may wait for its answer at most. A commit takes milliseconds; the rest is for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What came of it.
+pub(crate) struct Outage {
+    pub(crate) wrong: Vec<String>,
+    /// How many requests were accepted while the Collector took nothing.
+    pub(crate) unseen: usize,
+}
+
+pub(crate) async fn play(scene: &Scene) -> anyhow::Result<Outage> {
+    let (mut wrong, mut unseen) = (Vec::new(), 0);
+    for (mood, what) in [
+        (Mood::Open, "is there"),
+        (Mood::Shut, "has died"),
+        (Mood::Silent, "stands still"),
+        (Mood::Open, "is back"),
+    ] {
+        scene.door.be(mood);
+        let seen = load(scene).await?;
+        say(format_args!(
+            "the Collector {what}: {} of {} requests accepted, the slowest within {:.0?}, {:.0?} until all were delivered",
+            seen.accepted, seen.posted, seen.slowest, seen.until_delivered,
+        ));
+        if mood != Mood::Open {
+            unseen += seen.accepted;
+        }
+        if seen.accepted < seen.posted {
+            let (missing, why) = (seen.posted - seen.accepted, &seen.refused);
+            wrong.push(format!("{missing} requests were not accepted while the Collector {what}: {why:?}"));
+        }
+        if seen.slowest > PATIENCE {
+            wrong.push(format!("a client waited for {:?} while the Collector {what}", seen.slowest));
+        }
+        if seen.until_delivered > 2 * PATIENCE {
+            wrong.push(format!("deliveries were {:?} late while the Collector {what}", seen.until_delivered));
+        }
+    }
+    Ok(Outage { wrong, unseen })
+}
+
+struct Seen {
+    posted: usize,
+    accepted: usize,
+    /// Why others were not.
+    refused: BTreeSet<String>,
+    slowest: Duration,
+    until_delivered: Duration,
+}
+
+/// Posts at the same pace for a while, whatever happens, and waits for the last delivery.
+async fn load(scene: &Scene) -> anyhow::Result<Seen> {
+    let mut pace = interval(Duration::from_secs(1) / RATE);
+    // What was missed is made up for.
+    pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut clients = JoinSet::new();
+    let began = Instant::now();
+    while began.elapsed() < WHILE {
+        pace.tick().await;
+        let request = scene.to_post("one");
+        clients.spawn(async move {
+            let sent = Instant::now();
+            (id_of(request).await, sent.elapsed())
+        });
+    }
+    let answers = clients.join_all().await;
+    let ended = Instant::now();
+    let posted = answers.len();
+    let slowest = answers.iter().map(|(_, took)| *took).max().context("nothing was posted")?;
+    let (mut accepted, mut refused) = (HashSet::new(), BTreeSet::new());
+    for (answer, _) in answers {
+        match answer {
+            Ok(id) => drop(accepted.insert(id)),
+            Err(error) => drop(refused.insert(format!("{error:#}"))),
+        }
+    }
+    eventually("the third party to be called with all", SOON, async || {
+        let calls = scene.third_party.calls();
+        let called: HashSet<_> = calls.iter().filter_map(|call| call.header("idempotency-key")).collect();
+        let missing = accepted.iter().filter(|id| !called.contains(id.as_str())).count();
+        ensure!(missing == 0, "{missing} are missing");
+        Ok(())
+    })
+    .await?;
+    Ok(Seen { posted, accepted: accepted.len(), refused, slowest, until_delivered: ended.elapsed() })
+}

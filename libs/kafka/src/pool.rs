@@ -1,0 +1,140 @@
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::consumer::Intake;
+use crate::{Claim, Consumer, KafkaError, Receipt, Received, Record};
+
+/// How long the last commit may wait for a rebalance to end, when there is no hurry.
+const COMMIT: Duration = Duration::from_secs(5);
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handled {
+    /// Finished: it need not come again.
+    Done,
+    /// Not finished, because the [claim](Claim) to it had ended: it comes again, to whoever consumes its partition
+    /// next.
+    Abandoned,
+}
+
+/// Works on many records at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    records: usize,
+    bytes: usize,
+}
+
+impl Pool {
+    /// At most so many `records` are in work at once, and one at least. While their payloads have this many
+    /// `bytes` together, or more, no further one is taken.
+    #[must_use]
+    pub fn new(records: usize, bytes: usize) -> Self {
+        Self { records, bytes }
+    }
+
+    /// Hands records to `handler` until a shut-down begins, then leaves the group.
+    ///
+    /// `handler` is called for one record after the other, in the order of each partition; what it returns
+    /// runs beside all others. Who wants an order among them has it line up before it returns.
+    ///
+    /// `soft` takes no new records, ends the claims and finishes what has begun; `hard` abandons that too.
+    ///
+    /// # Errors
+    /// If a handler panicked, or abandoned a record without a reason; if the consumer stopped. All but what was
+    /// finished is consumed again.
+    pub async fn run<Handler, Work>(
+        self,
+        mut consumer: Consumer,
+        handler: Handler,
+        soft: &CancellationToken,
+        hard: &CancellationToken,
+    ) -> Result<(), KafkaError>
+    where
+        Handler: Fn(Record, Claim) -> Work + Send,
+        Work: Future<Output = Handled> + Send + 'static,
+    {
+        let mut floor = Floor { bounds: self, bytes: 0, work: JoinSet::new(), handler };
+        let ended = floor.serve(consumer.intake(), soft, hard).await;
+        floor.work.shutdown().await;
+        // Nothing is in work any more; only the commit may have to wait for the group.
+        let closed = consumer.close(if hard.is_cancelled() { Duration::ZERO } else { COMMIT }).await;
+        ended.and(closed)
+    }
+}
+
+/// Where the work is done.
+struct Floor<Handler> {
+    bounds: Pool,
+    /// What is in work, all together.
+    bytes: usize,
+    work: JoinSet<Ended>,
+    handler: Handler,
+}
+
+/// A record that is no longer in work.
+struct Ended {
+    receipt: Receipt,
+    bytes: usize,
+    handled: Handled,
+}
+
+impl<Handler, Work> Floor<Handler>
+where
+    Handler: Fn(Record, Claim) -> Work,
+    Work: Future<Output = Handled> + Send + 'static,
+{
+    async fn serve(
+        &mut self,
+        intake: &mut Intake,
+        soft: &CancellationToken,
+        hard: &CancellationToken,
+    ) -> Result<(), KafkaError> {
+        let mut taking = true;
+        while taking || !self.work.is_empty() {
+            tokio::select! {
+                biased;
+                () = hard.cancelled() => return Ok(()),
+                () = soft.cancelled(), if taking => taking = false,
+                Some(ended) = self.work.join_next(), if !self.work.is_empty() => {
+                    self.finish(ended.map_err(KafkaError::HandlerPanicked)?, taking)?;
+                }
+                received = intake.recv(), if taking && self.has_room() => match received {
+                    Some(received) => self.start(received, soft),
+                    // The consumer stopped; closing it will tell why.
+                    None => taking = false,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.work.is_empty() || (self.work.len() < self.bounds.records && self.bytes < self.bounds.bytes)
+    }
+
+    fn start(&mut self, Received { record, receipt }: Received, leaving: &CancellationToken) {
+        let bytes = record.payload.len();
+        self.bytes += bytes;
+        let work = (self.handler)(record, receipt.claim(leaving));
+        self.work.spawn(async move { Ended { receipt, bytes, handled: work.await } });
+    }
+
+    fn finish(&mut self, ended: Ended, taking: bool) -> Result<(), KafkaError> {
+        let Ended { receipt, bytes, handled } = ended;
+        self.bytes -= bytes;
+        match handled {
+            Handled::Done => receipt.done(),
+            // Nobody would ever finish it, and no offset pass it.
+            Handled::Abandoned if taking && !receipt.is_revoked() => {
+                return Err(KafkaError::RecordAbandoned);
+            }
+            Handled::Abandoned => drop(receipt),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+use std::sync::{Arc, Weak};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+use sea_orm::DatabaseConnection;
+use sqlx::{PgPool, SqlitePool};
+
+use crate::dialect::Dialect;
+
+/// The connections, to be counted.
+#[derive(Debug)]
+pub(crate) enum Pool {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+impl Pool {
+    /// Has the connections of a database counted whenever metrics are collected, as long as what this gives is kept.
+    pub(crate) fn observed(meter: &Meter, database: &DatabaseConnection) -> Arc<Self> {
+        let pool = Arc::new(match Dialect::of(database) {
+            Dialect::Postgres => Self::Postgres(database.get_postgres_connection_pool().clone()),
+            Dialect::Sqlite => Self::Sqlite(database.get_sqlite_connection_pool().clone()),
+        });
+        let name = KeyValue::new("db.client.connection.pool.name", "throughline");
+        let state = |state| [name.clone(), KeyValue::new("db.client.connection.state", state)];
+        let (idle, used) = (state("idle"), state("used"));
+        // A callback stays with the meter, and must not keep connections open.
+        let of: Weak<Self> = Arc::downgrade(&pool);
+        meter
+            .i64_observable_up_down_counter("db.client.connection.count")
+            .with_unit("{connection}")
+            .with_description("Connections to the database that are used, and that are idle.")
+            .with_callback(move |count| {
+                let Some(pool) = of.upgrade() else { return };
+                let all = pool.size();
+                let free = pool.idle().min(all);
+                count.observe(free, &idle);
+                count.observe(all - free, &used);
+            })
+            .build();
+        let of: Weak<Self> = Arc::downgrade(&pool);
+        meter
+            .i64_observable_up_down_counter("db.client.connection.max")
+            .with_unit("{connection}")
+            .with_description("Most connections to the database that there may be.")
+            .with_callback(move |max| {
+                if let Some(pool) = of.upgrade() {
+                    max.observe(pool.max(), std::slice::from_ref(&name));
+                }
+            })
+            .build();
+        pool
+    }
+
+    fn size(&self) -> i64 {
+        i64::from(match self {
+            Self::Postgres(pool) => pool.size(),
+            Self::Sqlite(pool) => pool.size(),
+        })
+    }
+
+    fn idle(&self) -> i64 {
+        let idle = match self {
+            Self::Postgres(pool) => pool.num_idle(),
+            Self::Sqlite(pool) => pool.num_idle(),
+        };
+        i64::try_from(idle).unwrap_or(i64::MAX)
+    }
+
+    fn max(&self) -> i64 {
+        i64::from(match self {
+            Self::Postgres(pool) => pool.options().get_max_connections(),
+            Self::Sqlite(pool) => pool.options().get_max_connections(),
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! Nothing that the services ask reads all deliveries or requests, however many there are.
+//!
+//! In a program of its own, because all statements that it makes are looked at.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "other tests need more of it")]
+#[path = "../store/databases.rs"]
+mod databases;
+#[expect(dead_code, reason = "other tests need more of it")]
+#[path = "../store/fixtures.rs"]
+mod fixtures;
+mod statements;
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbBackend};
+use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Outcome};
+use throughline_store::dead_letters::{self, Filter};
+use throughline_store::{
+    Due, NewRequest, Refusal, Store, deliveries, holds, idempotency, nodes, outbox, outcomes, replays,
+    requests,
+};
+
+use crate::databases::{Db, on_postgres, on_sqlite};
+use crate::fixtures::{at, deferred, id, node, rejected, report, request, retry};
+use crate::statements::Plan;
+
+/// Waiting for the destination `three`; a thousand each are due at the same time.
+const HELD: i64 = 100_000;
+/// Of each other kind.
+const OTHERS: i64 = 20_000;
+const AT_ONCE: i64 = 1000;
+
+/// That many different ones at least are listened to: else nothing was heard.
+const STATEMENTS: usize = 40;
+
+/// Where the requests of each kind begin.
+const PLANNED: i64 = HELD;
+const SILENT: i64 = PLANNED + OTHERS;
+const DEAD: i64 = SILENT + OTHERS;
+const DELIVERED: i64 = DEAD + OTHERS;
+const IN_LANE: i64 = DELIVERED + OTHERS;
+const UNPUBLISHED: i64 = IN_LANE + OTHERS;
+const END: i64 = UNPUBLISHED + OTHERS;
+
+/// What a group of deliveries has in common.
+struct Kind {
+    from: i64,
+    to: i64,
+    /// SQL of what differs.
+    state: &'static str,
+    is_due: bool,
+    is_published: bool,
+    deferred_by: &'static str,
+    lane: &'static str,
+    reason: &'static str,
+}
+
+const fn kind(from: i64, to: i64) -> Kind {
+    let (deferred_by, lane, reason) = ("NULL", "NULL", "NULL");
+    Kind { from, to, state: "pending", is_due: true, is_published: false, deferred_by, lane, reason }
+}
+
+const KINDS: [Kind; 7] = [
+    Kind { deferred_by: "'breaker_open'", ..kind(0, PLANNED) },
+    kind(PLANNED, SILENT),
+    Kind { is_published: true, ..kind(SILENT, DEAD) },
+    Kind { state: "dead", is_due: false, reason: "'rejected'", ..kind(DEAD, DELIVERED) },
+    Kind { state: "delivered", is_due: false, ..kind(DELIVERED, IN_LANE) },
+    Kind { deferred_by: "'order'", lane: "'one/user'", ..kind(IN_LANE, UNPUBLISHED) },
+    Kind { is_published: true, ..kind(UNPUBLISHED, END) },
+];
+
+async fn fill(store: &Store) {
+    let connection = store.connection();
+    let time = |seconds| format!("'{}'", at(seconds).format("%Y-%m-%dT%H:%M:%S%.6f+00:00"));
+    let begin = time(0);
+    let empty = if connection.get_database_backend() == DbBackend::Sqlite { "x''" } else { "''" };
+    for kind in KINDS {
+        for first in (kind.from..kind.to).step_by(1000) {
+            let ids = format!(
+                "WITH RECURSIVE ids (id) AS (SELECT {first} UNION ALL SELECT id + 1 FROM ids WHERE id + 1 < {})",
+                first + AT_ONCE
+            );
+            let route = if first / AT_ONCE % 10 == 0 { "two" } else { "one" };
+            let requests = format!(
+                "{ids} INSERT INTO requests (id, route, body, content_type, headers, accepted_at) \
+                 SELECT id, '{route}', {empty}, 'application/json', '[]', {begin} FROM ids"
+            );
+            let Kind { state, is_due, is_published, deferred_by, lane, reason, .. } = kind;
+            let published_at = if is_published { &begin } else { "NULL" };
+            let due_at = if is_due { time((first - kind.from) / AT_ONCE) } else { "NULL".to_owned() };
+            let deliveries = format!(
+                "{ids} INSERT INTO deliveries (request_id, destination, state, attempts, since, due_at, \
+                 published_at, deferred_by, lane, reason, updated_at) SELECT id, 'three', '{state}', 0, {begin}, \
+                 {due_at}, {published_at}, {deferred_by}, {lane}, {reason}, {begin} FROM ids"
+            );
+            connection.execute_unprepared(&requests).await.unwrap();
+            connection.execute_unprepared(&deliveries).await.unwrap();
+        }
+    }
+    let attempts = format!(
+        "INSERT INTO attempts (request_id, destination, number, started_at, duration_ms, outcome) \
+         SELECT request_id, destination, 1, {begin}, 1, 'dead' FROM deliveries WHERE due_at IS NULL"
+    );
+    connection.execute_unprepared(&attempts).await.unwrap();
+    let ids = format!("SELECT id, 1 FROM requests WHERE id >= {UNPUBLISHED}");
+    connection.execute_unprepared(&format!("INSERT INTO outbox (request_id, node_id) {ids}")).await.unwrap();
+    let hold = format!("INSERT INTO holds (destination, allowance, next_at) VALUES ('three', 1, {begin})");
+    connection.execute_unprepared(&hold).await.unwrap();
+    connection.execute_unprepared("ANALYZE").await.unwrap();
+}
+
+/// What dispatch says of an attempt that has begun at `began`.
+fn reported(number: i64, began: i64, outcome: Outcome) -> AttemptReport {
+    AttemptReport { started_at: at(began), ..report(number, 1, outcome) }
+}
+
+async fn record(store: &Store, reports: &[AttemptReport], now: i64) {
+    let transaction = store.begin().await.unwrap();
+    outcomes::record(&transaction, reports, at(now)).await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+async fn sweep(store: &Store) {
+    for due in [Due::Planned, Due::Silent] {
+        let mut claim = deliveries::claim_due(store, due, at(500), 64).await.unwrap();
+        let claimed = claim.take();
+        assert_eq!(claimed.len(), 64);
+        let published: Vec<_> =
+            claimed[1..].iter().map(|due| (due.request.id, due.destination.clone())).collect();
+        let refused = [refusal(claimed[0].request.id.as_i64())];
+        claim.published(&published, &refused, at(500), at(1400)).await.unwrap();
+    }
+    deliveries::next_due(store.connection()).await.unwrap();
+}
+
+fn refusal(number: i64) -> Refusal {
+    Refusal {
+        request_id: id(number),
+        destination: None,
+        reason: DeadReason::Unpublishable,
+        class: ErrorClass::Broker,
+        error: "too large".to_owned(),
+    }
+}
+
+/// A destination is probed, and then served faster and faster; no step lets go more than the one before allows.
+async fn release(store: &Store) {
+    for step in 0..15 {
+        let released = holds::release(store, at(1000 + step)).await.unwrap();
+        assert_eq!(released, 1 << step.min(12));
+        record(store, &[reported(step, 1000 + step, Outcome::Delivered)], 1000 + step).await;
+    }
+}
+
+async fn hear(store: &Store) {
+    let published = SILENT + 1000;
+    let reports = |outcome: fn(i64) -> Outcome| {
+        (0..512).map(|number| reported(published + number, 1, outcome(number))).collect::<Vec<_>>()
+    };
+    record(store, &reports(|_| deferred(DeferralCause::Limit, 10)), 2).await;
+    record(store, &reports(|number| if number % 2 == 0 { retry(Some(10)) } else { rejected() }), 3).await;
+    // At the head of a lane in which very many wait.
+    record(store, &[reported(IN_LANE, 1, Outcome::Delivered)], 5).await;
+    record(store, &[reported(IN_LANE + 1, 1, rejected())], 5).await;
+}
+
+async fn accept(store: &Store) {
+    let in_lane = |number| NewRequest { lane: Some("one/user".to_owned()), ..request(number) };
+    let transaction = store.begin().await.unwrap();
+    let new: Vec<_> = (END..END + 100).map(request).chain((END + 100..END + 200).map(in_lane)).collect();
+    requests::insert(&transaction, node(1), &new).await.unwrap();
+    transaction.commit().await.unwrap();
+    let connection = store.connection();
+    let pending = outbox::pending(connection, node(1), None, 512, 1 << 20).await.unwrap();
+    let ids: Vec<_> = pending.iter().map(|request| request.id).collect();
+    outbox::pending(connection, node(1), ids.last().copied(), 512, 1 << 20).await.unwrap();
+    outbox::oldest(connection, node(1)).await.unwrap();
+    deliveries::postpone_all(connection, &ids, at(2000)).await.unwrap();
+    outbox::remove(connection, &ids).await.unwrap();
+    idempotency::purge(connection, at(0), 10).await.unwrap();
+    nodes::acquire(store, "somebody", Duration::from_secs(1), None).await.unwrap();
+}
+
+async fn manage(store: &Store) {
+    let connection = store.connection();
+    requests::find(connection, id(7)).await.unwrap();
+    let middle = (id(DEAD + OTHERS / 2), "three".to_owned());
+    let route = Filter { route: Some("one".to_owned()), ..Filter::default() };
+    let everything = Filter {
+        destination: Some("three".to_owned()),
+        reason: Some("rejected".to_owned()),
+        died_before: Some(at(1)),
+        ..route.clone()
+    };
+    for filter in [&Filter::default(), &route, &everything] {
+        for after in [None, Some(&middle)] {
+            assert_eq!(dead_letters::list(connection, filter, after, 100).await.unwrap().len(), 100);
+        }
+        let transaction = store.begin().await.unwrap();
+        assert_eq!(dead_letters::purge(&transaction, filter, 100).await.unwrap(), 100);
+        transaction.commit().await.unwrap();
+        let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
+        replays::begin(connection, filter, rate, at(3000)).await.unwrap();
+        assert_eq!(replays::go_on(store, at(3000)).await.unwrap(), 100);
+        assert_eq!(replays::go_on(store, at(3001)).await.unwrap(), 100);
+        connection.execute_unprepared("DELETE FROM replays").await.unwrap();
+    }
+    let transaction = store.begin().await.unwrap();
+    dead_letters::replay(&transaction, id(DEAD + OTHERS - 1), "three", at(9)).await.unwrap();
+    deliveries::cancel(&transaction, id(7), None, at(9)).await.unwrap();
+    deliveries::cancel(&transaction, id(8), Some("three"), at(9)).await.unwrap();
+    deliveries::cancel(&transaction, id(IN_LANE + 2), None, at(9)).await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+async fn nothing_is_read_whole(db: Db) {
+    fill(&db.store).await;
+    statements::listen();
+    accept(&db.store).await;
+    sweep(&db.store).await;
+    release(&db.store).await;
+    hear(&db.store).await;
+    manage(&db.store).await;
+    let plans = statements::explain(&db, statements::end()).await;
+    assert!(plans.len() >= STATEMENTS, "{} statements", plans.len());
+    let wrong = plans.iter().filter(|plan| plan.reads_all());
+    let wrong: Vec<_> =
+        wrong.map(|Plan { sql, lines, took }| format!("{sql}\n{}\nin {took:?}", lines.join("\n"))).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// One database after the other, so that each is asked only its own statements.
+#[test]
+fn no_table_is_read_whole_however_many_wait() {
+    on_sqlite(nothing_is_read_whole);
+    on_postgres(nothing_is_read_whole);
+}

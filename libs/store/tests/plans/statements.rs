@@ -1,0 +1,150 @@
+//! What is asked of the database, and how it means to find it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbBackend};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, SqliteConnection};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::{Layer, util::SubscriberInitExt as _};
+
+use crate::databases::Db;
+
+/// The statements, and the longest that each has taken.
+type Heard = BTreeMap<String, Duration>;
+
+static HEARD: Mutex<Heard> = Mutex::new(Heard::new());
+
+fn heard() -> MutexGuard<'static, Heard> {
+    HEARD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Begins to listen.
+pub(crate) fn listen() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| tracing_subscriber::registry().with(Listener).init());
+    heard().clear();
+}
+
+/// What was asked since.
+pub(crate) fn end() -> Heard {
+    std::mem::take(&mut *heard())
+}
+
+/// Listens to what sqlx logs.
+struct Listener;
+
+impl<S: Subscriber> Layer<S> for Listener {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == "sqlx::query" {
+            let mut statement = Statement::default();
+            event.record(&mut statement);
+            let sql = if statement.sql.is_empty() { statement.summary } else { statement.sql };
+            let mut heard = heard();
+            let longest = heard.entry(sql.trim().to_owned()).or_default();
+            *longest = statement.took.max(*longest);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Statement {
+    summary: String,
+    sql: String,
+    took: Duration,
+}
+
+impl Visit for Statement {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "summary" => value.clone_into(&mut self.summary),
+            "db.statement" => value.clone_into(&mut self.sql),
+            _ => {}
+        }
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if field.name() == "elapsed_secs" {
+            self.took = Duration::from_secs_f64(value);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+}
+
+/// A statement, and how the database means to find what it is about.
+pub(crate) struct Plan {
+    pub(crate) sql: String,
+    pub(crate) lines: Vec<String>,
+    pub(crate) took: Duration,
+}
+
+/// Has the database explain all statements that look for something.
+pub(crate) async fn explain(db: &Db, heard: Heard) -> Vec<Plan> {
+    let url = db.settings.url.expose();
+    let looks =
+        |sql: &String| ["SELECT", "WITH", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb));
+    let heard: Vec<_> = heard.into_iter().filter(|(sql, _)| looks(sql)).collect();
+    match db.store.connection().get_database_backend() {
+        DbBackend::Sqlite => sqlite(url, heard).await,
+        _ => postgres(url, heard).await,
+    }
+}
+
+async fn postgres(url: &str, heard: Vec<(String, Duration)>) -> Vec<Plan> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let mut plans = Vec::new();
+    for (sql, took) in heard {
+        // The plan that serves any parameters.
+        let explain = AssertSqlSafe(format!("EXPLAIN (GENERIC_PLAN, COSTS false) {sql}"));
+        let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
+        plans.push(Plan { sql, lines: rows.iter().map(|row| row.get(0)).collect(), took });
+    }
+    plans
+}
+
+async fn sqlite(url: &str, heard: Vec<(String, Duration)>) -> Vec<Plan> {
+    let mut connection = SqliteConnection::connect(url).await.unwrap();
+    let mut plans = Vec::new();
+    for (sql, took) in heard {
+        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
+        plans.push(Plan { sql, lines: rows.iter().map(|row| row.get("detail")).collect(), took });
+    }
+    plans
+}
+
+/// Those that grow with all that was ever accepted, and what stands for them in statements.
+const LARGE: [&str; 8] = ["deliveries", "requests", "attempts", "d", "q", "a", "l", "other"];
+
+impl Plan {
+    /// Whether it reads a large table, or one of its indexes, from end to end.
+    pub(crate) fn reads_all(&self) -> bool {
+        let before = [""].into_iter().chain(self.lines.iter().map(String::as_str));
+        let after = self.lines.iter().skip(1).map(String::as_str).chain([""]);
+        let mut lines = before.zip(&self.lines).zip(after);
+        lines.any(|((before, line), after)| {
+            reads_all_of_sqlite(line) || reads_all_of_postgres(before, line, after)
+        })
+    }
+}
+
+/// Of an index that has just what is looked for, in its order, the first ones are taken.
+fn reads_all_of_sqlite(line: &str) -> bool {
+    let scanned = line.strip_prefix("SCAN ").and_then(|table| table.split_whitespace().next());
+    let is_all = scanned.is_some_and(|table| LARGE.contains(&table)) && !line.contains("deliveries_dead");
+    is_all || line.contains("(lane>?)")
+}
+
+fn reads_all_of_postgres(before: &str, line: &str, after: &str) -> bool {
+    let Some((how, of)) = line.split_once("Scan ") else { return false };
+    let is_large = LARGE[..3].iter().any(|table| of.contains(table));
+    let takes_the_first =
+        ["Limit", "LockRows"].iter().any(|node| before.trim_start_matches("->").contains(node));
+    let by_index = how.contains("Index") && (after.contains("Index Cond") || takes_the_first);
+    is_large && !by_index && !how.contains("Bitmap Heap")
+}

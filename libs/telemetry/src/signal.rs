@@ -1,0 +1,57 @@
+use std::fmt;
+
+/// What is exported: each of them by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Events.
+    Logs,
+    /// Measurements.
+    Metrics,
+}
+
+impl Signal {
+    /// `traces`, `logs` or `metrics`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Logs => "logs",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// As the names of its variables have it.
+    pub(crate) fn variable(self) -> &'static str {
+        match self {
+            Self::Traces => "TRACES",
+            Self::Logs => "LOGS",
+            Self::Metrics => "METRICS",
+        }
+    }
+
+    /// Says how long an export may take, in milliseconds.
+    pub(crate) fn deadline_variable(self) -> &'static str {
+        match self {
+            Self::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
+            Self::Logs => "OTEL_BLRP_EXPORT_TIMEOUT",
+            Self::Metrics => "OTEL_METRIC_EXPORT_TIMEOUT",
+        }
+    }
+
+    /// Its path below an endpoint that is common to all.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Logs => "/v1/logs",
+            Self::Metrics => "/v1/metrics",
+        }
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,229 @@
+//! What dispatch measures: OpenTelemetry's conventions for HTTP clients, and its own numbers.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use http::StatusCode;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{AsyncInstrument, Counter, Histogram, Meter, UpDownCounter};
+use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Outcome, RequestRecord};
+use throughline_resilience::BreakerState;
+use throughline_telemetry::{LONG, SHORT};
+
+use crate::call::Called;
+use crate::destination::Destination;
+use crate::routing::Routing;
+
+const DESTINATION: &str = "throughline.destination";
+
+/// What is measured of everything that dispatch reports.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    attempts: Counter<u64>,
+    retries: Counter<u64>,
+    latency: Histogram<f64>,
+    dead_letters: Counter<u64>,
+}
+
+/// What is measured of the calls to one destination.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    duration: Histogram<f64>,
+    in_flight: UpDownCounter<i64>,
+    tokens: Counter<u64>,
+    destination: KeyValue,
+    host: String,
+}
+
+/// A call that is under way, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight<'a>(&'a Calls);
+
+/// How a token was come by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TokenResult {
+    /// From memory.
+    Hit,
+    /// From the token endpoint.
+    Miss,
+    /// Not at all.
+    Error,
+}
+
+impl Metrics {
+    pub(crate) fn new(meter: &Meter) -> Self {
+        Self {
+            attempts: meter
+                .u64_counter("throughline.attempts")
+                .with_unit("{attempt}")
+                .with_description("What became of attempts: delivered, to be tried again, deferred or dead.")
+                .build(),
+            retries: meter
+                .u64_counter("throughline.retries.scheduled")
+                .with_unit("{retry}")
+                .with_description("Attempts that failed and are made again later.")
+                .build(),
+            latency: meter
+                .f64_histogram("throughline.delivery.latency")
+                .with_unit("s")
+                .with_description("Time from the acceptance of a request to its delivery.")
+                .with_boundaries(LONG.to_vec())
+                .build(),
+            dead_letters: meter
+                .u64_counter("throughline.dead_letters")
+                .with_unit("{dead_letter}")
+                .with_description("Deliveries, and records that ask for none, that ended without success.")
+                .build(),
+        }
+    }
+
+    /// An attempt was reported, for a request that had been delivered to its destination by `now` if it was.
+    pub(crate) fn attempt(&self, report: &AttemptReport, request: &RequestRecord, now: DateTime<Utc>) {
+        let destination = KeyValue::new(DESTINATION, report.destination.clone());
+        let mut attributes =
+            vec![destination.clone(), KeyValue::new("throughline.outcome", report.outcome.as_str())];
+        if let Some(error) = error_type(&report.outcome) {
+            attributes.push(KeyValue::new("error.type", error));
+        }
+        self.attempts.add(1, &attributes);
+        match report.outcome {
+            Outcome::Delivered => {
+                let route = KeyValue::new("throughline.route", request.route.clone());
+                self.latency.record(seconds_between(request.accepted_at, now), &[destination, route]);
+            }
+            Outcome::Retry { due_at: Some(_), .. } => self.retries.add(1, &[destination]),
+            Outcome::Retry { due_at: None, .. } | Outcome::Deferred { .. } | Outcome::Dead { .. } => {}
+        }
+    }
+
+    /// A record was kept as a dead letter that asks for no delivery. Those of deliveries are counted by who
+    /// records them.
+    pub(crate) fn buried(&self, reason: DeadReason) {
+        self.dead_letters.add(1, &[KeyValue::new("throughline.reason", reason.as_str())]);
+    }
+}
+
+fn error_type(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Delivered => None,
+        Outcome::Deferred { cause, .. } => Some(cause.as_str()),
+        Outcome::Retry { failure, .. } | Outcome::Dead { failure, .. } => Some(failure.class.as_str()),
+    }
+}
+
+/// Zero if the clocks of two machines do not agree.
+fn seconds_between(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
+    (to - from).max(TimeDelta::zero()).to_std().unwrap_or_default().as_secs_f64()
+}
+
+impl Calls {
+    /// `host` is where the destination's third party is.
+    pub(crate) fn new(meter: &Meter, destination: &str, host: &str) -> Self {
+        Self {
+            duration: meter
+                .f64_histogram("http.client.request.duration")
+                .with_unit("s")
+                .with_description("Duration of calls to third parties, up to the end of their responses.")
+                .with_boundaries(SHORT.to_vec())
+                .build(),
+            in_flight: meter
+                .i64_up_down_counter("throughline.inflight")
+                .with_unit("{call}")
+                .with_description("Calls to third parties that are under way.")
+                .build(),
+            tokens: meter
+                .u64_counter("throughline.token.requests")
+                .with_unit("{request}")
+                .with_description(
+                    "Tokens that were needed: from memory, from the token endpoint, or not to be had.",
+                )
+                .build(),
+            destination: KeyValue::new(DESTINATION, destination.to_owned()),
+            host: host.to_owned(),
+        }
+    }
+
+    /// A call begins.
+    pub(crate) fn begin(&self) -> InFlight<'_> {
+        self.in_flight.add(1, std::slice::from_ref(&self.destination));
+        InFlight(self)
+    }
+
+    /// A call has ended.
+    pub(crate) fn ended(&self, called: &Called, took: Duration) {
+        let mut attributes = vec![
+            self.destination.clone(),
+            KeyValue::new("http.request.method", "POST"),
+            KeyValue::new("server.address", self.host.clone()),
+        ];
+        if let Some(status) = called.status {
+            attributes.push(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+        }
+        match &called.end {
+            Ok(status) => attributes.extend(failed_status(*status)),
+            Err(error) => {
+                let class: ErrorClass = error.class();
+                attributes.push(KeyValue::new("error.type", class.as_str()));
+            }
+        }
+        self.duration.record(took.as_secs_f64(), &attributes);
+    }
+
+    /// A token was needed.
+    pub(crate) fn token(&self, result: TokenResult) {
+        let result = match result {
+            TokenResult::Hit => "hit",
+            TokenResult::Miss => "miss",
+            TokenResult::Error => "error",
+        };
+        self.tokens.add(1, &[self.destination.clone(), KeyValue::new("throughline.result", result)]);
+    }
+}
+
+/// The conventions give a failed response's status as its error, too.
+fn failed_status(status: StatusCode) -> Option<KeyValue> {
+    (!status.is_success()).then(|| KeyValue::new("error.type", status.as_str().to_owned()))
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.add(-1, std::slice::from_ref(&self.0.destination));
+    }
+}
+
+/// Has the states of all destinations looked at whenever metrics are collected.
+pub(crate) fn observe(meter: &Meter, routing: &Routing) {
+    let gauge = |name, unit, description, value: fn(&Destination) -> u64| {
+        let destinations = routing.destinations();
+        let observe = move |gauge: &dyn AsyncInstrument<u64>| {
+            for destination in &destinations {
+                gauge.observe(value(destination), &[KeyValue::new(DESTINATION, destination.name.clone())]);
+            }
+        };
+        let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
+        // The callback stays with the meter.
+        let _ = gauge.with_callback(observe).build();
+    };
+    gauge(
+        "throughline.breaker.state",
+        "",
+        "The state of the destination's breaker: 0 closed, 1 half-open, 2 open.",
+        |destination| match destination.gate.state() {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        },
+    );
+    gauge(
+        "throughline.limit.concurrency",
+        "{call}",
+        "Most calls that this replica makes to the destination at once.",
+        |destination| destination.gate.most_calls().into(),
+    );
+    gauge(
+        "throughline.token.refused",
+        "",
+        "1 while the token endpoint refuses the destination's credentials, so that a person must act.",
+        |destination| destination.credentials.are_refused().into(),
+    );
+}

@@ -1,0 +1,145 @@
+//! The sweeper alone, step by step, with an ingest and a dispatch that the test plays.
+
+use throughline_config::{Database, Kafka, Secret};
+use throughline_kafka::{Consumer, EmbeddedBroker, Producer};
+use throughline_messages::Topics;
+use throughline_snowflake::{Generator, NodeId};
+use throughline_store::{NewRequest, outbox, requests};
+
+use throughline_testkit::unmeasured;
+
+use super::*;
+use crate::Broker;
+use crate::listener::Groups;
+
+/// For whatever is to happen; it happens within a second, but for a group's first member, who waits three.
+const SOON: Duration = Duration::from_secs(30);
+const TOPIC: &str = "one-requests";
+/// Fewer than are claimed at once.
+const WINDOW: usize = 9;
+const PATIENCE: TimeDelta = TimeDelta::minutes(15);
+
+struct Floor {
+    _folder: tempfile::TempDir,
+    _broker: EmbeddedBroker,
+    kafka: Kafka,
+    clock: Clock,
+    ids: Generator,
+    sweeper: Sweeper,
+}
+
+impl Floor {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Secret::from(format!("sqlite://{}", folder.path().join("throughline.db").display()));
+        let store = Store::connect(&Database { url, ..Database::default() }, &unmeasured()).await.unwrap();
+        store.migrate().await.unwrap();
+        let broker = EmbeddedBroker::start(1).unwrap();
+        let topics = Topics::new("throughline");
+        broker.create_topics(&[TOPIC, &topics.retries, &topics.outcomes]).unwrap();
+        let mut kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+        // The embedded broker has a group whose last member left wait that long for another one.
+        for (name, value) in [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "500")] {
+            kafka.properties.insert(name.to_owned(), Secret::from(value));
+        }
+        let clock = Clock::manual(Clock::system().now());
+        let published = vec![TOPIC.to_owned(), topics.retries.clone()];
+        let groups = Groups::new(&kafka, published, topics.outcomes.clone()).unwrap();
+        let shutdown = Shutdown::new();
+        let producer = Producer::new(&kafka, &unmeasured()).unwrap();
+        let metrics = Metrics::new(&unmeasured());
+        let sweeper = Sweeper {
+            store,
+            dead_letters: DeadLetters {
+                producer,
+                topics,
+                metrics: metrics.clone(),
+                hard: shutdown.hard().clone(),
+            },
+            clock: clock.clone(),
+            patience: PATIENCE,
+            window: Arc::new(Window::new(WINDOW, Broker::Durable, SOON)),
+            alarm: Arc::default(),
+            metrics,
+            listener: Listener::new(Some(groups), clock.clone()),
+            listen_at: Instant::now(),
+            shutdown,
+        };
+        let ids = Generator::new(NodeId::try_from(7).unwrap(), clock.clone(), DateTime::UNIX_EPOCH);
+        Self { _folder: folder, _broker: broker, kafka, clock, ids, sweeper }
+    }
+
+    /// Accepts a request, and publishes it.
+    async fn publish(&self) {
+        let (id, now) = (self.ids.generate(), self.clock.now());
+        let request = NewRequest {
+            id,
+            route: "one".to_owned(),
+            ordering_key: None,
+            lane: None,
+            body: "{}".into(),
+            content_type: "application/json".to_owned(),
+            headers: Vec::new(),
+            trace: None,
+            client: None,
+            origin: None,
+            accepted_at: now,
+            destinations: vec!["three".to_owned()],
+            due_at: now + PATIENCE,
+        };
+        let store = &self.sweeper.store;
+        let transaction = store.begin().await.unwrap();
+        requests::insert(&transaction, id.node(), std::slice::from_ref(&request)).await.unwrap();
+        transaction.commit().await.unwrap();
+        let (record, _span) = outgoing(TOPIC, request.into(), |record| record.to_headers());
+        self.sweeper.dead_letters.producer.send(&record).await.unwrap();
+        outbox::remove(store.connection(), &[id]).await.unwrap();
+    }
+
+    /// Finishes so many records as dispatch does, without a word about them.
+    async fn dispatch(&self, count: usize) {
+        let topics = [TOPIC, &self.sweeper.dead_letters.topics.retries];
+        let mut dispatch =
+            Consumer::subscribe(&self.kafka, "throughline-dispatch", &topics, 9, &unmeasured()).unwrap();
+        for _ in 0..count {
+            let received = timeout(SOON, dispatch.recv()).await.expect("a record soon");
+            received.expect("the consumer goes on").receipt.done();
+        }
+        dispatch.close(SOON).await.unwrap();
+    }
+
+    /// How many are published, all that is silent included.
+    async fn sweep(&mut self) -> usize {
+        self.sweeper.listen_at = Instant::now();
+        self.sweeper.step(false).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dispatch_has_not_come_to_is_not_lost_when_the_clock_steps_forward() {
+    let mut floor = Floor::new().await;
+    floor.publish().await;
+    floor.clock.advance(TimeDelta::hours(1));
+    assert_eq!(floor.sweep().await, 0);
+    floor.dispatch(1).await;
+    assert_eq!(floor.sweep().await, 1, "nobody spoke of it");
+    assert_eq!(floor.sweep().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_after_the_clock_stepped_back_is_not_lost() {
+    let mut floor = Floor::new().await;
+    for _ in 0..=BATCH {
+        floor.publish().await;
+    }
+    floor.dispatch(65).await;
+    floor.clock.advance(TimeDelta::hours(1));
+    assert_eq!(floor.sweep().await, 64, "there is one more");
+    floor.clock.advance(TimeDelta::hours(-1));
+    floor.publish().await;
+    floor.clock.advance(TimeDelta::minutes(20));
+    // By now both are due, and only one was before the step.
+    assert_eq!(floor.sweep().await, 0);
+    floor.dispatch(64 + 1).await;
+    assert_eq!(floor.sweep().await, 2);
+}
