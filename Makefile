@@ -1,9 +1,12 @@
 # Every task a person runs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-observability bench-telemetry features lint dashboards up down logs migrate
+.PHONY: help setup run test test-faults test-observability bench-telemetry features lint dashboards programs up down logs smoke migrate
 ARGS ?=
+# Of the command line: shells have a variable of this name for themselves.
+ENV := $(if $(filter command,$(origin ENV)),$(ENV))
 MINUTES ?= 3
 PROFILES ?=
+KUBECONFORM ?=
 
 help: ## Say which tasks there are; they take options in ARGS="..."
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +17,7 @@ run: setup ## Run the whole pipeline in one process, on embedded parts
 test: setup ## Run all tests; where a Docker engine answers, on real PostgreSQL and Kafka too
 	cargo build --workspace --all-targets
 	cargo test --workspace
+	@$(call with,helm go,THROUGHLINE="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/throughline" go -C deploy/helm/test test -count=1)
 
 test-faults: setup ## Break real parts under load, and see that nothing is lost; MINUTES=30, ARGS="--seed 42"
 	cargo test --workspace --test faults -- --minutes $(MINUTES) $(ARGS)
@@ -24,25 +28,33 @@ test-observability: setup ## Read back from Tempo, Prometheus and Loki what the 
 bench-telemetry: setup ## Measure what telemetry costs, on real parts; ARGS="--rounds 5 --requests 50000"
 	cargo test --release --workspace --test overhead -- $(ARGS)
 
-features: setup ## Run the acceptance tests alone; ARGS="--environment embedded --name killed"
-	cargo test --workspace --test acceptance -- $(ARGS)
+features: setup ## Run the acceptance tests alone; ENV=embedded, containers or compose; ARGS="--name killed"
+	cargo test --workspace --test acceptance -- $(if $(ENV),--environment $(ENV)) $(ARGS)
 
 lint: setup ## Check format, lints, documentation, scripts, and who depends on what
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
 	cargo clippy --workspace --test faults --test observability --test overhead -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
-	@$(call with,shellcheck,shellcheck .ci/run)
+	@$(call with,shellcheck,shellcheck .ci/run deploy/smoke deploy/image-sizes deploy/startup-time deploy/helm/verify)
 	@$(call with,go,go -C deploy/grafana/generate test)
 	@$(call with,dashboard-linter,for dashboard in deploy/grafana/dashboards/*.json; do dashboard-linter lint --strict "$$dashboard" || exit; done)
 	@$(call with,promtool,promtool check rules --lint=all deploy/prometheus/rules/*.yml && promtool test rules deploy/prometheus/tests/*.yml)
+	@if docker compose version >/dev/null 2>&1; then docker compose --profile observability --profile tools config --quiet; \
+	else echo 'SKIPPED, docker compose is not installed: docker compose config'; fi
+	@$(call with,actionlint,actionlint)
+	@$(call with,cargo-machete,cargo machete)
+	@$(call with,helm,for values in deploy/helm/throughline/ci/*.yaml; do helm lint --strict --quiet --values "$$values" deploy/helm/throughline || exit; done)
+	@$(call with,helm kubeconform,for values in deploy/helm/throughline/ci/*.yaml; do rendered=$$(helm template throughline deploy/helm/throughline --values "$$values") && printf %s "$$rendered" | kubeconform -strict $(KUBECONFORM) || exit; done)
 	@$(call with,cargo-deny,cargo deny check --allow unused-wrapper bans licenses sources)
+	@if git ls-remote --quiet --exit-code $(advisories) HEAD >/dev/null 2>&1; then $(call with,cargo-deny,cargo deny check advisories); \
+	else echo 'SKIPPED, $(advisories) does not answer: cargo deny check advisories'; fi
 
 dashboards: ## Make the Grafana dashboards anew, of what is in deploy/grafana/generate
 	cd deploy/grafana/generate && go run .
 
 up: ## Start the real environment: PostgreSQL, Kafka, the services, a third party; PROFILES=observability adds Grafana
-	$(strip $(environment) docker compose up --detach $(ARGS))
+	$(strip $(environment) docker compose up --detach --build $(ARGS))
 
 down: ## Stop it; the data stays, unless ARGS=--volumes
 	docker compose --profile '*' down $(ARGS)
@@ -50,15 +62,30 @@ down: ## Stop it; the data stays, unless ARGS=--volumes
 logs: ## Follow what the services say
 	docker compose logs --follow $(or $(ARGS),ingest dispatch)
 
+smoke: ## Send a request through it, follow it to the third party, and print its story
+	@deploy/smoke
+
+programs: setup ## Build the programs as they are released, for images too (BINARIES=host)
+	cargo auditable --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-auditable@0.7.7
+	cargo auditable build --release --package throughline --package throughline-ingest --package throughline-dispatch
+
 migrate: setup ## Bring the database's schema up to date; ARGS="--config FILE"
 	@cargo run --bin throughline -- migrate $(ARGS)
 
+comma := ,
+space := $(subst ,, )
+
 # What `docker compose` is told of the profiles, and the services of who takes their telemetry.
-environment = $(if $(PROFILES),COMPOSE_PROFILES=$(PROFILES)) \
+environment = $(if $(PROFILES),COMPOSE_PROFILES=$(subst $(space),$(comma),$(strip $(PROFILES)))) \
 	$(if $(findstring observability,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-collector:4318)
 
-# Run a command if its program is there; say so loudly if it is not.
-with = if command -v $(1) >/dev/null; then echo '$(2)'; $(2); else echo 'SKIPPED, $(1) is not installed: $(2)'; fi
+# Where known flaws of crates are told.
+advisories = https://github.com/rustsec/advisory-db
+
+# Run a command if its programs are there; say so loudly if one is not.
+with = for program in $(1); do \
+	command -v $$program >/dev/null || { echo "SKIPPED, $$program is not installed: "'$(2)'; exit; }; \
+	done; echo '$(2)'; $(2)
 
 # What the build needs beside Rust: librdkafka is C and C++, and its OpenSSL is configured by a whole
 # perl, which Debian's perl-base is not.

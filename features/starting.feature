@@ -39,6 +39,7 @@ Feature: Starting
       | ingest   |
       | dispatch |
 
+  @processes
   Scenario Outline: <service> on a port that is taken says so in one line
     Given ingest is running
     When <service> is started in vain, on the port of ingest

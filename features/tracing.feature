@@ -1,3 +1,4 @@
+@processes
 Feature: Following a request
   What happens to a request can be followed by whoever was not there: in one trace from the client to the third
   party, and in log lines that lead to it.

@@ -36,6 +36,8 @@ struct Choice {
 enum Parts {
     Embedded,
     Containers,
+    /// All that docker-compose.yml starts, from outside; only when it is asked for.
+    Compose,
 }
 
 type Options = cli::Opts<
@@ -57,7 +59,13 @@ async fn main() -> ExitCode {
 
 async fn run(options: &Options, verdict: &mut Verdict) -> anyhow::Result<()> {
     let programs = Programs::build()?;
-    let is_chosen = |parts| options.custom.environment.is_none_or(|chosen| chosen == parts);
+    let chosen = options.custom.environment;
+    if chosen == Some(Parts::Compose) {
+        let setting = Setting { environment: Environment::composed(programs).await?, payloads: None };
+        verdict.ran("compose", run_in(setting, options.clone()).await);
+        return Ok(());
+    }
+    let is_chosen = |parts| chosen.is_none_or(|chosen| chosen == parts);
     if is_chosen(Parts::Embedded) {
         let environment = Environment::embedded(programs.clone()).await?;
         let setting = Setting { environment, payloads: None };
@@ -80,17 +88,20 @@ async fn run(options: &Options, verdict: &mut Verdict) -> anyhow::Result<()> {
 async fn run_in(setting: Setting, mut options: Options) -> verdict::Count {
     let has_containers = setting.environment.has_containers();
     let has_payloads = setting.payloads.is_some();
+    let is_composed = setting.environment.is_composed();
     // Cucumber would choose by these, or else by the function below; here both count.
     let (name, tags) = (options.re_filter.take(), options.tags_filter.take());
     let is_wanted = move |all: &[String], scenario: &str| {
         let needs = |what: &str| all.iter().any(|tag| tag == what);
         (has_containers || !needs("containers"))
             && (has_payloads || !needs("real-input"))
+            && !(is_composed && needs("processes"))
             && name.as_ref().is_none_or(|name| name.is_match(scenario))
             && tags.as_ref().is_none_or(|tags| tags.eval(all))
     };
     let run = World::cucumber()
-        .max_concurrent_scenarios(SCENARIOS_AT_ONCE)
+        // docker-compose.yml has room for one.
+        .max_concurrent_scenarios(if is_composed { 1 } else { SCENARIOS_AT_ONCE })
         .fail_on_skipped()
         .after(|_, _, scenario, event, world| {
             verdict::explain(&scenario.name, event, world);

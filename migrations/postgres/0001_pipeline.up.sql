@@ -32,8 +32,8 @@ CREATE TABLE deliveries (
     due_at           timestamptz,
     -- When it was published last; null while it waits for its time. Whoever accepts a request publishes it.
     published_at     timestamptz,
-    -- What it waits for that was deferred. Its destination's hold says how many may go on; or it is 'order', and
-    -- those before it in its lane have to end first.
+    -- What it waits for that was deferred. Its destination's hold says how many may go on; or it is 'key_busy', and
+    -- it waits for its time alone; or it is 'order', and those before it in its lane have to end first.
     deferred_by      text,
     -- Deliveries of one lane to one destination are made one after the other; null where no order is kept.
     lane             text,
@@ -55,9 +55,10 @@ CREATE TABLE deliveries (
 -- One index for each way in which a delivery waits: for its time, for news, for its destination, for its turn; in
 -- the order in which they are taken, many of which may be due at the same time.
 CREATE INDEX deliveries_planned ON deliveries (due_at, request_id)
-    WHERE due_at IS NOT NULL AND published_at IS NULL AND deferred_by IS NULL;
+    WHERE due_at IS NOT NULL AND published_at IS NULL AND (deferred_by IS NULL OR deferred_by = 'key_busy');
 CREATE INDEX deliveries_published ON deliveries (due_at, request_id) WHERE published_at IS NOT NULL;
-CREATE INDEX deliveries_deferred ON deliveries (destination, due_at, request_id) WHERE deferred_by <> 'order';
+CREATE INDEX deliveries_deferred ON deliveries (destination, due_at, request_id)
+    WHERE deferred_by <> 'order' AND deferred_by <> 'key_busy';
 CREATE INDEX deliveries_lane ON deliveries (lane, destination, request_id)
     WHERE lane IS NOT NULL AND due_at IS NOT NULL;
 -- Whose turn it is, for whom the others of its lane wait.
@@ -129,6 +130,8 @@ CREATE TABLE idempotency_keys (
 );
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);
+-- What a key stands for is not purged.
+CREATE INDEX idempotency_keys_request_id ON idempotency_keys (request_id);
 
 -- Committed and not yet acknowledged by the broker. Read in the order of ids, which the primary key
 -- gives. No cascade: what is not published must not be purged.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::Value;
-use throughline_snowflake::RequestId;
+use throughline_snowflake::{NodeId, RequestId};
 
+use crate::cast::Replica;
 use crate::faults::{Fault, Window};
-use crate::load::{Experience, Posted, Silence};
+use crate::load::{Experience, Made, Posted, Silence};
 use crate::scene::Row;
 use crate::third_party::{Call, Wish};
 use crate::watch::{Watch, stamp};
@@ -32,7 +33,7 @@ pub(crate) struct Evidence {
     /// Rows left in the outbox.
     pub(crate) unpublished: i64,
     /// What the programs have printed.
-    pub(crate) lines: Vec<String>,
+    pub(crate) lines: Vec<(Replica, String)>,
     /// What the programs did that they should not.
     pub(crate) faux_pas: Vec<String>,
 }
@@ -50,6 +51,7 @@ pub(crate) fn close(evidence: &Evidence) -> Verdict {
     let books = Books::new(evidence);
     let mut verdict = Verdict::default();
     books.clients(&mut verdict);
+    books.nodes(&mut verdict);
     books.states(&mut verdict);
     books.third_party(&mut verdict);
     books.repetitions(&mut verdict);
@@ -72,6 +74,13 @@ impl Verdict {
             self.wrong.push(format!("{}, {what}: {shown}", found.len()));
         }
     }
+}
+
+/// Deliveries that a sweeper helped along.
+struct Rescue {
+    by: Replica,
+    at: Duration,
+    count: u64,
 }
 
 /// The evidence, with what is needed to look things up.
@@ -144,6 +153,26 @@ impl<'a> Books<'a> {
     fn is_excused(&self, silence: &Silence) -> bool {
         let mut windows = self.evidence.windows.iter().filter(|window| window.fault.keeps_clients_waiting());
         windows.any(|window| window.from <= silence.to && silence.from <= window.to)
+    }
+
+    /// No two ingests made ids under one node id at the same time.
+    fn nodes(&self, verdict: &mut Verdict) {
+        let made = self.evidence.seen.posted.iter();
+        let mut made: Vec<_> = made.filter_map(|posted| Some((posted.id?, posted.made.as_ref()?))).collect();
+        made.sort_by_key(|(_, made)| made.from);
+        let mut clashes = Vec::new();
+        let mut used = BTreeMap::<NodeId, BTreeMap<usize, Duration>>::new();
+        for &(id, Made { door, from, to }) in &made {
+            let until = used.entry(id.node()).or_default();
+            if let Some((other, _)) = until.iter().find(|(other, until)| *other != door && *until >= from) {
+                let (one, two, node) = (other + 1, door + 1, id.node());
+                clashes.push(format!("{node} of ingest {one} and {two} at {}", stamp(*from)));
+            }
+            let until = until.entry(*door).or_default();
+            *until = (*until).max(*to);
+        }
+        verdict.total("node ids", format!("{} in {} ids whose makers are known", used.len(), made.len()));
+        verdict.expect_none("times two ingests had the same node id", clashes);
     }
 
     /// Every delivery has ended, as it should.
@@ -266,15 +295,25 @@ impl<'a> Books<'a> {
 
     /// Patience had to help only where records were lost; and there it had to.
     fn losses(&self, verdict: &mut Verdict) {
-        let rescues: Vec<_> = self.evidence.lines.iter().filter_map(|line| self.rescue(line)).collect();
-        let count: u64 = rescues.iter().map(|(_, count)| count).sum();
+        let lines = self.evidence.lines.iter();
+        let rescues: Vec<_> = lines.filter_map(|(by, line)| self.rescue(*by, line)).collect();
+        let count: u64 = rescues.iter().map(|rescue| rescue.count).sum();
         verdict.total(
-            "sweeper",
+            "sweepers",
             format!("{count} deliveries published again because nothing was heard of them"),
         );
-        let is_unexplained = |(at, _): &&(Duration, u64)| self.near(*at, *at, Fault::loses_records).is_none();
+        let mut shares = BTreeMap::<_, u64>::new();
+        for rescue in &rescues {
+            *shares.entry(rescue.by.to_string()).or_default() += rescue.count;
+        }
+        for (by, count) in shares {
+            verdict.total("", format!("    {count} by {by}"));
+        }
+        let is_unexplained =
+            |rescue: &&Rescue| self.near(rescue.at, rescue.at, Fault::loses_records).is_none();
         let unexplained = rescues.iter().filter(is_unexplained);
-        let unexplained = unexplained.map(|(at, count)| format!("{count} deliveries at {}", stamp(*at)));
+        let unexplained =
+            unexplained.map(|rescue| format!("{} deliveries at {}", rescue.count, stamp(rescue.at)));
         verdict.expect_none(
             "times nothing was heard of deliveries whose records nobody had deleted",
             unexplained,
@@ -284,18 +323,20 @@ impl<'a> Books<'a> {
         verdict.expect_none("records were deleted, and nobody noticed", was_blind.then_some("see the logs"));
     }
 
-    fn rescue(&self, line: &str) -> Option<(Duration, u64)> {
+    fn rescue(&self, by: Replica, line: &str) -> Option<Rescue> {
         if !line.contains(PUBLISHED_AGAIN) {
             return None;
         }
         let line: Value = serde_json::from_str(line).ok()?;
         let at = line.get("timestamp")?.as_str()?.parse().ok()?;
-        Some((self.evidence.watch.at(at), line.get("deliveries")?.as_u64()?))
+        let count = line.get("deliveries")?.as_u64()?;
+        Some(Rescue { by, at: self.evidence.watch.at(at), count })
     }
 
     /// The programs did nothing that they should not.
     fn manners(&self, verdict: &mut Verdict) {
-        let panics = self.evidence.lines.iter().filter(|line| line.contains("panicked"));
+        let panics = self.evidence.lines.iter().filter(|(_, line)| line.contains("panicked"));
+        let panics = panics.map(|(replica, line)| format!("{replica}: {line}"));
         verdict.expect_none("panics", panics);
         verdict.expect_none("programs that did not behave", &self.evidence.faux_pas);
     }

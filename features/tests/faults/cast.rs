@@ -10,7 +10,7 @@ use throughline_testkit::{Output, Program, Programs, Service};
 use crate::load::Doors;
 
 /// Replicas of each service.
-pub(crate) const REPLICAS: usize = 2;
+pub(crate) const REPLICAS: usize = 3;
 
 /// One of the replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,11 @@ impl Replica {
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let of = |service| (0..REPLICAS).map(move |number| Self { service, number });
         of(Service::Ingest).chain(of(Service::Dispatch))
+    }
+
+    /// One more than there are.
+    pub(crate) fn newcomer(service: Service) -> Self {
+        Self { service, number: REPLICAS }
     }
 }
 
@@ -65,6 +70,7 @@ impl Cast {
 
     /// SIGKILL.
     pub(crate) async fn kill(&mut self, replica: Replica) -> anyhow::Result<()> {
+        self.doors.give_up(replica);
         self.take(replica)?.kill().await.with_context(|| replica.to_string())
     }
 
@@ -80,6 +86,7 @@ impl Cast {
 
     /// SIGTERM: it is to finish what it has begun, and to end well.
     pub(crate) async fn stop(&mut self, replica: Replica) -> anyhow::Result<()> {
+        self.doors.give_up(replica);
         let ended = self.take(replica)?.terminate().await.with_context(|| replica.to_string())?;
         if !ended.status.success() {
             self.faux_pas.push(format!("{replica} was told to stop, and ended with {}", ended.status));
@@ -116,14 +123,21 @@ impl Cast {
         Ok(())
     }
 
+    /// Something that one of them should not have done.
+    pub(crate) fn blame(&mut self, what: String) {
+        self.faux_pas.push(what);
+    }
+
     /// What they did that they should not.
     pub(crate) fn faux_pas(&self) -> &[String] {
         &self.faux_pas
     }
 
-    /// All lines that any of them has printed.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
-        self.printed.iter().flat_map(|(_, output)| output.lines())
+    /// All lines that they have printed, and who each.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (Replica, String)> {
+        self.printed
+            .iter()
+            .flat_map(|(replica, output)| output.lines().into_iter().map(|line| (*replica, line)))
     }
 
     /// Writes what they have printed into files, one for each time that one was started.

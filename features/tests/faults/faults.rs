@@ -15,7 +15,7 @@ use crate::third_party::{Mood, TokenMood};
 
 /// How long a program stands still: longer than its node's lease and its consumers' sessions, so that both have
 /// gone to others when it goes on.
-const STANDSTILL: Duration = Duration::from_secs(20);
+const STANDSTILL: Duration = Duration::from_secs(12);
 /// How long the broker is away before an ingest dies behind it: what it accepts meanwhile is not published.
 const BEHIND: Duration = Duration::from_secs(2);
 
@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Kill(Server),
     /// A replica is killed.
     KillReplica(Service),
+    /// One replica more joins the others, works with them for a while, and leaves.
+    Join(Service, Leave),
     /// An ingest is killed while the broker does not answer.
     KillIngestBehindBroker,
     /// A replica stands still, and goes on as a zombie.
@@ -41,6 +43,14 @@ pub(crate) enum Fault {
     /// A topic is deleted, with records in it that nobody has read, and created again. All replicas are restarted,
     /// because librdkafka may wait for the old topic's partitions and offsets for good.
     DeleteTopic(Topic),
+}
+
+/// How a replica leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It is told to.
+    Stop,
+    Kill,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +86,8 @@ pub(crate) struct Strike {
 }
 
 /// Every fault once, in an order drawn by lot within each act: first those that are no excuse for anything, then
-/// those after which the third party may be asked twice, then those that lose records.
+/// those after which the third party may be asked twice, then those that lose records. Those that wait for all to be
+/// at rest come first in their act, where it is.
 pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
     let acts = [
         vec![
@@ -89,6 +100,8 @@ pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
             Fault::Tokens(TokenMood::Down),
             Fault::Tokens(TokenMood::Reset),
             Fault::RollingRestart,
+            Fault::Join(Service::Ingest, Leave::Stop),
+            Fault::Join(Service::Dispatch, Leave::Stop),
             Fault::Freeze(Server::Database),
         ],
         vec![
@@ -97,6 +110,8 @@ pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
             Fault::Kill(Server::Database),
             Fault::KillReplica(Service::Ingest),
             Fault::KillReplica(Service::Dispatch),
+            Fault::Join(Service::Ingest, Leave::Kill),
+            Fault::Join(Service::Dispatch, Leave::Kill),
             Fault::KillIngestBehindBroker,
             Fault::FreezeReplica(Service::Ingest),
             Fault::FreezeReplica(Service::Dispatch),
@@ -109,6 +124,7 @@ pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
     ];
     acts.map(|mut act| {
         act.shuffle(dice);
+        act.sort_by_key(|fault| !fault.needs_rest());
         act.into_iter().map(|fault| Strike::draw(fault, minutes, dice)).collect()
     })
 }
@@ -117,12 +133,15 @@ impl Fault {
     /// Whether the third party may be asked again for what it has acknowledged.
     pub(crate) fn may_repeat(self) -> bool {
         match self {
-            Self::ThirdParty(_) | Self::Tokens(_) | Self::RollingRestart | Self::Freeze(Server::Database) => {
-                false
-            }
+            Self::ThirdParty(_)
+            | Self::Tokens(_)
+            | Self::RollingRestart
+            | Self::Join(_, Leave::Stop)
+            | Self::Freeze(Server::Database) => false,
             Self::Freeze(Server::Broker)
             | Self::Kill(_)
             | Self::KillReplica(_)
+            | Self::Join(_, Leave::Kill)
             | Self::KillIngestBehindBroker
             | Self::FreezeReplica(_)
             | Self::DeleteTopic(_) => true,
@@ -132,6 +151,11 @@ impl Fault {
     /// Whether records are lost, so that only patience brings their deliveries back.
     pub(crate) fn loses_records(self) -> bool {
         matches!(self, Self::DeleteTopic(_))
+    }
+
+    /// Whether it waits until all has ended that an earlier fault has set in motion.
+    fn needs_rest(self) -> bool {
+        matches!(self, Self::Join(..) | Self::KillReplica(_))
     }
 
     /// Whether a client may wait for an answer in vain.
@@ -153,6 +177,7 @@ impl Fault {
             Self::Freeze(_) => outage(10),
             Self::Kill(_) | Self::KillReplica(_) => dice.random_range(Duration::ZERO..=seconds(4)),
             Self::KillIngestBehindBroker => dice.random_range(Duration::ZERO..=seconds(3)),
+            Self::Join(..) => dice.random_range(seconds(1)..=seconds(3)),
             Self::FreezeReplica(_) => STANDSTILL,
             Self::RollingRestart => Duration::ZERO,
             Self::DeleteTopic(_) => dice.random_range(seconds(1)..=seconds(2)),
@@ -210,7 +235,8 @@ impl Strike {
             Fault::RollingRestart => scene.cast.restart().await?,
             Fault::Freeze(server) => server.container(scene)?.freeze().await?,
             Fault::Kill(server) => server.container(scene)?.kill().await?,
-            Fault::KillReplica(service) => scene.cast.kill(self.replica(service)).await?,
+            Fault::KillReplica(service) => scene.kill(self.replica(service)).await?,
+            Fault::Join(service, _) => scene.grow(service).await?,
             Fault::KillIngestBehindBroker => {
                 scene.broker_container()?.freeze().await?;
                 sleep(BEHIND).await;
@@ -233,7 +259,8 @@ impl Strike {
             Fault::RollingRestart => {}
             Fault::Freeze(server) => server.container(scene)?.thaw().await?,
             Fault::Kill(server) => server.container(scene)?.start().await?,
-            Fault::KillReplica(service) => scene.cast.start(self.replica(service)).await?,
+            Fault::KillReplica(service) => scene.revive(self.replica(service)).await?,
+            Fault::Join(service, leave) => scene.shrink(service, leave).await?,
             Fault::KillIngestBehindBroker => {
                 scene.broker_container()?.thaw().await?;
                 scene.cast.start(self.replica(Service::Ingest)).await?;
@@ -281,6 +308,8 @@ impl fmt::Display for Fault {
             Self::Freeze(server) => write!(f, "{server} does not answer"),
             Self::Kill(server) => write!(f, "{server} is killed"),
             Self::KillReplica(service) => write!(f, "{service} is killed"),
+            Self::Join(service, Leave::Stop) => write!(f, "one {service} more joins, and is told to stop"),
+            Self::Join(service, Leave::Kill) => write!(f, "one {service} more joins, and is killed"),
             Self::KillIngestBehindBroker => {
                 f.write_str("throughline-ingest is killed while Kafka does not answer")
             }

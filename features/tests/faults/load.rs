@@ -9,9 +9,11 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde::Serialize;
 use throughline_snowflake::RequestId;
+use throughline_testkit::Service;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::cast::{REPLICAS, Replica};
 use crate::third_party::Wish;
 use crate::watch::Watch;
 
@@ -42,6 +44,18 @@ pub(crate) struct Posted {
     pub(crate) id: Option<RequestId>,
     /// When it got it.
     pub(crate) at: Duration,
+    /// Who made the id; known if the first try got it, since otherwise an earlier one may have.
+    pub(crate) made: Option<Made>,
+}
+
+/// The making of an id.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    /// Which ingest made it, from 0.
+    pub(crate) door: usize,
+    /// When it was asked to, and when it had answered.
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
 }
 
 /// A client that waited in vain for an answer over a connection that stood.
@@ -66,9 +80,10 @@ pub(crate) struct Experience {
     pub(crate) odd: Vec<String>,
 }
 
-/// Where the replicas of ingest listen. One that is gone stays where it was, and clients find nobody there.
+/// Where the replicas of ingest listen. One that is gone stays where it was, and clients find nobody there; but a
+/// newcomer that leaves again is forgotten.
 #[derive(Debug, Default)]
-pub(crate) struct Doors([Mutex<Door>; 2]);
+pub(crate) struct Doors([Mutex<Door>; REPLICAS + 1]);
 
 #[derive(Debug, Default)]
 struct Door {
@@ -130,12 +145,21 @@ impl Doors {
         *self.door(door) = Door { address: Some(address), avoided_until: Duration::ZERO };
     }
 
-    /// The preferred one, unless it is to be avoided and the other is not.
-    fn choose(&self, preferred: usize, now: Duration) -> (usize, Option<SocketAddr>) {
-        let is_avoided = |door| now < self.door(door).avoided_until;
-        let (preferred, other) = (preferred % self.0.len(), (preferred + 1) % self.0.len());
-        let door = if is_avoided(preferred) && !is_avoided(other) { other } else { preferred };
-        (door, self.door(door).address)
+    /// A newcomer is about to leave: nobody is to go there any more.
+    pub(crate) fn give_up(&self, replica: Replica) {
+        if replica == Replica::newcomer(Service::Ingest) {
+            *self.door(replica.number) = Door::default();
+        }
+    }
+
+    /// The preferred one, unless it is to be avoided and another is not.
+    fn choose(&self, preferred: usize, now: Duration) -> Option<(usize, SocketAddr)> {
+        let address = |door: usize| Some((door, self.door(door).address?));
+        let mut open: Vec<_> = (0..self.0.len()).filter_map(address).collect();
+        let first = preferred.checked_rem(open.len())?;
+        open.rotate_left(first);
+        let well = open.iter().find(|(door, _)| now >= self.door(*door).avoided_until);
+        well.or_else(|| open.first()).copied()
     }
 
     fn avoid(&self, door: usize, until: Duration) {
@@ -204,24 +228,26 @@ impl Client {
         let body = Body { account: account.as_deref(), wish, prompt: &key };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let preferred = if account.is_some() { self.number } else { number / 2 } as usize;
-        let id = self.see_through(preferred, &key, &body).await;
-        Posted { key, account, wish, id, at: self.watch.now() }
+        let (id, made) = self.see_through(preferred, &key, &body).await.unzip();
+        Posted { key, account, wish, id, at: self.watch.now(), made: made.flatten() }
     }
 
     /// Sends until there is a 201, in vain if need be.
-    async fn see_through(&mut self, preferred: usize, key: &str, body: &[u8]) -> Option<RequestId> {
+    async fn see_through(
+        &mut self,
+        preferred: usize,
+        key: &str,
+        body: &[u8],
+    ) -> Option<(RequestId, Option<Made>)> {
         for tries in 1..=TRIES {
             let from = self.watch.now();
-            let (door, address) = self.doors.choose(preferred, from);
-            let tried = match address {
-                Some(address) => self.try_once(address, key, body).await,
-                None => Tried::Broken,
-            };
+            let (door, address) = self.doors.choose(preferred, from)?;
+            let tried = self.try_once(address, key, body).await;
             let to = self.watch.now();
             match tried {
                 Tried::Accepted(id) => {
                     self.accepted.fetch_add(1, Ordering::Relaxed);
-                    return Some(id);
+                    return Some((id, (tries == 1).then_some(Made { door, from, to })));
                 }
                 Tried::Refused => self.seen.refused += 1,
                 Tried::Odd(what) => self.seen.odd.push(what),

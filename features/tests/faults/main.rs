@@ -9,6 +9,7 @@
 mod books;
 mod cast;
 mod faults;
+mod groups;
 mod load;
 mod scene;
 mod third_party;
@@ -23,11 +24,11 @@ use anyhow::Context as _;
 use clap::Parser;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use throughline_testkit::{Environment, Programs};
+use throughline_testkit::{Environment, Programs, Service};
 use tokio::time::sleep;
 
 use crate::books::{Evidence, Verdict};
-use crate::cast::Replica;
+use crate::cast::{REPLICAS, Replica};
 use crate::faults::{Strike, Window, round};
 use crate::load::Load;
 use crate::scene::Scene;
@@ -94,7 +95,10 @@ async fn run(options: &Options) -> anyhow::Result<Verdict> {
 /// Load from the beginning to the end, and faults in between.
 async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result<Verdict> {
     let watch = scene.watch;
-    watch.say("all is well, clients begin to post");
+    for service in [Service::Ingest, Service::Dispatch] {
+        scene.shared_out(service, REPLICAS).await?;
+    }
+    watch.say(format_args!("{REPLICAS} replicas of each service share their work, clients begin to post"));
     let load = Load::begin(watch, &scene.doors, options.rate)?;
     sleep(CALM).await;
     let calm_until = watch.now();

@@ -12,9 +12,11 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 use throughline_snowflake::RequestId;
-use throughline_testkit::{Broker, Container, Database, Programs, eventually};
+use throughline_testkit::{Broker, Container, Database, Programs, Service, eventually};
 
-use crate::cast::{Cast, Replica};
+use crate::cast::{Cast, REPLICAS, Replica};
+use crate::faults::Leave;
+use crate::groups::{self, Groups, SHARED_OUT, Shares};
 use crate::load::Doors;
 use crate::third_party::ThirdParty;
 use crate::watch::Watch;
@@ -27,6 +29,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const SETTLED: Duration = Duration::from_mins(3);
 /// For a database that has just come back.
 const ANSWER: Duration = Duration::from_secs(10);
+/// For the node ids to be those of the replicas that live: the lease of one that was killed runs out after 5 s.
+const LEASED: Duration = Duration::from_secs(15);
 
 pub(crate) struct Scene {
     pub(crate) watch: Watch,
@@ -36,6 +40,9 @@ pub(crate) struct Scene {
     pub(crate) broker: Broker,
     pub(crate) database: Database,
     records: PgPool,
+    groups: Groups,
+    /// What each had in its groups, before one of them was killed.
+    before: Vec<Shares>,
     /// The programs run in it.
     _folder: TempDir,
 }
@@ -96,12 +103,127 @@ impl Scene {
             cast.start(replica).await?;
         }
         let records = PgPoolOptions::new().max_connections(1).acquire_timeout(ANSWER).connect_lazy(&url)?;
-        Ok(Self { watch, cast, doors, third_party, broker, database, records, _folder: folder })
+        let groups = Groups::of(&broker.bootstrap_servers())?;
+        let before = Vec::new();
+        Ok(Self {
+            watch,
+            cast,
+            doors,
+            third_party,
+            broker,
+            database,
+            records,
+            groups,
+            before,
+            _folder: folder,
+        })
     }
 
     /// The broker's container.
     pub(crate) fn broker_container(&self) -> anyhow::Result<&Container> {
         self.broker.as_container().context("the broker has no container")
+    }
+
+    /// One replica more joins. It gets its share of the partitions, and nobody else's move.
+    pub(crate) async fn grow(&mut self, service: Service) -> anyhow::Result<()> {
+        let before = self.at_rest(service).await?;
+        self.cast.start(Replica::newcomer(service)).await?;
+        self.share_anew(service, REPLICAS + 1, &before, 0).await
+    }
+
+    /// That one leaves. The others get what it had, and keep what they have.
+    pub(crate) async fn shrink(&mut self, service: Service, leave: Leave) -> anyhow::Result<()> {
+        let before = self.shared_out(service, REPLICAS + 1).await?;
+        match leave {
+            Leave::Stop => self.cast.stop(Replica::newcomer(service)).await?,
+            Leave::Kill => self.cast.kill(Replica::newcomer(service)).await?,
+        }
+        self.share_anew(service, REPLICAS, &before, 1).await
+    }
+
+    /// A replica is killed, to be revived.
+    pub(crate) async fn kill(&mut self, replica: Replica) -> anyhow::Result<()> {
+        self.before = self.at_rest(replica.service).await?;
+        self.cast.kill(replica).await
+    }
+
+    /// It is there again, to its groups a stranger. It gets its share; between the others nothing moves.
+    pub(crate) async fn revive(&mut self, replica: Replica) -> anyhow::Result<()> {
+        self.cast.start(replica).await?;
+        let before = std::mem::take(&mut self.before);
+        self.share_anew(replica.service, REPLICAS, &before, 1).await
+    }
+
+    /// Waits until all has ended that an earlier fault has set in motion, and tells who has what then.
+    async fn at_rest(&self, service: Service) -> anyhow::Result<Vec<Shares>> {
+        self.settle().await?;
+        self.shared_out(service, REPLICAS).await
+    }
+
+    /// Waits until so many replicas of a service have a node id each, if they need one, and have shared out their
+    /// partitions, in each of their groups.
+    pub(crate) async fn shared_out(&self, service: Service, replicas: usize) -> anyhow::Result<Vec<Shares>> {
+        match service {
+            Service::Ingest => self.leased(replicas).await?,
+            Service::Dispatch => {}
+        }
+        let mut shares = Vec::new();
+        for group in groups::of(service) {
+            shares.push(self.groups.shared_out(group, replicas).await?);
+        }
+        Ok(shares)
+    }
+
+    /// Waits until so many replicas have a node id each.
+    async fn leased(&self, replicas: usize) -> anyhow::Result<()> {
+        eventually("each ingest to have a node id of its own", LEASED, async || {
+            let live = "SELECT count(*), count(DISTINCT holder) FROM nodes WHERE expires_at > now()";
+            let (nodes, holders): (i64, i64) = sqlx::query_as(live).fetch_one(&self.records).await?;
+            let expected = i64::try_from(replicas)?;
+            ensure!(
+                nodes == expected && holders == expected,
+                "{nodes} are leased to {holders} of {replicas}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until so many replicas have shared out anew, of which so many are missed that were there before; blames
+    /// them for what moves in vain.
+    async fn share_anew(
+        &mut self,
+        service: Service,
+        replicas: usize,
+        before: &[Shares],
+        missed: usize,
+    ) -> anyhow::Result<()> {
+        let after = eventually("those that are gone to be missed", SHARED_OUT, async || {
+            let after = self.shared_out(service, replicas).await?;
+            let gone = before.iter().zip(&after).map(|(before, after)| groups::gone(before, after)).min();
+            ensure!(gone >= Some(missed), "{gone:?} instead of {missed}");
+            Ok(after)
+        })
+        .await?;
+        for (group, (before, after)) in groups::of(service).iter().zip(before.iter().zip(&after)) {
+            self.blame_for(group, before, after, missed);
+        }
+        Ok(())
+    }
+
+    fn blame_for(&mut self, group: &str, before: &Shares, after: &Shares, missed: usize) {
+        let moved = groups::moved(before, after);
+        self.watch.say(format_args!("    {group}: {moved} partitions moved"));
+        let gone = groups::gone(before, after);
+        if gone > missed {
+            let (before, after) = (before.len(), after.len());
+            self.cast.blame(format!("{gone} members of {group} are gone when {before} became {after}"));
+        }
+        let in_vain = groups::taken_in_vain(before, after);
+        if !in_vain.is_empty() {
+            self.cast
+                .blame(format!("partitions went from one to another that could have stayed: {in_vain:?}"));
+        }
     }
 
     /// Deletes a topic, as an operator might by mistake.

@@ -16,7 +16,8 @@ use crate::scene::{SOON, Scene, id_of};
 const WHILE: Duration = Duration::from_secs(10);
 /// Requests a second, far from all that can be done: what is missing then was held up.
 const RATE: u32 = 60;
-/// How long a client may wait for its answer at most. A commit takes milliseconds; the rest is for a busy machine.
+/// How long a client may wait for its answer, but for the slowest of twenty: what holds the pipeline up does so for
+/// most of the time. A commit takes milliseconds; the rest is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What came of it.
@@ -37,8 +38,8 @@ pub(crate) async fn play(scene: &Scene) -> anyhow::Result<Outage> {
         scene.door.be(mood);
         let seen = load(scene).await?;
         say(format_args!(
-            "the Collector {what}: {} of {} requests accepted, the slowest within {:.0?}, {:.0?} until all were delivered",
-            seen.accepted, seen.posted, seen.slowest, seen.until_delivered,
+            "the Collector {what}: {} of {} requests accepted, 95 in 100 within {:.0?}, {:.0?} until all were delivered",
+            seen.accepted, seen.posted, seen.most_within, seen.until_delivered,
         ));
         if mood != Mood::Open {
             unseen += seen.accepted;
@@ -47,8 +48,8 @@ pub(crate) async fn play(scene: &Scene) -> anyhow::Result<Outage> {
             let (missing, why) = (seen.posted - seen.accepted, &seen.refused);
             wrong.push(format!("{missing} requests were not accepted while the Collector {what}: {why:?}"));
         }
-        if seen.slowest > PATIENCE {
-            wrong.push(format!("a client waited for {:?} while the Collector {what}", seen.slowest));
+        if seen.most_within > PATIENCE {
+            wrong.push(format!("clients waited for {:?} while the Collector {what}", seen.most_within));
         }
         if seen.until_delivered > 2 * PATIENCE {
             wrong.push(format!("deliveries were {:?} late while the Collector {what}", seen.until_delivered));
@@ -62,7 +63,8 @@ struct Seen {
     accepted: usize,
     /// Why others were not.
     refused: BTreeSet<String>,
-    slowest: Duration,
+    /// In which 95 in 100 were answered.
+    most_within: Duration,
     until_delivered: Duration,
 }
 
@@ -84,7 +86,9 @@ async fn load(scene: &Scene) -> anyhow::Result<Seen> {
     let answers = clients.join_all().await;
     let ended = Instant::now();
     let posted = answers.len();
-    let slowest = answers.iter().map(|(_, took)| *took).max().context("nothing was posted")?;
+    let mut times: Vec<_> = answers.iter().map(|(_, took)| *took).collect();
+    times.sort_unstable();
+    let most_within = *times.get(posted * 95 / 100).context("nothing was posted")?;
     let (mut accepted, mut refused) = (HashSet::new(), BTreeSet::new());
     for (answer, _) in answers {
         match answer {
@@ -93,12 +97,12 @@ async fn load(scene: &Scene) -> anyhow::Result<Seen> {
         }
     }
     eventually("the third party to be called with all", SOON, async || {
-        let calls = scene.third_party.calls();
+        let calls = scene.third_party.calls().await?;
         let called: HashSet<_> = calls.iter().filter_map(|call| call.header("idempotency-key")).collect();
         let missing = accepted.iter().filter(|id| !called.contains(id.as_str())).count();
         ensure!(missing == 0, "{missing} are missing");
         Ok(())
     })
     .await?;
-    Ok(Seen { posted, accepted: accepted.len(), refused, slowest, until_delivered: ended.elapsed() })
+    Ok(Seen { posted, accepted: accepted.len(), refused, most_within, until_delivered: ended.elapsed() })
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use throughline_messages::{Headers, Topics, name};
-use throughline_testkit::{eventually, produce};
+use throughline_testkit::{Answer, eventually, produce};
 use tokio::time::sleep;
-use wiremock::ResponseTemplate;
 
 use crate::say;
 use crate::scene::{SOON, Scene, id_of};
@@ -51,15 +50,15 @@ pub(crate) struct Traced {
 /// Plays everything.
 pub(crate) async fn play(scene: &mut Scene) -> anyhow::Result<Played> {
     let third_party = &scene.third_party;
-    third_party.answer("/strict", ResponseTemplate::new(400));
-    third_party.answer("/down", ResponseTemplate::new(500));
-    third_party.answer("/busy", ResponseTemplate::new(200).set_delay(Duration::from_millis(300)));
-    let unknown = ResponseTemplate::new(401).set_body_json(json!({"error": "invalid_client"}));
-    third_party.answer("/token-for-others", unknown);
-    third_party.answer("/token-some-day", ResponseTemplate::new(503));
+    third_party.answer("/strict", Answer::new(400)).await?;
+    third_party.answer("/down", Answer::new(500)).await?;
+    third_party.answer("/busy", Answer::new(200).after(Duration::from_millis(300))).await?;
+    let unknown = Answer::new(401).with_body(r#"{"error": "invalid_client"}"#, "application/json");
+    third_party.answer("/token-for-others", unknown).await?;
+    third_party.answer("/token-some-day", Answer::new(503)).await?;
     let first = delivered(scene, "one").await?;
     let second = delivered(scene, "one").await?;
-    third_party.answer_in_turn("/flaky", [ResponseTemplate::new(503)]);
+    third_party.answer_in_turn("/flaky", vec![Answer::new(503)]).await?;
     let retried = delivered(scene, "flaky").await?;
     let mut dead = String::new();
     for number in 1..=ROUNDS {
@@ -101,7 +100,7 @@ async fn delivered(scene: &Scene, route: &str) -> anyhow::Result<Traced> {
 /// Everything once; gives a request that ended dead and stays so.
 async fn round(scene: &Scene) -> anyhow::Result<String> {
     let third_party = &scene.third_party;
-    third_party.answer_in_turn("/flaky", [ResponseTemplate::new(503), ResponseTemplate::new(429)]);
+    third_party.answer_in_turn("/flaky", vec![Answer::new(503), Answer::new(429)]).await?;
     let one = scene.post("one").await?;
     let flaky = scene.post("flaky").await?;
     let dead = scene.post("strict").await?;
@@ -139,7 +138,7 @@ async fn cancel(scene: &Scene, id: &str) -> anyhow::Result<()> {
 
 /// Sends a dead letter on its way again, to a third party that takes it now.
 async fn replay(scene: &Scene, id: &str) -> anyhow::Result<()> {
-    scene.third_party.answer_in_turn("/strict", [ResponseTemplate::new(200)]);
+    scene.third_party.answer_in_turn("/strict", vec![Answer::new(200)]).await?;
     let path = format!("/v1/dead-letters/{id}/strict/replay");
     scene.ask(Method::POST, &path).send().await?.error_for_status()?;
     scene.becomes(id, "delivered").await

@@ -108,7 +108,7 @@ async fn measure(
     let ours = format!("http://{}/receiver", third_party.address);
     stage.configure(&stage.configuration()?.replace(&receiver, &ours))?;
     if let Some(collector) = collector {
-        stage.export_all_to(collector);
+        stage.export_all_to(collector)?;
     }
     stage.start(Service::Ingest).await?;
     stage.start(Service::Dispatch).await?;

@@ -15,7 +15,7 @@ use crate::world::{Step, World};
 /// The one call that there is to be, as soon as it is there.
 async fn only_call(world: &World, path: &str) -> anyhow::Result<Arc<Call>> {
     eventually(&format!("a call to {path}"), DEADLINE, async || {
-        let calls = world.stage.third_party().calls();
+        let calls = world.stage.third_party().calls().await?;
         ensure!(calls.len() == 1 && calls[0].path == path, "{calls:?}");
         Ok(Arc::clone(&calls[0]))
     })
@@ -23,12 +23,12 @@ async fn only_call(world: &World, path: &str) -> anyhow::Result<Arc<Call>> {
 }
 
 /// How often the third party was called for each request, by request id.
-pub(super) fn calls_by_request(world: &World) -> HashMap<String, usize> {
+pub(super) async fn calls_by_request(world: &World) -> anyhow::Result<HashMap<String, usize>> {
     let mut counts = HashMap::new();
-    for call in world.stage.third_party().calls() {
+    for call in world.stage.third_party().calls().await? {
         *counts.entry(call.header("idempotency-key").unwrap_or_default().to_owned()).or_default() += 1;
     }
-    counts
+    Ok(counts)
 }
 
 #[then(regex = r"^the third party is called at (/\S+) with a token that it gave out$")]
@@ -36,7 +36,7 @@ async fn called_with_token(world: &mut World, path: String) -> Step {
     let call = only_call(world, &path).await?;
     let authorization = call.header("authorization").context("no authorization")?;
     let token = authorization.strip_prefix("Bearer ").with_context(|| authorization.to_owned())?;
-    assert_eq!(world.stage.third_party().tokens(), [token]);
+    assert_eq!(world.stage.third_party().tokens().await?, [token]);
     world.call = Some(call);
     Ok(())
 }
@@ -84,8 +84,9 @@ fn call_is_traced(world: &mut World, trace: String) -> Step {
 }
 
 #[then(regex = r"^the third party was asked for (\d+) tokens?$")]
-fn tokens_were_given(world: &mut World, count: usize) {
-    assert_eq!(world.stage.third_party().tokens().len(), count);
+async fn tokens_were_given(world: &mut World, count: usize) -> Step {
+    assert_eq!(world.stage.third_party().tokens().await?.len(), count);
+    Ok(())
 }
 
 #[then(regex = "^every accepted request reaches the third party(, once)?$")]
@@ -93,34 +94,37 @@ async fn all_arrive(world: &mut World, once: String) -> Step {
     super::programs::load_ends(world).await;
     let accepted = world.some_accepted()?;
     eventually("all requests to arrive", DEADLINE, async || {
-        let calls = calls_by_request(world);
+        let calls = calls_by_request(world).await?;
         let missing = accepted.iter().filter(|id| !calls.contains_key(*id)).count();
         ensure!(missing == 0, "{missing} of {} accepted requests have not arrived", accepted.len());
         Ok(())
     })
     .await?;
     if !once.is_empty() {
-        let repeated: Vec<_> = calls_by_request(world).into_iter().filter(|(_, count)| *count > 1).collect();
+        let calls = calls_by_request(world).await?;
+        let repeated: Vec<_> = calls.into_iter().filter(|(_, count)| *count > 1).collect();
         assert!(repeated.is_empty(), "called more than once for {repeated:?}");
     }
     Ok(())
 }
 
 #[then(regex = r"^the third party was called at (/\S+) more than once, with the same Idempotency-Key$")]
-fn same_idempotency_key(world: &mut World, path: String) {
-    let calls = world.stage.third_party().calls();
+async fn same_idempotency_key(world: &mut World, path: String) -> Step {
+    let calls = world.stage.third_party().calls().await?;
     let calls: Vec<_> = calls.iter().filter(|call| call.path == path).collect();
     assert!(calls.len() > 1, "{calls:?}");
     let keys: HashSet<_> = calls.iter().map(|call| call.header("idempotency-key")).collect();
     assert!(keys.len() == 1 && !keys.contains(&None), "{keys:?}");
+    Ok(())
 }
 
 #[then("no secret has been printed")]
-fn no_secret_is_printed(world: &mut World) {
-    let secrets = world.stage.third_party().secrets();
+async fn no_secret_is_printed(world: &mut World) -> Step {
+    let secrets = world.stage.third_party().secrets().await?;
     for (service, output) in world.stage.printed() {
         let text = output.text();
         assert!(!text.is_empty(), "{service} has printed nothing");
         assert!(!secrets.iter().any(|secret| text.contains(secret)), "{service} has printed one:\n{text}");
     }
+    Ok(())
 }

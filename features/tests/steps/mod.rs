@@ -12,6 +12,7 @@ mod programs;
 mod real_input;
 mod records;
 mod refused;
+mod retaining;
 mod retrying;
 mod starting;
 mod tracing;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use cucumber::{gherkin, given, then, when};
-use throughline_testkit::{Service, eventually};
-use wiremock::ResponseTemplate;
+use throughline_testkit::{Answer, Service, eventually};
 
 use super::{DEADLINE, text};
 use crate::load::Load;
@@ -55,19 +54,19 @@ async fn broker_comes_back(world: &mut World) -> Step {
 
 #[given(regex = r"^the third party answers (\d+) at (/\S+)$")]
 #[when(regex = r"^the third party answers (\d+) at (/\S+)$")]
-fn third_party_answers(world: &mut World, step: &gherkin::Step, status: u16, path: String) {
-    let answer = ResponseTemplate::new(status).set_body_raw(text(step), "application/json");
-    world.stage.third_party().answer(&path, answer);
+async fn third_party_answers(world: &mut World, step: &gherkin::Step, status: u16, path: String) -> Step {
+    let answer = Answer::new(status).with_body(text(step), "application/json");
+    Ok(world.stage.third_party().answer(&path, answer).await?)
 }
 
 #[given(regex = r"^the third party never answers at (/\S+)$")]
-fn third_party_hangs(world: &mut World, path: String) {
-    world.stage.third_party().hang(&path);
+async fn third_party_hangs(world: &mut World, path: String) -> Step {
+    Ok(world.stage.third_party().hang(&path).await?)
 }
 
 #[given(regex = r"^the third party takes its time at (/\S+)$")]
-fn third_party_is_slow(world: &mut World, path: String) {
-    world.stage.third_party().answer(&path, ResponseTemplate::new(200).set_delay(SLOW));
+async fn third_party_is_slow(world: &mut World, path: String) -> Step {
+    Ok(world.stage.third_party().answer(&path, Answer::new(200).after(SLOW)).await?)
 }
 
 #[when("clients post to /one without a pause")]
@@ -91,7 +90,7 @@ async fn load_is_accepted(world: &mut World, wanted: usize) -> Step {
 #[when(regex = r"^the third party was called (\d+) times$")]
 async fn load_arrives(world: &mut World, wanted: usize) -> Step {
     let enough = eventually("calls to the third party", DEADLINE, async || {
-        let calls = world.stage.third_party().calls().len();
+        let calls = world.stage.third_party().calls().await?.len();
         ensure!(calls >= wanted, "{calls} calls");
         Ok(())
     });

@@ -27,12 +27,12 @@ async fn post_payloads(world: &mut World) -> Step {
 #[then("every posted payload reaches the third party, byte for byte as it was posted")]
 async fn payloads_arrive(world: &mut World) -> Step {
     eventually("all payloads to arrive", DEADLINE, async || {
-        let arrived = calls_by_request(world).len();
+        let arrived = calls_by_request(world).await?.len();
         ensure!(arrived >= world.posted.len(), "{arrived} of {} have arrived", world.posted.len());
         Ok(())
     })
     .await?;
-    let calls = world.stage.third_party().calls();
+    let calls = world.stage.third_party().calls().await?;
     let bodies: HashMap<_, _> =
         calls.iter().filter_map(|call| Some((call.header("idempotency-key")?, &call.body))).collect();
     for (id, posted) in &world.posted {

@@ -8,8 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use throughline_messages::name;
-use throughline_testkit::eventually;
-use wiremock::ResponseTemplate;
+use throughline_testkit::{Answer, eventually};
 
 use super::DEADLINE;
 use super::posting::send;
@@ -62,9 +61,9 @@ async fn post_noise(world: &mut World, size: usize, path: String) -> Step {
 }
 
 #[given(regex = r"^the third party answers (\d+) with (\d+) bytes of noise at (/\S+)$")]
-fn answers_with_noise(world: &mut World, status: u16, size: usize, path: String) {
-    let answer = ResponseTemplate::new(status).set_body_raw(noise(size), "text/plain");
-    world.stage.third_party().answer(&path, answer);
+async fn answers_with_noise(world: &mut World, status: u16, size: usize, path: String) -> Step {
+    let answer = Answer::new(status).with_body(noise(size), "text/plain");
+    Ok(world.stage.third_party().answer(&path, answer).await?)
 }
 
 #[then("there is a dead letter of the request, without its body")]

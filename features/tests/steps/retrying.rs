@@ -4,31 +4,28 @@ use anyhow::{Context as _, ensure};
 use cucumber::{given, then, when};
 use reqwest::Method;
 use serde_json::Value;
-use throughline_testkit::{Service, eventually};
-use wiremock::ResponseTemplate;
+use throughline_testkit::{Answer, Service, eventually};
 
 use super::DEADLINE;
 use super::asking::{delivery_in, status};
-use crate::client::{Answer, Question};
+use crate::client::{self, Question};
 use crate::world::{Step, World};
 
 #[given(
     regex = r"^the third party answers ([\d, ]+) in turn at (/\S+?)(?:, asking for a pause of (\d+) s)?$"
 )]
-fn answers_in_turn(world: &mut World, statuses: String, path: String, pause: String) -> Step {
+async fn answers_in_turn(world: &mut World, statuses: String, path: String, pause: String) -> Step {
+    let mut answers = Vec::new();
     for status in statuses.split(", ") {
-        let mut answer = ResponseTemplate::new(status.parse::<u16>()?);
-        if !pause.is_empty() {
-            answer = answer.insert_header("retry-after", pause.as_str());
-        }
-        world.stage.third_party().answer_in_turn(&path, [answer]);
+        let answer = Answer::new(status.parse()?);
+        answers.push(if pause.is_empty() { answer } else { answer.with_retry_after(pause.as_str()) });
     }
-    Ok(())
+    Ok(world.stage.third_party().answer_in_turn(&path, answers).await?)
 }
 
 #[when(regex = r"^the third party is as usual at (/\S+)$")]
-fn as_usual(world: &mut World, path: String) {
-    world.stage.third_party().answer_as_usual(&path);
+async fn as_usual(world: &mut World, path: String) -> Step {
+    Ok(world.stage.third_party().answer_as_usual(&path).await?)
 }
 
 #[then(regex = r#"^the delivery to "(.+)" is delivered, after attempts that were answered ([\d, ]+)$"#)]
@@ -57,23 +54,25 @@ async fn some_wait(world: &mut World, cause: String) -> Step {
 }
 
 #[then(regex = r"^the third party was called (less than )?(\d+) times(?: in all)?$")]
-fn called_times(world: &mut World, less: String, times: usize) {
-    let calls = world.stage.third_party().calls().len();
+async fn called_times(world: &mut World, less: String, times: usize) -> Step {
+    let calls = world.stage.third_party().calls().await?.len();
     assert!(if less.is_empty() { calls == times } else { calls < times }, "{calls} calls");
+    Ok(())
 }
 
 /// The requests by their places among the accepted ones, as they were called for.
 #[then(regex = r"^the third party was called for them in the order ([\d, ]+)$")]
-fn called_in_order(world: &mut World, order: String) {
+async fn called_in_order(world: &mut World, order: String) -> Step {
     let accepted = world.accepted();
     let place = |id: &str| accepted.iter().position(|accepted| accepted == id).map_or(0, |place| place + 1);
-    let calls = world.stage.third_party().calls();
+    let calls = world.stage.third_party().calls().await?;
     let keys = calls.iter().map(|call| call.header("idempotency-key").unwrap_or_default());
     let called: Vec<_> = keys.map(|key| place(key).to_string()).collect();
     assert_eq!(called.join(", "), order);
+    Ok(())
 }
 
-async fn manage(world: &mut World, method: Method, path: &str) -> anyhow::Result<Answer> {
+async fn manage(world: &mut World, method: Method, path: &str) -> anyhow::Result<client::Answer> {
     let question = Question { method, ..Question::post(path, "") };
     Ok(world.client.send(world.stage.address(Service::Ingest)?, question).await?)
 }

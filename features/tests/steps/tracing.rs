@@ -57,7 +57,7 @@ fn row_of(span: &Span, trace: &[Span]) -> [String; 4] {
 #[given("a collector that gets what the services export")]
 fn collector_is_there(world: &mut World) -> Step {
     let collector = Collector::open()?;
-    world.stage.export_to(&collector);
+    world.stage.export_to(&collector)?;
     world.collector = Some(collector);
     Ok(())
 }
@@ -214,10 +214,10 @@ async fn log_leads_to_trace(world: &mut World, step: &gherkin::Step, span: Strin
 }
 
 #[then(regex = r#"^nothing that was exported contains "(.+)", a token or a secret$"#)]
-fn nothing_is_given_away(world: &mut World, of_body: String) -> Step {
+async fn nothing_is_given_away(world: &mut World, of_body: String) -> Step {
     let collector = world.collector()?;
     let all = format!("{:?}{:?}{:?}", collector.spans(), collector.logs(), collector.metrics());
-    let secrets = world.stage.third_party().secrets();
+    let secrets = world.stage.third_party().secrets().await?;
     for secret in secrets.iter().chain([&of_body]) {
         assert!(!all.contains(secret), "{secret} in {all}");
     }

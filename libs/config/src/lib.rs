@@ -48,6 +48,6 @@ pub use problems::{Problem, Problems};
 pub use secret::Secret;
 pub use settings::{
     AfterFailure, Breaker, Client, Compression, Credentials, Database, Destination, Dispatch, Http, Ingest,
-    Kafka, Limits, Links, OAuth2, Retry, Route, SchemaSource, Settings, StatusMeaning, Topics,
+    Kafka, Limits, Links, OAuth2, Retention, Retry, Route, SchemaSource, Settings, StatusMeaning, Topics,
 };
 pub use text::Rate;

@@ -161,7 +161,8 @@ fn settings(merged: &Merged, environment: &Environment, schema: &Schema) -> (Opt
             return (None, findings);
         }
     };
-    let meant = check::check(&settings, &merged.names("routes"), &merged.names("destinations"));
+    let (routes, destinations) = (merged.names("routes"), merged.names("destinations"));
+    let meant = check::check(&settings, &routes, &destinations, environment);
     // What was taken out, for being wrong, is not missing.
     let news = |finding: &Finding| !findings.iter().any(|known| known.path.starts_with(&finding.path));
     let meant: Vec<_> = meant.into_iter().filter(news).collect();

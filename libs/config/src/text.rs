@@ -19,6 +19,9 @@ pub(crate) const REFERENCE: &str = "x-reference";
 /// Far more than makes sense anywhere, and little enough to be added to any instant.
 const LONGEST: Duration = Duration::from_hours(24 * 3650);
 
+/// In seconds.
+const DAY: u64 = 24 * 60 * 60;
+
 /// `#[serde(with = "DurationText")]`: a duration such as `30s` or `1h 30m`; above zero, at most ten
 /// years.
 pub(crate) struct DurationText;
@@ -32,7 +35,13 @@ impl DurationText {
     }
 
     pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*duration))
+        match duration.as_secs() / DAY {
+            // Else in months and years as long as they are on average, which nobody writes.
+            days if days > 1 && *duration == Duration::from_secs(days * DAY) => {
+                serializer.collect_str(&format_args!("{days}days"))
+            }
+            _ => serializer.collect_str(&humantime::format_duration(*duration)),
+        }
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -52,6 +52,9 @@ pub(crate) fn config(settings: &Kafka, ours: &[(&str, &str)]) -> Result<ClientCo
     config.set("reconnect.backoff.max.ms", "2000");
     // By default a topic or partition that was added is noticed after 5 min.
     config.set("topic.metadata.refresh.interval.ms", "60000");
+    // librdkafka forgets a broker that metadata does not name, as one that stood still is not for a moment. Without a
+    // connection to the others it may wait for it in vain: seen when Kafka was killed just then.
+    config.set("enable.sparse.connections", "false");
     if !settings.properties.keys().any(|name| name.starts_with("ssl.ca.")) {
         // OpenSSL is linked in and knows no directory of certificates; this finds the system's.
         config.set("ssl.ca.location", "probe");
@@ -122,7 +125,7 @@ mod tests {
     #[test]
     fn an_error_names_the_property_and_withholds_its_value() {
         for (name, reason) in [("sasl.pasword", "knows no such property"), ("security.protocol", "value")] {
-            let error = Producer::new(&settings(&[(name, "hunter2")]), &unmeasured()).err().unwrap();
+            let error = Producer::new(&settings(&[(name, "hunter2")]), "test", &unmeasured()).err().unwrap();
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(name) && shown.contains(reason), "{shown}");
             assert!(!shown.contains("hunter2"), "{shown}");
@@ -141,11 +144,11 @@ mod tests {
                 ("fetch.min.bytes", "1"),
                 ("batch.num.messages", "100"),
             ]);
-            Producer::new(&settings, &unmeasured()).unwrap();
+            Producer::new(&settings, "test", &unmeasured()).unwrap();
             Consumer::subscribe(&settings, "group", &["topic"], 1, &unmeasured()).unwrap();
         }
         let certificate = settings(&[("security.protocol", "ssl"), ("ssl.ca.pem", "no certificate")]);
-        let error = Producer::new(&certificate, &unmeasured()).err().unwrap();
+        let error = Producer::new(&certificate, "test", &unmeasured()).err().unwrap();
         assert!(matches!(error, KafkaError::Client(_)), "{error:?}");
     }
 }

@@ -66,13 +66,13 @@ impl Future for Acknowledgement {
 }
 
 impl Producer {
-    /// Creates the client; it connects by itself in the background. Measured with `meter` are the records that
-    /// are produced, and how librdkafka does.
+    /// Creates the client; it connects by itself in the background. By its name, the `client.id`, brokers and metrics
+    /// tell it from others. Measured with `meter` are the records that are produced, and how librdkafka does.
     ///
     /// # Errors
     /// If librdkafka does not take the settings.
-    pub fn new(settings: &Kafka, meter: &Meter) -> Result<Self, KafkaError> {
-        let config = config(settings)?;
+    pub fn new(settings: &Kafka, name: &str, meter: &Meter) -> Result<Self, KafkaError> {
+        let config = config(settings, name)?;
         let metrics = Arc::new(Metrics { sending: Sending::new(meter), vitals: Vitals::observed(meter) });
         let client = connect_measured(&config, &metrics).map_err(client::not_created)?;
         let servers = settings.bootstrap_servers.clone();
@@ -218,7 +218,7 @@ pub(crate) fn ask(client: &Client, servers: &str, wait: Duration) -> Result<Meta
     answer.map_err(|silence| trouble.explain(servers, &silence))
 }
 
-fn config(settings: &Kafka) -> Result<ClientConfig, KafkaError> {
+fn config(settings: &Kafka, name: &str) -> Result<ClientConfig, KafkaError> {
     let compression = match settings.compression {
         Compression::Lz4 => "lz4",
         Compression::Zstd => "zstd",
@@ -227,6 +227,7 @@ fn config(settings: &Kafka) -> Result<ClientConfig, KafkaError> {
     client::config(
         settings,
         &[
+            ("client.id", name),
             ("enable.idempotence", "true"),
             ("acks", "all"),
             // Infinite: a record that timed out would be overtaken by those behind it.
@@ -335,7 +336,7 @@ mod tests {
         let broker = EmbeddedBroker::start(1).unwrap();
         let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
         let measured = Measured::new();
-        let producer = Producer::new(&settings, &measured.meter()).unwrap();
+        let producer = Producer::new(&settings, "test", &measured.meter()).unwrap();
         producer.send(&record()).await.unwrap();
         let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
         broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);
@@ -352,7 +353,7 @@ mod tests {
     async fn a_record_is_sent_until_it_is_taken_or_refused() {
         let broker = EmbeddedBroker::start(1).unwrap();
         let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
-        let producer = Producer::new(&settings, &unmeasured()).unwrap();
+        let producer = Producer::new(&settings, "test", &unmeasured()).unwrap();
         producer.send(&record()).await.unwrap();
         let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
         broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);

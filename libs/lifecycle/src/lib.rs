@@ -8,7 +8,8 @@
 //! although nobody asked it to begins the shutdown, so that the process ends, with an error, instead of
 //! living on half dead.
 //!
-//! [`Readiness`] says whether the process can do its work: asks what that depends on, not too often.
+//! [`Readiness`] says whether the process can do its work: asks what that depends on, not too often. [`healthcheck`]
+//! asks for it from outside.
 //!
 //! [`in_words`] gives the last words, and [`exit_code`] says them.
 //!
@@ -30,12 +31,14 @@
 //! # }
 //! ```
 
+mod healthcheck;
 mod readiness;
 mod shutdown;
 mod signals;
 mod tasks;
 mod words;
 
+pub use healthcheck::{NotReady, healthcheck};
 pub use readiness::{Readiness, Report};
 pub use shutdown::Shutdown;
 pub use signals::SignalError;

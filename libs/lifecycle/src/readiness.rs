@@ -16,9 +16,16 @@ const FRESH: Duration = Duration::from_millis(500);
 
 /// Whether a process can do its work: whether it is to go on, and all that it depends on answers.
 pub struct Readiness {
-    probes: Vec<(&'static str, Probe)>,
+    probes: Vec<(&'static str, Need, Probe)>,
     stopping: CancellationToken,
     last: Mutex<Option<(Instant, Report)>>,
+}
+
+/// Whether a process can do its work without something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Now,
+    SomeTime,
 }
 
 type Probe = Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
@@ -64,12 +71,30 @@ impl Readiness {
     /// Adds what the process cannot do without. `probe` says whether it answers, within the time it is given;
     /// after that its answer counts as a no.
     #[must_use]
-    pub fn depends_on<F, A>(mut self, name: &'static str, probe: F) -> Self
+    pub fn depends_on<F, A>(self, name: &'static str, probe: F) -> Self
     where
         F: Fn(Duration) -> A + Send + Sync + 'static,
         A: Future<Output = bool> + Send + 'static,
     {
-        self.probes.push((name, Box::new(move |deadline| Box::pin(probe(deadline)))));
+        self.with(name, Need::Now, probe)
+    }
+
+    /// Adds what the process can do without for some time: it is reported, and no reason to send nobody here.
+    #[must_use]
+    pub fn reports<F, A>(self, name: &'static str, probe: F) -> Self
+    where
+        F: Fn(Duration) -> A + Send + Sync + 'static,
+        A: Future<Output = bool> + Send + 'static,
+    {
+        self.with(name, Need::SomeTime, probe)
+    }
+
+    fn with<F, A>(mut self, name: &'static str, need: Need, probe: F) -> Self
+    where
+        F: Fn(Duration) -> A + Send + Sync + 'static,
+        A: Future<Output = bool> + Send + 'static,
+    {
+        self.probes.push((name, need, Box::new(move |deadline| Box::pin(probe(deadline)))));
         self
     }
 
@@ -91,19 +116,22 @@ impl Readiness {
     }
 
     async fn probe(&self) -> Report {
-        let asked = self.probes.iter().map(async |(name, probe)| {
+        let asked = self.probes.iter().map(async |(name, need, probe)| {
             let is_up = timeout(DEADLINE, probe(DEADLINE)).await.unwrap_or(false);
-            (*name, if is_up { Dependency::Up } else { Dependency::Down })
+            (*name, *need, if is_up { Dependency::Up } else { Dependency::Down })
         });
-        let dependencies: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
-        let all_up = dependencies.values().all(|dependency| *dependency == Dependency::Up);
-        Report { status: if all_up { Status::Ready } else { Status::Unready }, dependencies }
+        let answers = join_all(asked).await;
+        let is_unready = answers.iter().any(|(_, need, is)| (*need, *is) == (Need::Now, Dependency::Down));
+        Report {
+            status: if is_unready { Status::Unready } else { Status::Ready },
+            dependencies: answers.into_iter().map(|(name, _, dependency)| (name, dependency)).collect(),
+        }
     }
 }
 
 impl fmt::Debug for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.probes.iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = self.probes.iter().map(|(name, ..)| name).collect();
         f.debug_struct("Readiness").field("depends_on", &names).finish_non_exhaustive()
     }
 }
@@ -148,6 +176,16 @@ mod tests {
         let report = readiness.ask().await;
         assert!(!report.is_ready());
         assert_eq!(in_json(&report), json!({ "status": "stopping" }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_it_can_do_without_for_some_time_is_only_reported() {
+        let readiness = Readiness::new(CancellationToken::new())
+            .depends_on("database", |_| ready(true))
+            .reports("broker", |_| ready(false));
+        let report = readiness.ask().await;
+        assert!(report.is_ready());
+        assert_eq!(in_json(&report), json!({ "status": "ready", "database": "up", "broker": "down" }));
     }
 
     #[tokio::test(start_paused = true)]

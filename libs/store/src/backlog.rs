@@ -10,6 +10,7 @@ use crate::dialect::Dialect;
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::requests::number;
+use crate::waits;
 
 /// What waits at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub async fn sample(session: &impl Session, now: DateTime<Utc>) -> Result<Backlo
     let connection = &Operation::new(session, "sample_backlog");
     let dialect = Dialect::of(connection);
     let mut backlog = Backlog::default();
-    for row in Unended::find_by_statement(dialect.statement(UNENDED, [])).all(connection).await? {
+    for row in Unended::find_by_statement(dialect.statement(unended(), [])).all(connection).await? {
         let waiting = backlog.destinations.entry(row.destination).or_default();
         waiting.pending = count(row.pending)?;
         waiting.retrying = count(row.retrying)?;
@@ -57,7 +58,7 @@ pub async fn sample(session: &impl Session, now: DateTime<Utc>) -> Result<Backlo
         let waiting = backlog.destinations.entry(row.destination).or_default();
         waiting.dead_letters = count(row.dead)?;
     }
-    let due = dialect.statement(DUE, [dialect.time(now)]);
+    let due = dialect.statement(due(), [dialect.time(now)]);
     if let Some(row) = Overdue::find_by_statement(due).one(connection).await? {
         backlog.due = count(row.due)?;
         backlog.due_for = age(row.since, now);
@@ -69,15 +70,20 @@ pub async fn sample(session: &impl Session, now: DateTime<Utc>) -> Result<Backlo
 }
 
 /// One index for each way in which a delivery waits: for news, for its time, for its destination, for its turn.
-const UNENDED: &str = "SELECT destination, count(*) FILTER (WHERE state = 'pending') AS pending, \
-         count(*) FILTER (WHERE state = 'retrying') AS retrying, min(since) AS since FROM ( \
-         SELECT destination, state, since FROM deliveries WHERE published_at IS NOT NULL \
-         UNION ALL SELECT destination, state, since FROM deliveries \
-             WHERE due_at IS NOT NULL AND published_at IS NULL AND deferred_by IS NULL \
-         UNION ALL SELECT destination, state, since FROM deliveries WHERE deferred_by <> 'order' \
-         UNION ALL SELECT destination, state, since FROM deliveries \
-             WHERE deferred_by = 'order' AND lane IS NOT NULL AND due_at IS NOT NULL \
-     ) AS unended GROUP BY destination";
+fn unended() -> String {
+    format!(
+        "SELECT destination, count(*) FILTER (WHERE state = 'pending') AS pending, \
+             count(*) FILTER (WHERE state = 'retrying') AS retrying, min(since) AS since FROM ( \
+             SELECT destination, state, since FROM deliveries WHERE published_at IS NOT NULL \
+             UNION ALL SELECT destination, state, since FROM deliveries WHERE {} \
+             UNION ALL SELECT destination, state, since FROM deliveries WHERE {} \
+             UNION ALL SELECT destination, state, since FROM deliveries \
+                 WHERE deferred_by = 'order' AND lane IS NOT NULL AND due_at IS NOT NULL \
+         ) AS unended GROUP BY destination",
+        waits::FOR_ITS_TIME,
+        waits::FOR_ITS_DESTINATION
+    )
+}
 
 #[derive(FromQueryResult)]
 struct Unended {
@@ -98,9 +104,13 @@ struct Dead {
 
 /// As the sweeper sees it: what is in the outbox is published from there. Silence is no matter for it before dispatch
 /// and the recorder have come that far.
-const DUE: &str = "SELECT count(*) AS due, min(due_at) AS since FROM deliveries \
-     WHERE due_at <= $1 AND due_at IS NOT NULL AND published_at IS NULL AND deferred_by IS NULL \
-     AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = deliveries.request_id)";
+fn due() -> String {
+    format!(
+        "SELECT count(*) AS due, min(due_at) AS since FROM deliveries WHERE due_at <= $1 AND {} \
+         AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = deliveries.request_id)",
+        waits::FOR_ITS_TIME
+    )
+}
 
 #[derive(FromQueryResult)]
 struct Overdue {

@@ -21,6 +21,7 @@ use crate::requests::number;
 use crate::rows::Rows;
 use crate::store::Store;
 use crate::transaction::Transaction;
+use crate::waits;
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, EnumIter, DeriveActiveEnum)]
@@ -80,12 +81,11 @@ pub enum Due {
 impl Due {
     /// What tells those from others; an index holds just them.
     fn condition(self) -> Condition {
-        let due = Condition::all().add(delivery::Column::DueAt.is_not_null());
         match self {
-            Self::Planned => {
-                due.add(delivery::Column::PublishedAt.is_null()).add(delivery::Column::DeferredBy.is_null())
-            }
-            Self::Silent => due.add(delivery::Column::PublishedAt.is_not_null()),
+            Self::Planned => Condition::all().add(Expr::cust(waits::FOR_ITS_TIME)),
+            Self::Silent => Condition::all()
+                .add(delivery::Column::DueAt.is_not_null())
+                .add(delivery::Column::PublishedAt.is_not_null()),
         }
     }
 }
@@ -140,9 +140,12 @@ impl Claim {
         if refused.is_empty() {
             return Ok(Vec::new());
         }
-        // On its own: lanes are entered before any row is locked.
+        // On its own: lanes are entered before any row is locked. Meanwhile another one may have claimed and published
+        // what is refused here, or something was heard of it: then it is not due any more as it was.
         let transaction = self.store.begin().await?;
-        let ended = refuse(&transaction, refused, now).await?;
+        let operation = Operation::new(&transaction, "refuse");
+        let ended = end_refused(&operation, refused, Some(self.claimed_at), now).await?;
+        drop(operation);
         transaction.commit().await?;
         Ok(ended)
     }
@@ -224,9 +227,10 @@ async fn published(
         return Ok(());
     }
     // On SQLite no lock keeps the recorder from what is claimed.
-    let sql = "UPDATE deliveries SET due_at = r.due_at, published_at = r.now FROM r \
+    let sql = "UPDATE deliveries SET due_at = r.due_at, published_at = r.now, deferred_by = NULL FROM r \
          WHERE deliveries.request_id = r.request_id AND deliveries.destination = r.destination \
-         AND deliveries.due_at <= r.claimed_at AND deliveries.deferred_by IS NULL";
+         AND deliveries.due_at <= r.claimed_at \
+         AND (deliveries.deferred_by IS NULL OR deliveries.deferred_by = 'key_busy')";
     Rows::of(deliveries)
         .column("request_id", |(id, _)| *id)
         .column("destination", |(_, destination)| destination.as_str())
@@ -250,12 +254,14 @@ pub async fn next_due(session: &impl Session) -> Result<Option<DateTime<Utc>>, S
     }
     let connection = &Operation::new(session, "find_next_due");
     // Each is the beginning of an index.
-    let sql = "SELECT min(at) AS at FROM ( \
-             SELECT min(due_at) AS at FROM deliveries \
-             WHERE due_at IS NOT NULL AND published_at IS NULL AND deferred_by IS NULL \
+    let sql = format!(
+        "SELECT min(at) AS at FROM ( \
+             SELECT min(due_at) AS at FROM deliveries WHERE {} \
              UNION ALL SELECT min(next_at) FROM holds \
              UNION ALL SELECT min(next_at) FROM replays WHERE state = 'running' \
-         ) AS next";
+         ) AS next",
+        waits::FOR_ITS_TIME
+    );
     let statement = Dialect::of(connection).statement(sql, []);
     Ok(Next::find_by_statement(statement).one(connection).await?.and_then(|next| next.at))
 }
@@ -373,16 +379,26 @@ pub async fn refuse(
     refusals: &[Refusal],
     now: DateTime<Utc>,
 ) -> Result<Vec<Ended>, StoreError> {
-    let connection = &Operation::new(session, "refuse");
     if refusals.is_empty() {
         return Ok(Vec::new());
     }
+    end_refused(&Operation::new(session, "refuse"), refusals, None, now).await
+}
+
+/// Ends those that are refused, if they are still due by then.
+async fn end_refused(
+    connection: &impl ConnectionTrait,
+    refusals: &[Refusal],
+    due_by: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<Vec<Ended>, StoreError> {
     let ids: Vec<_> = refusals.iter().map(|refusal| refusal.request_id).collect();
     order::enter(connection, &ids).await?;
     let sql = "UPDATE deliveries SET state = 'dead', due_at = NULL, published_at = NULL, deferred_by = NULL, \
          reason = r.reason, last_error_class = r.class, last_error = r.error, updated_at = r.now \
          FROM r WHERE deliveries.request_id = r.request_id AND deliveries.due_at IS NOT NULL \
          AND (r.destination IS NULL OR deliveries.destination = r.destination) \
+         AND (r.due_by IS NULL OR deliveries.due_at <= r.due_by) \
          RETURNING deliveries.destination, deliveries.reason, deliveries.last_error_class AS error_class";
     let ended = Rows::of(refusals)
         .column("request_id", |refusal| refusal.request_id)
@@ -390,6 +406,7 @@ pub async fn refuse(
         .column("reason", |refusal| refusal.reason.as_str())
         .column("class", |refusal| refusal.class.as_str())
         .column("error", |refusal| refusal.error.as_str())
+        .column("due_by", |_| due_by)
         .column("now", |_| now)
         .query(connection, Vec::new(), sql)
         .await?;

@@ -1,6 +1,7 @@
 //! Destinations that cannot take all that waits for them, and how much of it is let go.
 //!
-//! A deferred delivery waits until its destination's hold lets it go. A hold that comes from an open breaker
+//! A deferred delivery waits until its destination's hold lets it go; but for one whose key was busy, which waits
+//! for its time alone, as it says nothing of its destination. A hold that comes from an open breaker
 //! or a token endpoint that fails lets one delivery go, as a probe, once the time has come for it. When
 //! the destination has answered since, twice as many are let go the next time; when a limit was met, half as
 //! many. A hold ends when nothing waits behind it.
@@ -17,6 +18,7 @@ use crate::operation::Operation;
 use crate::requests::number;
 use crate::rows::Rows;
 use crate::store::Store;
+use crate::waits;
 
 /// How many are let go at first after a limit was met: there is no reason to be timid, it takes what it can.
 const ALLOWANCE_AT_LIMIT: i32 = 64;
@@ -201,8 +203,9 @@ async fn release_one(
     let (name, allowance) = (hold.destination.as_str(), hold.next_allowance());
     let sql = format!(
         "SELECT request_id, destination FROM deliveries \
-         WHERE destination = $1 AND deferred_by <> 'order' AND due_at <= $2 \
+         WHERE destination = $1 AND {} AND due_at <= $2 \
          ORDER BY due_at, request_id LIMIT {allowance} {}",
+        waits::FOR_ITS_DESTINATION,
         dialect.lock_free_rows()
     );
     let next = Key::find_by_statement(dialect.statement(sql, [name.into(), dialect.time(now)]));
@@ -216,8 +219,11 @@ async fn release_one(
         .await?;
 
     // The smallest one is the first of an index; whether there is any, PostgreSQL would look for in the table.
-    let nobody_waits = "DELETE FROM holds WHERE destination = $1 AND (SELECT min(due_at) FROM deliveries \
-         WHERE deliveries.destination = $1 AND deferred_by <> 'order') IS NULL";
+    let nobody_waits = format!(
+        "DELETE FROM holds WHERE destination = $1 AND (SELECT min(due_at) FROM deliveries \
+         WHERE deliveries.destination = $1 AND {}) IS NULL",
+        waits::FOR_ITS_DESTINATION
+    );
     connection.execute_raw(dialect.statement(nobody_waits, [name.into()])).await?;
     let goes_on = "UPDATE holds SET allowance = $2, news = NULL, next_at = $3 WHERE destination = $1";
     let parameters = [name.into(), i64::from(allowance).into(), dialect.time(now + PACE)];

@@ -102,13 +102,14 @@ pub async fn claim(
 pub async fn purge(session: &impl Session, now: DateTime<Utc>, limit: u64) -> Result<u64, StoreError> {
     let connection = &Operation::new(session, "purge_keys");
     let dialect = Dialect::of(connection);
+    // As a number, so that the plan is for so many, and not for a part of all that are there.
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql = format!(
         "WITH expired AS MATERIALIZED \
-         (SELECT route, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2 {}) \
+         (SELECT route, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT {limit} {}) \
          DELETE FROM idempotency_keys WHERE (route, key) IN (SELECT route, key FROM expired)",
         dialect.lock_free_rows()
     );
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let statement = dialect.statement(sql, [dialect.time(now), limit.into()]);
+    let statement = dialect.statement(sql, [dialect.time(now)]);
     Ok(connection.execute_raw(statement).await?.rows_affected())
 }

@@ -17,6 +17,7 @@
 //! | [`dead_letters`] | deliveries that ended without success |
 //! | [`replays`] | many of them on their way back |
 //! | [`backlog`] | how much of all that waits |
+//! | [`retention`] | what ended long ago, deleted |
 //! | [`nodes`] | who may make ids under which node id |
 //!
 //! Measured are these functions, each as an operation of its own, and the connections.
@@ -34,6 +35,7 @@ pub mod outbox;
 pub mod outcomes;
 pub mod replays;
 pub mod requests;
+pub mod retention;
 
 mod connect;
 mod connection;
@@ -47,6 +49,7 @@ mod pool;
 mod rows;
 mod store;
 mod transaction;
+mod waits;
 
 pub use sea_orm::ConnectionTrait;
 

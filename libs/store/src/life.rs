@@ -15,7 +15,7 @@
 //! to be waited.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use throughline_messages::{AttemptReport, DeferralCause, Outcome};
+use throughline_messages::{AttemptReport, Outcome};
 
 use crate::deliveries::DeliveryState;
 use crate::entity::delivery::Model;
@@ -75,10 +75,7 @@ fn take(delivery: &mut Model, report: &AttemptReport, now: DateTime<Utc>) {
         }
         Outcome::Deferred { due_at, cause } => {
             wait(delivery, Some(by_our_clock(*due_at, report, now)));
-            // A busy key holds up none but its own: each waits for its time alone.
-            if *cause != DeferralCause::KeyBusy {
-                delivery.deferred_by = Some(cause.as_str().to_owned());
-            }
+            delivery.deferred_by = Some(cause.as_str().to_owned());
             return;
         }
     }
@@ -133,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
     use rand::SeedableRng as _;
     use rand::rngs::SmallRng;
-    use throughline_messages::{DeadReason, ErrorClass, Failure};
+    use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Failure};
     use throughline_resilience::{Cause, Failed, Fault, Next, Pauses, RetryAfter, RetryPolicy};
 
     use super::*;
@@ -321,7 +318,7 @@ mod tests {
         }
 
         fn calls(&self, fate: Fate) -> bool {
-            at(self.now) < policy().ends_at(self.delivery.since)
+            self.dispatch_time() < policy().ends_at(self.delivery.since)
                 && !matches!(fate, Fate::Deferred(_) | Fate::Untransformable)
         }
 

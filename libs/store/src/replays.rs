@@ -136,6 +136,18 @@ pub async fn stop(session: &impl Session, id: i64, now: DateTime<Utc>) -> Result
     Ok(())
 }
 
+/// Deletes replays that were over before, and says how many.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn purge(session: &impl Session, over_before: DateTime<Utc>) -> Result<u64, StoreError> {
+    let connection = &Operation::new(session, "purge_replays");
+    let dialect = Dialect::of(connection);
+    let sql = "DELETE FROM replays WHERE state <> 'running' AND updated_at < $1";
+    let statement = dialect.statement(sql, [dialect.time(over_before)]);
+    Ok(connection.execute_raw(statement).await?.rows_affected())
+}
+
 /// Takes the next dead letters of each replay whose time has come, and says how many. Several may call it at
 /// once and share the replays.
 ///

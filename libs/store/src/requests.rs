@@ -95,7 +95,7 @@ pub struct StoredDelivery {
     /// When it was published last, unless it waits for its time. Whoever accepts a request publishes it.
     pub published_at: Option<DateTime<Utc>>,
     /// What it waits for that was deferred, by the name of a
-    /// [`DeferralCause`](throughline_messages::DeferralCause).
+    /// [`DeferralCause`](throughline_messages::DeferralCause); or `order`, if others of its lane are before it.
     pub deferred_by: Option<String>,
     /// It is made after those of the same lane that were accepted before and have not ended.
     pub lane: Option<String>,

@@ -51,5 +51,5 @@ mod vitals;
 pub use buckets::{LONG, SHORT};
 pub use error::TelemetryError;
 pub use propagation::{add_link, context_of, extract, inject, set_parent, trace_id_of};
-pub use setup::{Telemetry, init, init_quiet};
+pub use setup::{Service, Telemetry, init, init_quiet};
 pub use signal::Signal;

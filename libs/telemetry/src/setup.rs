@@ -13,7 +13,7 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, SdkTracerProvider};
 use opentelemetry_semantic_conventions::resource::{
-    SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_NAMESPACE, SERVICE_VERSION,
+    DEPLOYMENT_ENVIRONMENT_NAME, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_NAMESPACE, SERVICE_VERSION,
 };
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -58,42 +58,45 @@ pub struct Telemetry {
     metrics: Option<SdkMeterProvider>,
 }
 
-/// Sets up logs, traces and metrics for the process, as the environment asks.
+/// Who is speaking, unless the standard variables say otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Service<'a> {
+    /// `service.name`.
+    pub name: &'static str,
+    /// `service.version`.
+    pub version: &'static str,
+    /// `deployment.environment.name`, if it is known.
+    pub environment: Option<&'a str>,
+}
+
+/// Sets up logs, traces and metrics for the process, as its environment variables ask.
 ///
 /// # Errors
 /// When the environment asks for something that cannot be done, or telemetry was set up before.
-pub fn init(service: &'static str, version: &'static str) -> Result<Telemetry, TelemetryError> {
-    install(service, version, LevelFilter::INFO)
+pub fn init(service: Service<'_>) -> Result<Telemetry, TelemetryError> {
+    install(service, LevelFilter::INFO)
 }
 
 /// As [`init`], for a program that talks to a person: without `RUST_LOG` only warnings and errors are logged.
 ///
 /// # Errors
 /// As [`init`].
-pub fn init_quiet(service: &'static str, version: &'static str) -> Result<Telemetry, TelemetryError> {
-    install(service, version, LevelFilter::WARN)
+pub fn init_quiet(service: Service<'_>) -> Result<Telemetry, TelemetryError> {
+    install(service, LevelFilter::WARN)
 }
 
-fn install(
-    service: &'static str,
-    version: &'static str,
-    level: LevelFilter,
-) -> Result<Telemetry, TelemetryError> {
+fn install(service: Service<'_>, level: LevelFilter) -> Result<Telemetry, TelemetryError> {
     let settings = Settings::from_env()?;
-    let telemetry = Telemetry::new(service, version, &settings)?;
+    let telemetry = Telemetry::new(service, &settings)?;
     let filter = settings.log_filter.unwrap_or_else(|| default_filter(level));
-    let subscriber = telemetry.subscriber(service, &filter, stdout().is_terminal(), stdout);
+    let subscriber = telemetry.subscriber(service.name, &filter, stdout().is_terminal(), stdout);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)?;
     Ok(telemetry)
 }
 
 impl Telemetry {
-    fn new(
-        service: &'static str,
-        version: &'static str,
-        settings: &Settings,
-    ) -> Result<Self, TelemetryError> {
-        let resource = resource(service, version, &settings.attributes);
+    fn new(service: Service<'_>, settings: &Settings) -> Result<Self, TelemetryError> {
+        let resource = resource(service, &settings.attributes);
         let ledgers = [
             Ledger::new(Signal::Traces, settings.span_batches.queue),
             Ledger::new(Signal::Logs, settings.log_batches.queue),
@@ -238,17 +241,20 @@ fn without_export_path(level: LevelFilter) -> Targets {
 }
 
 /// Who is speaking; what the environment says wins.
-fn resource(service: &'static str, version: &'static str, attributes: &[(String, String)]) -> Resource {
+fn resource(service: Service<'_>, attributes: &[(String, String)]) -> Resource {
     let host = gethostname::gethostname();
     let instance = format!("{}:{}", host.to_string_lossy(), std::process::id());
     Resource::builder_empty()
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_attributes([
             KeyValue::new(SERVICE_NAMESPACE, NAMESPACE),
-            KeyValue::new(SERVICE_NAME, service),
-            KeyValue::new(SERVICE_VERSION, version),
+            KeyValue::new(SERVICE_NAME, service.name),
+            KeyValue::new(SERVICE_VERSION, service.version),
             KeyValue::new(SERVICE_INSTANCE_ID, instance),
         ])
+        .with_attributes(
+            service.environment.map(|name| KeyValue::new(DEPLOYMENT_ENVIRONMENT_NAME, name.to_owned())),
+        )
         .with_attributes(attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())))
         .build()
 }

@@ -3,6 +3,7 @@ use testcontainers_modules::kafka::apache;
 use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
 use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt as _};
 
+use crate::composed::Composed;
 use crate::container::{Container, free_port};
 use crate::embedded_broker::EmbeddedBroker;
 use crate::programs::Programs;
@@ -17,8 +18,8 @@ enum Kind {
     Container {
         container: Container,
         port: u16,
-        /// Ends when dropped.
-        _kafka: Box<ContainerAsync<apache::Kafka>>,
+        /// Ends when dropped, unless it is somebody else's.
+        _kafka: Option<Box<ContainerAsync<apache::Kafka>>>,
     },
 }
 
@@ -52,8 +53,14 @@ impl Broker {
         Ok(Self(Kind::Container {
             container: Container::of("Kafka", &kafka)?,
             port,
-            _kafka: Box::new(kafka),
+            _kafka: Some(Box::new(kafka)),
         }))
+    }
+
+    /// The one of docker-compose.yml.
+    pub(crate) async fn composed(composed: &Composed) -> anyhow::Result<Self> {
+        let container = Container::with_id("Kafka", composed.kafka().await?)?;
+        Ok(Self(Kind::Container { container, port: composed.kafka_port(), _kafka: None }))
     }
 
     /// Where clients find it.

@@ -12,27 +12,43 @@ const FILE: &str = "throughline.yaml";
 pub(crate) struct Configuration {
     pub(crate) name: String,
     pub(crate) database: String,
-    pub(crate) broker: String,
-    pub(crate) third_party: String,
+}
+
+/// Where programs listen, and where they find others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses<'a> {
+    pub(crate) http: &'a str,
+    pub(crate) dispatch: &'a str,
+    pub(crate) broker: &'a str,
+    pub(crate) third_party: &'a str,
+}
+
+impl<'a> Addresses<'a> {
+    /// Of programs on this machine, which listen on any port.
+    pub(crate) fn here(broker: &'a str, third_party: &'a str) -> Self {
+        Self { http: "127.0.0.1:0", dispatch: "127.0.0.1:0", broker, third_party }
+    }
 }
 
 impl Configuration {
-    /// Writes `throughline.yaml` into a folder, and reads it as the programs will.
-    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<Settings> {
-        write(folder, &self.text())?;
-        let flags = Flags { config: Some(folder.join(FILE)), ..Flags::default() };
-        Ok(throughline_config::load(&flags)?.settings)
-    }
-
-    fn text(&self) -> String {
+    /// The text of `throughline.yaml`.
+    pub(crate) fn text(&self, addresses: Addresses<'_>) -> String {
         include_str!("throughline.yaml")
             .replace("${NAME}", &self.name)
             .replace("${DATABASE}", &self.database)
-            .replace("${BROKER}", &self.broker)
-            .replace("${THIRD_PARTY}", &self.third_party)
+            .replace("${HTTP}", addresses.http)
+            .replace("${DISPATCH}", addresses.dispatch)
+            .replace("${BROKER}", addresses.broker)
+            .replace("${THIRD_PARTY}", addresses.third_party)
             .replace("${CLIENT_ID}", CLIENT_ID)
             .replace("${CLIENT_SECRET}", CLIENT_SECRET)
     }
+}
+
+/// Reads `throughline.yaml` in a folder as the programs will.
+pub(crate) fn load(folder: &Path) -> anyhow::Result<Settings> {
+    let flags = Flags { config: Some(folder.join(FILE)), ..Flags::default() };
+    Ok(throughline_config::load(&flags)?.settings)
 }
 
 /// Writes any text as `throughline.yaml`.

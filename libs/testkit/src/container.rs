@@ -14,8 +14,13 @@ pub struct Container {
 }
 
 impl Container {
+    /// The one with an id.
+    pub(crate) fn with_id(name: &'static str, id: String) -> anyhow::Result<Self> {
+        Ok(Self { name, docker: Docker::connect_with_defaults()?, id })
+    }
+
     pub(crate) fn of<I: Image>(name: &'static str, container: &ContainerAsync<I>) -> anyhow::Result<Self> {
-        Ok(Self { name, docker: Docker::connect_with_defaults()?, id: container.id().to_owned() })
+        Self::with_id(name, container.id().to_owned())
     }
 
     /// SIGKILL for all that runs in it: connections break, new ones are refused.

@@ -11,6 +11,8 @@ use testcontainers_modules::testcontainers::bollard::errors::Error::RequestTimeo
 use tokio::time::timeout;
 
 use crate::broker::Broker;
+use crate::composed::{Composed, INSIDE};
+use crate::configuration::Configuration;
 use crate::database::Database;
 use crate::programs::Programs;
 
@@ -24,8 +26,18 @@ const PING_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Environment {
     programs: Programs,
     broker: Arc<Broker>,
-    postgres: Option<Database>,
+    parts: Parts,
     stages: AtomicU32,
+}
+
+/// What the servers run in.
+enum Parts {
+    /// This process and its children.
+    Embedded,
+    /// Containers of their own.
+    Containers(Box<Database>),
+    /// The containers of docker-compose.yml, and the services with them.
+    Composed(Arc<Composed>),
 }
 
 impl Environment {
@@ -35,7 +47,7 @@ impl Environment {
     /// If the mock cluster does not start.
     pub async fn embedded(programs: Programs) -> anyhow::Result<Self> {
         let broker = Arc::new(Broker::embedded(&programs).await?);
-        Ok(Self { programs, broker, postgres: None, stages: AtomicU32::new(0) })
+        Ok(Self::new(programs, broker, Parts::Embedded))
     }
 
     /// PostgreSQL and Apache Kafka, in containers.
@@ -44,7 +56,23 @@ impl Environment {
     /// If one of them does not start.
     pub async fn containers(programs: Programs) -> anyhow::Result<Self> {
         let (postgres, broker) = tokio::try_join!(Database::start(), Broker::container())?;
-        Ok(Self { programs, broker: Arc::new(broker), postgres: Some(postgres), stages: AtomicU32::new(0) })
+        Ok(Self::new(programs, Arc::new(broker), Parts::Containers(Box::new(postgres))))
+    }
+
+    /// All that docker-compose.yml starts, with the images that `docker compose build` makes. It has room for one
+    /// stage at a time.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn composed(programs: Programs) -> anyhow::Result<Self> {
+        let configuration = Configuration { name: "first".to_owned(), database: String::new() };
+        let composed = Composed::up(&configuration.text(INSIDE)).await?;
+        let broker = Broker::composed(&composed).await?;
+        Ok(Self::new(programs, Arc::new(broker), Parts::Composed(Arc::new(composed))))
+    }
+
+    fn new(programs: Programs, broker: Arc<Broker>, parts: Parts) -> Self {
+        Self { programs, broker, parts, stages: AtomicU32::new(0) }
     }
 
     /// Asks whether there is an engine for containers.
@@ -74,7 +102,20 @@ impl Environment {
     /// Whether its servers run in containers.
     #[must_use]
     pub fn has_containers(&self) -> bool {
-        self.postgres.is_some()
+        !matches!(self.parts, Parts::Embedded)
+    }
+
+    /// Whether its servers and the services are those of docker-compose.yml.
+    #[must_use]
+    pub fn is_composed(&self) -> bool {
+        matches!(self.parts, Parts::Composed(_))
+    }
+
+    pub(crate) fn as_composed(&self) -> Option<&Arc<Composed>> {
+        match &self.parts {
+            Parts::Composed(composed) => Some(composed),
+            Parts::Embedded | Parts::Containers(_) => None,
+        }
     }
 
     /// The broker that all stages share that have none of their own.
@@ -84,7 +125,14 @@ impl Environment {
 
     /// A broker like the shared one, for one stage alone.
     pub(crate) async fn another_broker(&self) -> anyhow::Result<Broker> {
-        if self.has_containers() { Broker::container().await } else { Broker::embedded(&self.programs).await }
+        match &self.parts {
+            Parts::Embedded => Broker::embedded(&self.programs).await,
+            Parts::Containers(_) => Broker::container().await,
+            Parts::Composed(composed) => {
+                composed.renew_kafka().await?;
+                Broker::composed(composed).await
+            }
+        }
     }
 
     /// A name that no other stage has.
@@ -98,9 +146,10 @@ impl Environment {
 
     /// An empty database, and its URL.
     pub(crate) async fn another_database(&self, name: &str, folder: &Path) -> anyhow::Result<String> {
-        match &self.postgres {
-            Some(postgres) => postgres.create(name).await,
-            None => Ok(format!("sqlite://{}/throughline.db", folder.display())),
+        match &self.parts {
+            Parts::Embedded => Ok(format!("sqlite://{}/throughline.db", folder.display())),
+            Parts::Containers(postgres) => postgres.create(name).await,
+            Parts::Composed(composed) => Ok(composed.database()),
         }
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! An [`Environment`] is what tests share: real servers in containers, or embedded parts. A [`Stage`]
 //! is what a test has for itself in it: a folder with a `throughline.yaml`, a database, names of its own
-//! on the broker, a [`ThirdParty`], and the services as child processes ([`Program`]), which it may
+//! on the broker, a [`ThirdParty`], and the services, as child processes ([`Program`]) or as containers, which it may
 //! start, stop and kill.
 //!
-//! A [`Collector`] takes what is exported over OTLP. [`Measured`] keeps what a test's metrics came to.
+//! A [`Collector`] takes what is exported over OTLP. [`Measured`] keeps what a test's metrics came to. A
+//! [`new_request`] is what ingest puts into the database.
 //!
 //! Nothing here sleeps to wait: [`eventually`] looks until it sees what it waits for, and says at its
 //! deadline what it saw last.
 
 mod broker;
 mod collector;
+mod composed;
 mod configuration;
 mod container;
 mod database;
@@ -23,6 +25,7 @@ mod output;
 mod program;
 mod programs;
 mod records;
+mod request;
 mod stage;
 mod third_party;
 
@@ -37,5 +40,6 @@ pub use output::Output;
 pub use program::{Ended, Program};
 pub use programs::Programs;
 pub use records::{Reader, produce};
+pub use request::new_request;
 pub use stage::{Service, Stage};
-pub use third_party::{Call, ThirdParty};
+pub use third_party::{Answer, Call, ThirdParty};

@@ -24,7 +24,7 @@ pub async fn produce(
     payload: impl Into<Bytes>,
 ) -> anyhow::Result<Position> {
     let record = Outgoing { topic: topic.to_owned(), key: None, headers, payload: payload.into() };
-    let producer = Producer::new(kafka, &unmeasured())?;
+    let producer = Producer::new(kafka, "test", &unmeasured())?;
     producer.send(&record).await.with_context(|| format!("cannot produce onto {topic}"))
 }
 

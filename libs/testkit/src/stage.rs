@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 use throughline_config::Settings;
 use throughline_messages::Topics;
@@ -12,7 +12,8 @@ use throughline_store::Store;
 
 use crate::broker::Broker;
 use crate::collector::Collector;
-use crate::configuration::{self, Configuration};
+use crate::composed::{Composed, Container, INSIDE};
+use crate::configuration::{self, Addresses, Configuration};
 use crate::environment::Environment;
 use crate::measured::unmeasured;
 use crate::output::Output;
@@ -30,15 +31,17 @@ pub struct Stage {
     variables: Vec<(&'static str, String)>,
     broker: Arc<Broker>,
     third_party: ThirdParty,
+    /// Whose containers the services run in, if they do.
+    composed: Option<Arc<Composed>>,
     ingest: Option<Running>,
     dispatch: Option<Running>,
     /// What all programs have printed that were ever started here.
     printed: Vec<(Service, Output)>,
 }
 
-struct Running {
-    program: Program,
-    address: SocketAddr,
+enum Running {
+    Program { program: Program, address: SocketAddr },
+    Container { container: Container, composed: Arc<Composed> },
 }
 
 /// One of the two services.
@@ -86,21 +89,24 @@ impl Stage {
         let folder = TempDir::with_prefix("throughline-")?;
         let database = environment.another_database(&name, folder.path()).await?;
         let broker = environment.broker();
-        let third_party = ThirdParty::open().await;
-        let configuration = Configuration {
-            name,
-            database,
-            broker: broker.bootstrap_servers(),
-            third_party: third_party.url(),
+        let composed = environment.as_composed().cloned();
+        let third_party = match &composed {
+            Some(composed) => {
+                composed.clear().await?;
+                ThirdParty::at(&composed.third_party(), INSIDE.third_party).await?
+            }
+            None => ThirdParty::open().await,
         };
+        let configuration = Configuration { name, database };
         Ok(Self {
-            settings: configuration.write(folder.path())?,
+            settings: configure(&configuration, &folder, &broker, &third_party, composed.as_deref())?,
             configuration,
             folder,
             programs: environment.programs().clone(),
             variables: Vec::new(),
             broker,
             third_party,
+            composed,
             ingest: None,
             dispatch: None,
             printed: Vec::new(),
@@ -113,19 +119,31 @@ impl Stage {
     /// If it does not start.
     pub async fn take_own_broker(&mut self, environment: &Environment) -> anyhow::Result<()> {
         self.broker = Arc::new(environment.another_broker().await?);
-        self.configuration.broker = self.broker.bootstrap_servers();
-        self.settings = self.configuration.write(self.folder.path())?;
+        let Self { configuration, folder, broker, third_party, composed, .. } = &*self;
+        self.settings = configure(configuration, folder, broker, third_party, composed.as_deref())?;
         Ok(())
     }
 
     /// Has the services that are started from now on export to a collector, without delay.
-    pub fn export_to(&mut self, collector: &Collector) {
-        self.variables = collector.variables();
+    ///
+    /// # Errors
+    /// If they run in containers, which do not reach it.
+    pub fn export_to(&mut self, collector: &Collector) -> anyhow::Result<()> {
+        self.set_variables(collector.variables())
     }
 
     /// Has the services that are started from now on export everything to a collector, as they do by default.
-    pub fn export_all_to(&mut self, collector: &Collector) {
-        self.variables = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())];
+    ///
+    /// # Errors
+    /// If they run in containers, which do not reach it.
+    pub fn export_all_to(&mut self, collector: &Collector) -> anyhow::Result<()> {
+        self.set_variables(vec![("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())])
+    }
+
+    fn set_variables(&mut self, variables: Vec<(&'static str, String)>) -> anyhow::Result<()> {
+        ensure!(self.composed.is_none(), "the services run in containers");
+        self.variables = variables;
+        Ok(())
     }
 
     /// How much processor time a service has taken since it was started, of all its threads.
@@ -133,7 +151,10 @@ impl Stage {
     /// # Errors
     /// If it does not run, or this system does not say.
     pub fn cpu_time(&self, service: Service) -> anyhow::Result<Duration> {
-        self.running(service)?.program.cpu_time()
+        match self.running(service)? {
+            Running::Program { program, .. } => program.cpu_time(),
+            Running::Container { .. } => bail!("{service} runs in a container"),
+        }
     }
 
     /// Starts a service and waits until it listens.
@@ -143,9 +164,16 @@ impl Stage {
     pub async fn start(&mut self, service: Service) -> anyhow::Result<()> {
         ensure!(self.slot(service).is_none(), "{service} runs already");
         self.broker.create_topics(&all_topics(&self.settings)).await?;
-        let mut program = self.spawn(service)?;
-        let address = program.listening().await.with_context(|| service.to_string())?;
-        *self.slot(service) = Some(Running { program, address });
+        let running = if let Some(composed) = &self.composed {
+            let container = composed.start(service).await?;
+            self.printed.push((service, container.output().clone()));
+            Running::Container { container, composed: Arc::clone(composed) }
+        } else {
+            let mut program = self.spawn(service)?;
+            let address = program.listening().await.with_context(|| service.to_string())?;
+            Running::Program { program, address }
+        };
+        *self.slot(service) = Some(running);
         Ok(())
     }
 
@@ -154,7 +182,25 @@ impl Stage {
     /// # Errors
     /// If it does not.
     pub async fn start_in_vain(&mut self, service: Service) -> anyhow::Result<Ended> {
-        self.spawn(service)?.ended().await.with_context(|| service.to_string())
+        let Some(composed) = &self.composed else {
+            return self.spawn(service)?.ended().await.with_context(|| service.to_string());
+        };
+        let ended = composed.start_in_vain(service).await?;
+        self.printed.push((service, ended.output.clone()));
+        Ok(ended)
+    }
+
+    /// Runs the `throughline` command to its end, as an operator does.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
+        if let Some(composed) = &self.composed {
+            return composed.run_command(arguments).await;
+        }
+        let executable = self.programs.path("throughline");
+        let program = Program::start_with(&executable, arguments, &self.variables, self.folder.path())?;
+        program.ended().await.with_context(|| format!("throughline {}", arguments.join(" ")))
     }
 
     /// The text of `throughline.yaml`.
@@ -162,7 +208,10 @@ impl Stage {
     /// # Errors
     /// If it cannot be read.
     pub fn configuration(&self) -> anyhow::Result<String> {
-        configuration::read(self.folder.path())
+        match &self.composed {
+            Some(composed) => composed.configuration(),
+            None => configuration::read(self.folder.path()),
+        }
     }
 
     /// Puts any text in the place of `throughline.yaml`.
@@ -170,7 +219,10 @@ impl Stage {
     /// # Errors
     /// If it cannot be written.
     pub fn configure(&self, text: &str) -> anyhow::Result<()> {
-        configuration::write(self.folder.path(), text)
+        match &self.composed {
+            Some(composed) => composed.configure(text),
+            None => configuration::write(self.folder.path(), text),
+        }
     }
 
     /// Kills a service.
@@ -178,7 +230,11 @@ impl Stage {
     /// # Errors
     /// If it does not run.
     pub async fn kill(&mut self, service: Service) -> anyhow::Result<()> {
-        self.take(service)?.kill().await.with_context(|| service.to_string())
+        let killed = match self.take(service)? {
+            Running::Program { program, .. } => program.kill().await,
+            Running::Container { container, composed } => composed.kill(container).await,
+        };
+        killed.with_context(|| service.to_string())
     }
 
     /// Tells a service to stop, and waits until it has.
@@ -186,7 +242,11 @@ impl Stage {
     /// # Errors
     /// If it does not run, or does not end in time.
     pub async fn stop(&mut self, service: Service) -> anyhow::Result<Ended> {
-        self.take(service)?.terminate().await.with_context(|| service.to_string())
+        let ended = match self.take(service)? {
+            Running::Program { program, .. } => program.terminate().await,
+            Running::Container { container, composed } => composed.stop(container).await,
+        };
+        ended.with_context(|| service.to_string())
     }
 
     /// The configuration, as the services read it.
@@ -226,7 +286,10 @@ impl Stage {
     /// # Errors
     /// If it does not run.
     pub fn address(&self, service: Service) -> anyhow::Result<SocketAddr> {
-        Ok(self.running(service)?.address)
+        Ok(match self.running(service)? {
+            Running::Program { address, .. } => *address,
+            Running::Container { composed, .. } => composed.address(service),
+        })
     }
 
     /// What all services have printed that were started here, one after the other.
@@ -257,9 +320,8 @@ impl Stage {
         }
     }
 
-    fn take(&mut self, service: Service) -> anyhow::Result<Program> {
-        let running = self.slot(service).take();
-        Ok(running.with_context(|| format!("{service} does not run"))?.program)
+    fn take(&mut self, service: Service) -> anyhow::Result<Running> {
+        self.slot(service).take().with_context(|| format!("{service} does not run"))
     }
 }
 
@@ -267,6 +329,22 @@ impl fmt::Debug for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stage").field("folder", &self.folder).finish_non_exhaustive()
     }
+}
+
+/// Writes the configuration that services will find, and gives it as it is to be read from here.
+fn configure(
+    configuration: &Configuration,
+    folder: &TempDir,
+    broker: &Broker,
+    third_party: &ThirdParty,
+    composed: Option<&Composed>,
+) -> anyhow::Result<Settings> {
+    let (broker, third_party) = (broker.bootstrap_servers(), third_party.url());
+    configuration::write(folder.path(), &configuration.text(Addresses::here(&broker, &third_party)))?;
+    if let Some(composed) = composed {
+        composed.configure(&configuration.text(INSIDE))?;
+    }
+    configuration::load(folder.path())
 }
 
 /// The topics of the routes, and the internal ones.

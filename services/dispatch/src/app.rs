@@ -77,7 +77,7 @@ pub async fn start(
     let rooms = Rooms {
         work: Room::new(settings.dispatch.concurrency.get()),
         // What is left is for those that do not wait.
-        lanes: Room::new(u32::try_from(held.saturating_sub(calls)).unwrap_or(u32::MAX)),
+        waiting: Room::new(u32::try_from(held.saturating_sub(calls)).unwrap_or(u32::MAX)),
     };
     let routing = Routing::new(&settings, &rooms, meter)?;
     metrics::observe(meter, &routing);
@@ -88,7 +88,8 @@ pub async fn start(
     let listener = TcpListener::bind(configured).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
 
-    let producer = Producer::new(&settings.kafka, meter)?;
+    let name = format!("{}-dispatch-producer", settings.kafka.prefix);
+    let producer = Producer::new(&settings.kafka, &name, meter)?;
     let consumer = subscribe(&settings, &topics, &group, calls, meter).await?;
     let readiness = Readiness::new(producer.clone(), shutdown.soft().clone());
     let processor = Processor {

@@ -43,7 +43,8 @@ pub(crate) struct Destination {
     pub(crate) credentials: Health,
     pub(crate) calls: Calls,
     lanes: Arc<Lanes>,
-    share: Arc<Share>,
+    work: Arc<Share>,
+    waiting: Arc<Share>,
     client: Client,
     url: Url,
     headers: HeaderMap,
@@ -75,6 +76,7 @@ impl Destination {
         let client = client_builder().connect_timeout(settings.connect_timeout).build();
         let own = || name.to_owned();
         let shown = Shown::of(&settings.url);
+        let waiting = Share::of(&rooms.waiting);
         Ok(Self {
             name: own(),
             oauth2: settings.oauth2.clone(),
@@ -85,8 +87,9 @@ impl Destination {
             rules: Rules { retry: policy::retry(&settings.retry), statuses: policy::statuses(settings) },
             gate: Gate::new(name, settings, &rooms.work),
             credentials: Health::new(name),
-            lanes: Lanes::new(Share::of(&rooms.lanes)),
-            share: Share::of(&rooms.work),
+            lanes: Lanes::new(Arc::clone(&waiting)),
+            work: Share::of(&rooms.work),
+            waiting,
             client: client.map_err(|source| StartError::Client { destination: own(), source })?,
             url: settings.url.clone(),
             headers: static_headers(name, &settings.headers, settings.oauth2.is_some())?,
@@ -105,9 +108,9 @@ impl Destination {
     /// Takes its share of what is in work.
     ///
     /// # Errors
-    /// If there is none for too long.
+    /// If there is none for too long, or too many wait for it.
     pub(crate) async fn take_share(&self) -> Result<Taken, Hold> {
-        self.gate.take(&self.share).await
+        self.gate.take(&self.work, &self.waiting).await
     }
 
     /// The body this destination wants: the filter's output, or byte for byte what came.

@@ -72,12 +72,13 @@ impl Gate {
         self.limits.most_calls()
     }
 
-    /// Takes a share of what is in work, and waits for it a little if there is none.
-    pub(crate) async fn take(&self, share: &Arc<Share>) -> Result<Taken, Hold> {
-        match share.try_take() {
-            Some(taken) => Ok(taken),
-            None => self.limits.wait_for(share.take()).await.map_err(full),
+    /// Takes its share of the room to `work`. Who finds none waits for it a little, if there is room to wait.
+    pub(crate) async fn take(&self, work: &Arc<Share>, waiting: &Arc<Share>) -> Result<Taken, Hold> {
+        if let Some(taken) = work.try_take() {
+            return Ok(taken);
         }
+        let _waiting = waiting.try_take().ok_or_else(|| full(self.limits.send_away()))?;
+        self.limits.wait_for(work.take()).await.map_err(full)
     }
 
     /// How long a call takes on average; zero as long as nobody knows.

@@ -74,9 +74,13 @@ impl Limits {
     /// # Errors
     /// How long to stay away.
     pub(crate) async fn wait_for<T>(&self, what: impl Future<Output = T>) -> Result<T, Duration> {
-        let away = |until_turn: Duration| until_turn.max(self.patience);
-        let _seat = self.seat().map_err(away)?;
-        timeout(self.patience, what).await.map_err(|_| away(self.line().send_away(now())))
+        let _seat = self.seat().map_err(|until_turn| until_turn.max(self.patience))?;
+        timeout(self.patience, what).await.map_err(|_| self.send_away())
+    }
+
+    /// How long to stay away, for one who does not wait.
+    pub(crate) fn send_away(&self) -> Duration {
+        self.line().send_away(now()).max(self.patience)
     }
 
     #[expect(clippy::expect_used, reason = "nobody closes the semaphore")]

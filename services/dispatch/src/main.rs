@@ -6,6 +6,7 @@ use clap::Parser;
 use throughline_clock::Clock;
 use throughline_config::Flags;
 use throughline_lifecycle::Shutdown;
+use throughline_telemetry::Service;
 
 /// Takes requests from Kafka, delivers them to third-party APIs, reports every attempt.
 #[derive(Parser)]
@@ -13,18 +14,30 @@ use throughline_lifecycle::Shutdown;
 struct Arguments {
     #[command(flatten)]
     flags: Flags,
+    /// Ask the one that runs here already whether it is ready, as the health check of a container does; fail if not.
+    #[arg(long)]
+    healthcheck: bool,
 }
+
+const NAME: &str = "throughline-dispatch";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    throughline_lifecycle::exit_code("throughline-dispatch", run(&Arguments::parse().flags).await)
+    throughline_lifecycle::exit_code(NAME, run(&Arguments::parse()).await)
 }
 
-async fn run(flags: &Flags) -> anyhow::Result<()> {
-    let settings = throughline_config::load(flags)?.settings;
-    let telemetry = throughline_telemetry::init("throughline-dispatch", env!("CARGO_PKG_VERSION"))?;
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let settings = throughline_config::load(&arguments.flags)?.settings;
+    if arguments.healthcheck {
+        return Ok(throughline_lifecycle::healthcheck(settings.dispatch.address).await?);
+    }
+    let telemetry = throughline_telemetry::init(Service {
+        name: NAME,
+        version: env!("CARGO_PKG_VERSION"),
+        environment: settings.environment.as_deref(),
+    })?;
     let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
-    let meter = telemetry.meter("throughline-dispatch");
+    let meter = telemetry.meter(NAME);
     let ended = async {
         let dispatch = throughline_dispatch::start(settings, Clock::system(), shutdown, &meter).await?;
         dispatch.join().await.map_err(anyhow::Error::from)

@@ -23,8 +23,8 @@ pub(crate) struct Room {
 pub(crate) struct Rooms {
     /// For what is in work.
     pub(crate) work: Arc<Room>,
-    /// For what waits in lanes.
-    pub(crate) lanes: Arc<Room>,
+    /// For what waits: in lanes, and for room to be worked on.
+    pub(crate) waiting: Arc<Room>,
 }
 
 /// What one destination takes of the room.

@@ -127,7 +127,7 @@ mod tests {
     async fn produce(kafka: &Kafka, topic: &str) {
         let payload = Bytes::from_static(b"{}");
         let record = Outgoing { topic: topic.to_owned(), key: None, headers: Vec::new(), payload };
-        Producer::new(kafka, &unmeasured()).unwrap().send(&record).await.unwrap();
+        Producer::new(kafka, "test", &unmeasured()).unwrap().send(&record).await.unwrap();
     }
 
     /// Finishes the one record of a topic.

@@ -7,6 +7,7 @@ use throughline_clock::Clock;
 use throughline_config::Flags;
 use throughline_ingest::Broker;
 use throughline_lifecycle::Shutdown;
+use throughline_telemetry::Service;
 
 /// Accepts requests over HTTP, keeps them in the database, publishes them to Kafka.
 #[derive(Parser)]
@@ -14,18 +15,30 @@ use throughline_lifecycle::Shutdown;
 struct Arguments {
     #[command(flatten)]
     flags: Flags,
+    /// Ask the one that runs here already whether it is ready, as the health check of a container does; fail if not.
+    #[arg(long)]
+    healthcheck: bool,
 }
+
+const NAME: &str = "throughline-ingest";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    throughline_lifecycle::exit_code("throughline-ingest", run(&Arguments::parse().flags).await)
+    throughline_lifecycle::exit_code(NAME, run(&Arguments::parse()).await)
 }
 
-async fn run(flags: &Flags) -> anyhow::Result<()> {
-    let settings = throughline_config::load(flags)?.settings;
-    let telemetry = throughline_telemetry::init("throughline-ingest", env!("CARGO_PKG_VERSION"))?;
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let settings = throughline_config::load(&arguments.flags)?.settings;
+    if arguments.healthcheck {
+        return Ok(throughline_lifecycle::healthcheck(settings.http.address).await?);
+    }
+    let telemetry = throughline_telemetry::init(Service {
+        name: NAME,
+        version: env!("CARGO_PKG_VERSION"),
+        environment: settings.environment.as_deref(),
+    })?;
     let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
-    let meter = telemetry.meter("throughline-ingest");
+    let meter = telemetry.meter(NAME);
     let ended = async {
         let ingest =
             throughline_ingest::start(settings, Broker::Durable, Clock::system(), shutdown, &meter).await?;

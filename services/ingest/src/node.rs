@@ -8,9 +8,10 @@ use throughline_clock::Clock;
 use throughline_config::Settings;
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{Store, StoreError, idempotency, nodes, outbox};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::error::StartError;
 use crate::publisher::Gate;
 
@@ -40,8 +41,47 @@ impl Lease {
         Instant::now() < *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn extend(&self, until: Instant) {
+    pub(crate) fn extend(&self, until: Instant) {
         *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// Has it renewed again and again, three times in a term, until all is done.
+    async fn keep<F: Future<Output = Result<bool, StoreError>>>(
+        &self,
+        term: Duration,
+        done: &CancellationToken,
+        renew: impl Fn() -> F,
+    ) -> Result<(), LeaseError> {
+        let mut is_away = false;
+        loop {
+            let asked = Instant::now();
+            // A database that vanished without a word must not end the renewals.
+            let trouble = match timeout(term, renew()).await {
+                Ok(Ok(true)) => None,
+                Ok(Ok(false)) => return Err(LeaseError::Lost(self.node())),
+                Ok(Err(error)) if error.is_unavailable() => Some(error.to_string()),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => Some(format!("the database does not answer within {term:?}")),
+            };
+            match &trouble {
+                None => self.extend(asked + term),
+                Some(error) if !is_away => {
+                    tracing::warn!(
+                        error,
+                        "the lease of the node id cannot be renewed, trying until it can be"
+                    );
+                }
+                Some(_) => {}
+            }
+            if is_away && trouble.is_none() {
+                tracing::info!("the lease of the node id is renewed again");
+            }
+            is_away = trouble.is_some();
+            // The lease counts from when it was asked for: what a slow answer has left of it may be little.
+            if done.run_until_cancelled(sleep_until(asked + term / 3)).await.is_none() {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -88,35 +128,43 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Runs until all is done, and gives the lease back.
     pub(crate) async fn run(self) -> Result<(), LeaseError> {
+        let connection = self.store.connection();
+        let renew = || nodes::renew(connection, &self.lease.row, &self.holder, self.term);
+        tokio::try_join!(self.lease.keep(self.term, &self.done, renew), self.tidy())?;
+        Ok(nodes::release(connection, &self.lease.row, &self.holder).await?)
+    }
+
+    /// As often as the lease is renewed, beside it: what is slow here must not hold up a renewal.
+    async fn tidy(&self) -> Result<(), LeaseError> {
         let mut oldest = None;
+        let mut backoff = Backoff::default();
         loop {
-            let asked = Instant::now();
-            // A database that vanished without a word must not end the renewals.
-            match timeout(self.term, self.step(&mut oldest)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(LeaseError::Store(error))) if error.is_unavailable() => {
-                    tracing::warn!(%error, "the lease of the node id cannot be renewed now");
-                }
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    tracing::warn!(term = ?self.term, "the database does not answer, the lease has run out");
-                }
-            }
-            // The lease counts from when it was asked for: what a slow answer has left of it may be little.
-            if self.done.run_until_cancelled(sleep_until(asked + self.term / 3)).await.is_none() {
-                return Ok(nodes::release(self.store.connection(), &self.lease.row, &self.holder).await?);
+            let trouble = match timeout(self.term, self.step(&mut oldest)).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) if error.is_unavailable() => Some(error.to_string()),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => Some(format!("the database does not answer within {:?}", self.term)),
+            };
+            let goes_on = if let Some(error) = trouble {
+                backoff
+                    .pause(&self.done, "nobody can look for what nodes that are gone have left", &error)
+                    .await
+            } else {
+                backoff.reset();
+                self.done.run_until_cancelled(sleep(self.term / 3)).await.is_some()
+            };
+            if !goes_on {
+                return Ok(());
             }
         }
     }
 
-    /// Renews, takes over, tidies up, and looks for a row that nobody seems to care about.
-    async fn step(&self, oldest: &mut Option<RequestId>) -> Result<(), LeaseError> {
-        let asked = Instant::now();
-        let connection = self.store.connection();
-        if !nodes::renew(connection, &self.lease.row, &self.holder, self.term).await? {
-            return Err(LeaseError::Lost(self.lease.node()));
+    /// Takes over, tidies up, and looks for a row that nobody seems to care about.
+    async fn step(&self, oldest: &mut Option<RequestId>) -> Result<(), StoreError> {
+        if !self.lease.is_valid() {
+            return Ok(());
         }
-        self.lease.extend(asked + self.term);
+        let connection = self.store.connection();
         let taken_over = outbox::take_over(connection, self.lease.node()).await?;
         if taken_over > 0 {
             tracing::info!(requests = taken_over, "took over the outbox of a node that is gone");
@@ -130,5 +178,78 @@ impl Keeper {
             self.gate.look_in_the_table();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::RefCell;
+    use std::future::pending;
+
+    use super::*;
+
+    const TERM: Duration = Duration::from_secs(30);
+
+    /// A lease that runs out at once.
+    pub(crate) fn lease() -> Lease {
+        let (node, at) = (NodeId::try_from(7).unwrap(), DateTime::UNIX_EPOCH);
+        let row = nodes::Lease { node, epoch: 1, not_before: at, expires_at: at };
+        Lease { row, valid_until: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    /// When a database is asked for renewals that takes so many seconds for each answer, and then never answers
+    /// again; and whether the lease is valid at `end`.
+    async fn kept(answers: &[u64], end: u64) -> (Vec<u64>, bool) {
+        let (lease, began, asked) = (lease(), Instant::now(), RefCell::new(Vec::new()));
+        let renew = || {
+            let answer = answers.get(asked.borrow().len());
+            asked.borrow_mut().push(began.elapsed().as_secs());
+            async move {
+                match answer {
+                    Some(&after) => sleep(seconds(after)).await,
+                    None => pending().await,
+                }
+                Ok(true)
+            }
+        };
+        let done = CancellationToken::new();
+        let kept = timeout(seconds(end), lease.keep(TERM, &done, renew)).await;
+        assert!(kept.is_err(), "it goes on");
+        (asked.take(), lease.is_valid())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_three_times_in_a_term() {
+        assert_eq!(kept(&[0; 5], 45).await, (vec![0, 10, 20, 30, 40], true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_late_answer_a_lease_is_renewed_before_it_runs_out() {
+        assert_eq!(kept(&[0, 28, 0], 45).await, (vec![0, 10, 38], true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_counts_from_when_it_was_asked_for() {
+        assert_eq!(kept(&[0, 28], 39).await, (vec![0, 10, 38], true));
+        assert_eq!(kept(&[0, 28], 41).await, (vec![0, 10, 38], false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_does_not_end_the_renewals() {
+        assert_eq!(kept(&[0, 1000, 0], 39).await, (vec![0, 10], false));
+        assert_eq!(kept(&[0, 1000, 0], 45).await, (vec![0, 10, 40], true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_end_when_all_is_done_or_the_lease_is_somebody_elses() {
+        let done = CancellationToken::new();
+        done.cancel();
+        let keep = async |is_ours| lease().keep(TERM, &done, async || Ok(is_ours)).await;
+        assert!(keep(true).await.is_ok());
+        assert!(matches!(keep(false).await, Err(LeaseError::Lost(_))));
     }
 }

@@ -124,7 +124,8 @@ impl Parts {
         let routes = settings.routes.values().map(|route| route.topic.as_str());
         let names: Vec<&str> = routes.chain(topics.all()).collect();
         ensure_topics(&settings.kafka, &names, TOPICS_DEADLINE).await?;
-        let producer = Producer::new(&settings.kafka, meter)?;
+        let name = format!("{}-ingest-producer", settings.kafka.prefix);
+        let producer = Producer::new(&settings.kafka, &name, meter)?;
         let unacknowledged = settings.ingest.unacknowledged.get() as usize;
         let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
         let alarm = Arc::default();

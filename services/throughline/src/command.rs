@@ -8,6 +8,7 @@ use throughline_store::Store;
 use crate::dead_letters::DeadLetters;
 use crate::dev::{self, DevFlags};
 use crate::explain::Explain;
+use crate::purge::Purge;
 
 /// Accepts requests over HTTP, never loses one, and sees each through Kafka to third-party APIs.
 #[derive(Debug, Parser)]
@@ -23,6 +24,8 @@ enum Action {
     Dev(DevFlags),
     /// Bring the database's schema up to date.
     Migrate(ConfigFlags),
+    /// Delete what ended longer ago than `retention` of the configuration says, for good.
+    Purge(Purge),
     /// Tell what became of a request, in order: what happened, what it waits for, what would make it move.
     Explain(Explain),
     /// List, show, replay or purge deliveries that ended without success.
@@ -55,6 +58,7 @@ impl Command {
         match self.action {
             Action::Dev(flags) => dev::run(flags).await,
             Action::Migrate(ConfigFlags { flags }) => migrate(&flags).await,
+            Action::Purge(purge) => purge.run().await,
             Action::Explain(explain) => explain.run().await,
             Action::DeadLetters(dead_letters) => dead_letters.run().await,
             Action::Config(ConfigAction::Check(ConfigFlags { flags })) => {

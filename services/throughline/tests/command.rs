@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use throughline_testkit::{Collector, Ended, Program, eventually};
+use throughline_config::Database;
+use throughline_store::{ConnectionTrait as _, Store};
+use throughline_testkit::{Collector, Ended, Output, Program, eventually, unmeasured};
 
 const THROUGHLINE: &str = env!("CARGO_BIN_EXE_throughline");
 /// For anything that is waited for; the embedded broker alone takes 3 s to form a group.
@@ -321,6 +323,94 @@ async fn migrate_makes_the_schema_and_says_when_there_is_nothing_to_do() {
     assert!(first.status.success() && first.output.text().contains("applied"), "{:?}", first.output);
     let second = run(&folder, &["migrate"]).await;
     assert_eq!(second.output.text(), "The schema is up to date.");
+}
+
+const STORED: &str = "
+    database: {url: 'sqlite://stored.db'}
+    kafka: {bootstrap_servers: 'localhost:1'}
+    routes: {one: {path: /one, topic: one, destinations: [three]}}
+    destinations: {three: {url: 'http://localhost/three'}}
+    retention: {delivered: 1h, dead: 9years}";
+
+/// A database with requests of 2025, from 1 to `last`; the first one's delivery has not ended, the second one's is dead,
+/// all others are delivered.
+async fn stored(folder: &TempDir, last: u32) -> Store {
+    assert!(run(folder, &["migrate"]).await.status.success());
+    let url = format!("sqlite://{}", folder.path().join("stored.db").display());
+    let settings = Database { url: url.as_str().into(), ..Database::default() };
+    let store = Store::connect(&settings, &unmeasured()).await.unwrap();
+    let numbers =
+        format!("WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < {last})");
+    let time = "'2025-01-01T00:00:00.000000+00:00'";
+    for sql in [
+        format!(
+            "{numbers} INSERT INTO requests (id, route, body, content_type, headers, accepted_at) \
+             SELECT id, 'one', x'7b7d', 'application/json', '[]', {time} FROM n"
+        ),
+        format!(
+            "{numbers} INSERT INTO deliveries (request_id, destination, state, attempts, since, due_at, reason, \
+             updated_at) SELECT id, 'three', CASE id WHEN 1 THEN 'pending' WHEN 2 THEN 'dead' ELSE 'delivered' END, \
+             1, {time}, CASE id WHEN 1 THEN {time} END, CASE id WHEN 2 THEN 'rejected' END, {time} FROM n"
+        ),
+        format!(
+            "{numbers} INSERT INTO attempts (request_id, destination, number, started_at, duration_ms, outcome) \
+             SELECT id, 'three', 1, {time}, 1, 'delivered' FROM n"
+        ),
+    ] {
+        store.connection().execute_unprepared(&sql).await.unwrap();
+    }
+    store
+}
+
+#[tokio::test]
+async fn purge_deletes_what_ended_long_ago_and_says_how_much_it_was() {
+    let folder = folder(STORED);
+    stored(&folder, 5).await.close().await;
+    let purge = async |arguments: &[&str]| {
+        let ended = run(&folder, &[&["purge"], arguments].concat()).await;
+        assert_eq!(ended.status.code(), Some(0), "{:?}", ended.output);
+        ended.output.lines()
+    };
+    let lines = purge(&["--dry-run"]).await;
+    assert!(lines[0].starts_with("old is what was delivered or cancelled before 20"), "{lines:?}");
+    let oldest = "oldest request: 00000000000000000001, of 2024-01-01 00:00:00 UTC";
+    assert_eq!(lines[1..], ["would be purged: requests: 3, deliveries: 3, attempts: 3", oldest]);
+    for requests in [3, 0] {
+        let purged = format!(
+            "purged: requests: {requests}, deliveries: {requests}, attempts: {requests}, \
+             expired idempotency keys: 0, replays: 0"
+        );
+        assert_eq!(purge(&[]).await[1..], [purged.as_str(), oldest]);
+    }
+}
+
+#[tokio::test]
+async fn a_purge_that_is_told_to_stop_says_how_far_it_came_and_the_next_one_goes_on() {
+    let folder = folder(STORED);
+    let store = stored(&folder, 5002).await;
+    let requests = |output: &Output| {
+        let line = output.lines().into_iter().find(|line| line.starts_with("purged: "));
+        let line = line.unwrap_or_else(|| panic!("{output:?}"));
+        line.split(&[' ', ',']).nth(2).unwrap().parse::<u32>().unwrap()
+    };
+    // As long as somebody else writes, it does not begin.
+    let writing = store.begin().await.unwrap();
+    let purge = throughline(&folder, &["purge"]);
+    let output = purge.output().clone();
+    eventually("the first line", DEADLINE, async || {
+        anyhow::ensure!(output.text().starts_with("old is"), "{output:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let (ended, ()) = tokio::join!(purge.terminate(), async { writing.commit().await.unwrap() });
+    let ended = ended.unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{:?}", ended.output);
+    assert!(ended.output.text().contains("interrupted before all was done"), "{:?}", ended.output);
+    let next = run(&folder, &["purge"]).await;
+    assert!(next.status.success(), "{:?}", next.output);
+    assert_eq!(requests(&ended.output) + requests(&next.output), 5000);
+    assert!(requests(&next.output) > 0, "{:?}", next.output);
 }
 
 #[tokio::test]

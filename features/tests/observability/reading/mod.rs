@@ -14,12 +14,7 @@ use crate::scene::Scene;
 use crate::script::Played;
 
 /// All that is wrong.
-pub(crate) async fn read(
-    backends: &Backends,
-    scene: &Scene,
-    played: &Played,
-    unseen: usize,
-) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn read(backends: &Backends, scene: &Scene, played: &Played, unseen: usize) -> Vec<String> {
     let time = || Time { from: scene.began, to: Clock::system().now() };
     let mut wrong = Vec::new();
     say("Prometheus: what was dropped, and which alerts fire");
@@ -29,8 +24,11 @@ pub(crate) async fn read(
     say("Loki: the lines of a request");
     wrong.extend(logs::read(backends, scene, played, time).await);
     say("all: every query of every panel, variable, data source, rule and alert");
-    wrong.extend(queries::read(backends, scene, played, time).await?);
+    match queries::read(backends, scene, played, time).await {
+        Ok(found) => wrong.extend(found),
+        Err(error) => wrong.push(format!("{error:#}")),
+    }
     say("Prometheus: traces to its graphs");
     wrong.extend(exemplars::read(backends, time).await);
-    Ok(wrong)
+    wrong
 }

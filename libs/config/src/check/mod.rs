@@ -3,21 +3,24 @@
 mod clients;
 mod destinations;
 mod links;
+mod production;
 mod resilience;
 mod routes;
 
 use std::collections::BTreeSet;
 
+use crate::environment::Environment;
 use crate::path::Path;
 use crate::problems::Finding;
 use crate::settings::{Database, Kafka, Settings};
 
 /// All of it. Names of routes and destinations are given apart, since of those whose form is not sound
-/// nothing else is left.
+/// nothing else is left; and the environment, where the database's driver looks too.
 pub(crate) fn check(
     settings: &Settings,
     routes: &BTreeSet<&str>,
     destinations: &BTreeSet<&str>,
+    environment: &Environment,
 ) -> Vec<Finding> {
     let mut findings = Findings::default();
     check_kafka(&settings.kafka, &mut findings);
@@ -27,6 +30,7 @@ pub(crate) fn check(
     destinations::check(&settings.destinations, &mut findings);
     clients::check(&settings.clients, routes, &mut findings);
     links::check(&settings.links, &mut findings);
+    production::check(settings, environment, &mut findings);
     findings.0
 }
 

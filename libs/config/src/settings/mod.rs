@@ -6,6 +6,7 @@ mod destination;
 mod kafka;
 mod links;
 mod resilience;
+mod retention;
 mod route;
 
 use std::collections::BTreeMap;
@@ -25,12 +26,16 @@ pub use self::destination::{Credentials, Destination, OAuth2};
 pub use self::kafka::{Compression, Kafka, Topics};
 pub use self::links::Links;
 pub use self::resilience::{Breaker, Limits, Retry, StatusMeaning};
+pub use self::retention::Retention;
 pub use self::route::{AfterFailure, Route, SchemaSource};
 
 /// The whole configuration: both services read the same file.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// Where this runs, such as `production`: there, passwords that everybody knows are refused. Telemetry says it
+    /// as `deployment.environment.name`, unless `OTEL_RESOURCE_ATTRIBUTES` does. Default none.
+    pub environment: Option<String>,
     /// Ingest's HTTP server.
     pub http: Http,
     /// Who may call ingest, by name. Without any, everybody may.
@@ -47,6 +52,8 @@ pub struct Settings {
     pub routes: BTreeMap<String, Route>,
     /// Third-party APIs, by name.
     pub destinations: BTreeMap<String, Destination>,
+    /// How long what has ended is kept.
+    pub retention: Retention,
     /// Where other tools show more of a request.
     pub links: Links,
     /// How long a shut-down may take before it is forced. Default 25 s.
@@ -57,6 +64,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            environment: None,
             http: Http::default(),
             clients: BTreeMap::new(),
             database: Database::default(),
@@ -65,6 +73,7 @@ impl Default for Settings {
             dispatch: Dispatch::default(),
             routes: BTreeMap::new(),
             destinations: BTreeMap::new(),
+            retention: Retention::default(),
             links: Links::default(),
             // Orchestrators commonly kill after 30 s.
             shutdown_deadline: Duration::from_secs(25),

@@ -27,6 +27,8 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(settings.ingest.patience, Duration::from_mins(15));
     assert_eq!(settings.dispatch.address.to_string(), "0.0.0.0:8098");
     assert_eq!(settings.dispatch.concurrency.get(), 256);
+    assert_eq!(settings.retention.delivered, Duration::from_hours(30 * 24));
+    assert_eq!(settings.retention.dead, Duration::from_hours(90 * 24));
     assert_eq!(settings.shutdown_deadline, Duration::from_secs(25));
     assert!(settings.clients.is_empty());
     assert_eq!(settings.routes["one"].rate, None);
@@ -78,6 +80,7 @@ destinations:
       audience: them
       parameters: {resource: urn:x}
       timeout: 3s
+retention: {delivered: 36h, dead: 1year}
 shutdown_deadline: 1min
 ",
     )
@@ -88,6 +91,8 @@ shutdown_deadline: 1min
     assert_eq!(settings.kafka.properties["socket.timeout.ms"].expose(), "30000");
     assert_eq!(settings.kafka.properties["enable.sparse.connections"].expose(), "false");
     assert_eq!(settings.ingest.node_id, Some(1023));
+    assert_eq!(settings.retention.delivered, Duration::from_hours(36));
+    assert!(settings.retention.dead > Duration::from_hours(365 * 24));
     let shop = &settings.clients["shop"];
     assert_eq!((shop.key.expose(), shop.manage), ("s3cret-s3cret-s3cret", true));
     assert_eq!(shop.routes.as_deref(), Some(&["one".to_owned()][..]));

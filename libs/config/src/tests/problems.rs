@@ -330,6 +330,18 @@ fn names_that_kafka_gets_are_legal() {
 }
 
 #[test]
+fn what_has_ended_is_kept_for_a_time() {
+    let expected = "expected a duration above zero, such as `500ms`, `30s` or `1h 30m`";
+    assert_problems(
+        &Case::over("retention: {delivered: 0s, dead: 30}"),
+        &[
+            &format!("retention.delivered: {expected}; found \"0s\"  [throughline.yaml]"),
+            &format!("retention.dead: {expected}; found 30 (put quotes round it)  [throughline.yaml]"),
+        ],
+    );
+}
+
+#[test]
 fn durations_that_no_clock_can_be_advanced_by_are_refused() {
     assert_eq!(Case::over("ingest: {patience: 11years}").problems().len(), 1);
     Case::over("ingest: {patience: 9years}").loaded();
@@ -365,4 +377,101 @@ destinations:
     let text = format!("{problems} {problems:?}");
     assert!(!text.contains("1234567"), "{text}");
     assert!(!text.contains("hunter2@"), "{text}");
+}
+
+/// What is wrong with a password, each time.
+const KNOWN: &str = "has a password that everybody knows; `environment: production` wants one of your own";
+
+#[test]
+fn passwords_that_everybody_knows_are_refused_in_production() {
+    let text = "
+database: {url: 'postgres://throughline:throughline@postgres/throughline'}
+kafka:
+  bootstrap_servers: kafka:9092
+  properties: {sasl.password: changeme}
+routes:
+  one: {path: /one, topic: one, destinations: [three]}
+destinations:
+  three:
+    url: http://localhost/three
+    oauth2: {token_url: http://localhost/token, client_id: me, client_secret: development}
+";
+    let with = |environment| Case::file(text).environment(&[("THROUGHLINE_ENVIRONMENT", environment)]);
+    with("staging").loaded();
+    let message = format!("{KNOWN}  [throughline.yaml]");
+    assert_problems(
+        &with("production"),
+        &[
+            &format!("database.url: {message}"),
+            &format!("destinations.three.oauth2.client_secret: {message}"),
+            &format!("kafka.properties.\"sasl.password\": {message}"),
+        ],
+    );
+}
+
+fn in_production(text: &str, variables: &[(&str, &str)]) -> Case {
+    let environment = [&[("THROUGHLINE_ENVIRONMENT", "production")], variables].concat();
+    Case::over(text).environment(&environment)
+}
+
+#[test]
+fn production_is_production_in_capitals_too() {
+    let text = "database: {url: 'postgres://me:changeme@h/d'}";
+    for environment in ["production", "Production", "PRODUCTION"] {
+        let case = Case::over(text).environment(&[("THROUGHLINE_ENVIRONMENT", environment)]);
+        assert_eq!(case.problems(), [format!("database.url: {KNOWN}  [throughline.yaml]")], "{environment}");
+    }
+}
+
+#[test]
+fn known_passwords_are_seen_wherever_a_url_has_them() {
+    for url in [
+        "postgres://me:%63hangem%65@h/d",
+        "postgres://h/d?user=me&password=throughline",
+        "postgresql://me:s3cret-of-ours@h/d?password=%74hroughline",
+        "postgres://h/d?password=s3cret-of-ours&password=throughline",
+    ] {
+        let problems = in_production(&format!("database: {{url: '{url}'}}"), &[]).problems();
+        assert_eq!(problems, [format!("database.url: {KNOWN}  [throughline.yaml]")], "{url}");
+    }
+    for url in ["postgres://me:changeme@h/d?password=s3cret-of-ours", "postgres://changeme:changemf@h/d"] {
+        in_production(&format!("database: {{url: '{url}'}}"), &[]).loaded();
+    }
+}
+
+#[test]
+fn a_url_without_a_password_is_held_against_that_of_the_environment() {
+    let with =
+        |url, password| in_production(&format!("database: {{url: '{url}'}}"), &[("PGPASSWORD", password)]);
+    for url in ["postgres://me@h/d", "postgresql://h/d", "postgres://me:@h/d"] {
+        assert_problems(
+            &with(url, "throughline"),
+            &[
+                "database.url: has no password, and PGPASSWORD in the environment is one that everybody knows; \
+               `environment: production` wants one of your own  [throughline.yaml]",
+            ],
+        );
+        with(url, "s3cret-of-ours").loaded();
+    }
+    for url in
+        ["postgres://me:s3cret-of-ours@h/d", "postgres://me@h/d?password=s3cret-of-ours", "sqlite://x.db"]
+    {
+        with(url, "throughline").loaded();
+    }
+}
+
+#[test]
+fn known_passwords_in_headers_are_refused_and_other_headers_say_what_they_like() {
+    let case = in_production(
+        "destinations: {three: {url: 'https://h', headers: {Authorization: Bearer changeme, X-Api-Key: secret, \
+         User-Agent: throughline, X-Stage: development, Proxy-Authorization: Bearer s3cret-of-ours}}}",
+        &[],
+    );
+    assert_problems(
+        &case,
+        &[
+            &format!("destinations.three.headers.Authorization: {KNOWN}  [throughline.yaml]"),
+            &format!("destinations.three.headers.X-Api-Key: {KNOWN}  [throughline.yaml]"),
+        ],
+    );
 }

@@ -63,6 +63,9 @@ fn secrets_are_masked_and_every_value_has_its_origin() {
         "    filter: \"# a comment\\n{id: $id}\\n\"  # throughline.yaml",
         "      client_id: \"7\"  # throughline.yaml",
         "      client_secret: \"***\"  # throughline.yaml {file: secret}",
+        "  idempotency_window: 1day  # default",
+        "  delivered: 30days  # default",
+        "  dead: 90days  # default",
         "shutdown_deadline: 25s  # default",
     ] {
         assert!(lines.iter().any(|other| other == line), "{line}\n\n{text}");
@@ -73,7 +76,9 @@ fn secrets_are_masked_and_every_value_has_its_origin() {
 
 #[test]
 fn what_is_shown_is_yaml_that_can_be_read() {
-    let case = Case::over("ingest: {idempotency_window: 36h}\nhttp: {body_limit: 1000001}");
+    let case = Case::over(
+        "ingest: {idempotency_window: 36h}\nretention: {delivered: 7d, dead: 1000d}\nhttp: {body_limit: 1000001}",
+    );
     let first = case.loaded();
     let second = Case::file(&first.show()).loaded();
     assert_eq!(format!("{:?}", first.settings), format!("{:?}", second.settings));

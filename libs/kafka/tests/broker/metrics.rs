@@ -163,7 +163,7 @@ async fn librdkafka_tells_of_its_queue_and_of_brokers() {
     let broker = talkative(Broker::embedded("measured-vitals", 1));
     let producer = broker.producer();
     producer.send(&broker.record(None, "x")).await.unwrap();
-    let client = [("messaging.client.id", "throughline")];
+    let client = [("messaging.client.id", "a producer")];
     let of_broker = [client[0], ("messaging.kafka.broker.id", "1")];
     let value = |name, attributes: &[_]| broker.measured.value(name, attributes).map(|value| value.0);
     until("a round trip", || {

@@ -39,7 +39,7 @@ fn a_record_goes_there_and_back_by_tls_with_a_password() {
                 headers: Vec::new(),
                 payload: mechanism.as_bytes().into(),
             };
-            Producer::new(&settings, &unmeasured()).unwrap().send(&record).await.unwrap();
+            Producer::new(&settings, "test", &unmeasured()).unwrap().send(&record).await.unwrap();
             let mut consumer = Consumer::subscribe(&settings, "group", &[&topic], 1, &unmeasured()).unwrap();
             let received = next(&mut consumer).await;
             assert_eq!(received.record.payload, record.payload);
@@ -57,7 +57,7 @@ fn a_certificate_authority_is_taken_from_a_file_too() {
         let mut settings = broker.settings("PLAIN");
         settings.properties.remove("ssl.ca.pem");
         settings.properties.insert("ssl.ca.location".to_owned(), secret(&file.path().display().to_string()));
-        Producer::new(&settings, &unmeasured()).unwrap().probe(SOON).await.unwrap();
+        Producer::new(&settings, "test", &unmeasured()).unwrap().probe(SOON).await.unwrap();
     });
 }
 
@@ -106,8 +106,11 @@ async fn refused(settings: &Kafka, kind: impl Fn(&KafkaError) -> bool) -> String
     let start = tokio::time::timeout(AT_ONCE, ensure_topics(settings, &["any"], SOON));
     let error = start.await.expect("an answer at once").unwrap_err();
     assert!(kind(&error), "{error:?}");
-    let probed =
-        Producer::new(settings, &unmeasured()).unwrap().probe(Duration::from_secs(3)).await.unwrap_err();
+    let probed = Producer::new(settings, "test", &unmeasured())
+        .unwrap()
+        .probe(Duration::from_secs(3))
+        .await
+        .unwrap_err();
     assert!(kind(&probed), "{probed:?}");
     let line = error.to_string();
     assert_eq!(line.lines().count(), 1, "{line}");

@@ -48,7 +48,7 @@ impl Broker {
     }
 
     pub(crate) fn producer(&self) -> Producer {
-        Producer::new(&self.settings, &self.measured.meter()).unwrap()
+        Producer::new(&self.settings, "a producer", &self.measured.meter()).unwrap()
     }
 
     /// A member of the test's group.

@@ -18,9 +18,10 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend};
 use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Outcome};
 use throughline_store::dead_letters::{self, Filter};
+use throughline_store::retention::Cutoff;
 use throughline_store::{
     Due, NewRequest, Refusal, Store, deliveries, holds, idempotency, nodes, outbox, outcomes, replays,
-    requests,
+    requests, retention,
 };
 
 use crate::databases::{Db, on_postgres, on_sqlite};
@@ -38,7 +39,8 @@ const STATEMENTS: usize = 40;
 
 /// Where the requests of each kind begin.
 const PLANNED: i64 = HELD;
-const SILENT: i64 = PLANNED + OTHERS;
+const KEY_BUSY: i64 = PLANNED + OTHERS;
+const SILENT: i64 = KEY_BUSY + OTHERS;
 const DEAD: i64 = SILENT + OTHERS;
 const DELIVERED: i64 = DEAD + OTHERS;
 const IN_LANE: i64 = DELIVERED + OTHERS;
@@ -63,9 +65,10 @@ const fn kind(from: i64, to: i64) -> Kind {
     Kind { from, to, state: "pending", is_due: true, is_published: false, deferred_by, lane, reason }
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind { deferred_by: "'breaker_open'", ..kind(0, PLANNED) },
-    kind(PLANNED, SILENT),
+    kind(PLANNED, KEY_BUSY),
+    Kind { deferred_by: "'key_busy'", ..kind(KEY_BUSY, SILENT) },
     Kind { is_published: true, ..kind(SILENT, DEAD) },
     Kind { state: "dead", is_due: false, reason: "'rejected'", ..kind(DEAD, DELIVERED) },
     Kind { state: "delivered", is_due: false, ..kind(DELIVERED, IN_LANE) },
@@ -108,6 +111,15 @@ async fn fill(store: &Store) {
     connection.execute_unprepared(&attempts).await.unwrap();
     let ids = format!("SELECT id, 1 FROM requests WHERE id >= {UNPUBLISHED}");
     connection.execute_unprepared(&format!("INSERT INTO outbox (request_id, node_id) {ids}")).await.unwrap();
+    // Of what was delivered, each has its key.
+    let hash =
+        if connection.get_database_backend() == DbBackend::Sqlite { "zeroblob(32)" } else { "sha256('')" };
+    let keys = format!(
+        "INSERT INTO idempotency_keys (route, key, request_id, fingerprint, expires_at) \
+         SELECT route, CAST(id AS text), id, {hash}, {begin} FROM requests \
+         WHERE id >= {DELIVERED} AND id < {IN_LANE}"
+    );
+    connection.execute_unprepared(&keys).await.unwrap();
     let hold = format!("INSERT INTO holds (destination, allowance, next_at) VALUES ('three', 1, {begin})");
     connection.execute_unprepared(&hold).await.unwrap();
     connection.execute_unprepared("ANALYZE").await.unwrap();
@@ -217,6 +229,22 @@ async fn manage(store: &Store) {
     transaction.commit().await.unwrap();
 }
 
+/// Among very many that are kept, and from the midst of those that go.
+async fn purge(store: &Store) {
+    let connection = store.connection();
+    let cutoff = Cutoff { delivered_before: at(1), dead_before: at(1), now: at(1) };
+    let rate = (NonZeroU32::MIN, Duration::from_secs(1));
+    let other = Filter { destination: Some("four".to_owned()), ..Filter::default() };
+    replays::begin(connection, &other, rate, at(3000)).await.unwrap();
+    for (after, old) in [(0, 0), (DEAD + OTHERS / 4, 500), (DELIVERED + OTHERS / 2, 500)] {
+        let counted = retention::count(connection, &cutoff, Some(id(after))).await.unwrap();
+        let purged = retention::purge(store, &cutoff, Some(id(after))).await.unwrap();
+        assert_eq!((counted, purged.purged.requests), (purged, old));
+    }
+    retention::oldest(connection).await.unwrap();
+    replays::purge(connection, at(1)).await.unwrap();
+}
+
 async fn nothing_is_read_whole(db: Db) {
     fill(&db.store).await;
     statements::listen();
@@ -225,6 +253,7 @@ async fn nothing_is_read_whole(db: Db) {
     release(&db.store).await;
     hear(&db.store).await;
     manage(&db.store).await;
+    purge(&db.store).await;
     let plans = statements::explain(&db, statements::end()).await;
     assert!(plans.len() >= STATEMENTS, "{} statements", plans.len());
     let wrong = plans.iter().filter(|plan| plan.reads_all());

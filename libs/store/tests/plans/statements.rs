@@ -119,7 +119,8 @@ async fn sqlite(url: &str, heard: Vec<(String, Duration)>) -> Vec<Plan> {
 }
 
 /// Those that grow with all that was ever accepted, and what stands for them in statements.
-const LARGE: [&str; 8] = ["deliveries", "requests", "attempts", "d", "q", "a", "l", "other"];
+const LARGE: [&str; 10] =
+    ["deliveries", "requests", "attempts", "idempotency_keys", "d", "q", "a", "l", "k", "other"];
 
 impl Plan {
     /// Whether it reads a large table, or one of its indexes, from end to end.
@@ -142,7 +143,7 @@ fn reads_all_of_sqlite(line: &str) -> bool {
 
 fn reads_all_of_postgres(before: &str, line: &str, after: &str) -> bool {
     let Some((how, of)) = line.split_once("Scan ") else { return false };
-    let is_large = LARGE[..3].iter().any(|table| of.contains(table));
+    let is_large = LARGE[..4].iter().any(|table| of.contains(table));
     let takes_the_first =
         ["Limit", "LockRows"].iter().any(|node| before.trim_start_matches("->").contains(node));
     let by_index = how.contains("Index") && (after.contains("Index Cond") || takes_the_first);

@@ -8,14 +8,17 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use throughline_messages::{AttemptReport, DeferralCause, Outcome};
 use throughline_snowflake::RequestId;
 use throughline_store::dead_letters::{self, Filter, Replayed};
+use throughline_store::deliveries::Claim;
 use throughline_store::idempotency::{self, Verdict};
 use throughline_store::{
     DeliveryState, Due, NewRequest, Store, Transaction, deliveries, holds, nodes, outcomes, replays, requests,
 };
 
 use crate::databases::{Db, on_postgres};
-use crate::fixtures::{at, deferred, delivery, node, publish, rejected, report, request};
+use crate::deliveries::refusal;
+use crate::fixtures::{at, deferred, delivery, id, node, publish, rejected, report, request, retry};
 use crate::idempotency::claim;
+use crate::retention;
 
 /// Claims keys and inserts what is new, as ingest does; says whose request each key stands for.
 async fn write(store: &Store, keys: &[i64], offset: i64) -> BTreeMap<i64, RequestId> {
@@ -153,8 +156,14 @@ fn a_recorder_decides_on_what_another_one_left() {
 }
 
 async fn somebody_waits_for_a_lock(store: &Store) {
-    let sql =
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    so_many_wait_for_a_lock(store, 1).await;
+}
+
+async fn so_many_wait_for_a_lock(store: &Store, waiting: u32) {
+    let sql = format!(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+         HAVING count(*) >= {waiting}"
+    );
     let waiting = Statement::from_string(DbBackend::Postgres, sql);
     while store.connection().query_one_raw(waiting.clone()).await.unwrap().is_none() {}
 }
@@ -179,6 +188,65 @@ fn who_joins_a_lane_while_the_one_before_it_ends_does_not_wait_for_ever() {
         });
 
         assert_eq!(delivery(&db.store, 2).await.deferred_by, None);
+    });
+}
+
+/// Two of a lane, of which the first is due at 10; and a transaction that keeps everybody from changing the lane.
+async fn a_lane_that_nobody_may_enter(db: &Db) -> Transaction {
+    let in_lane = |number: i64| NewRequest { lane: Some("a".to_owned()), ..request(number) };
+    publish(&db.store, &[in_lane(1), in_lane(2)]).await;
+    record(&db.store, &[report(1, 1, retry(Some(10)))]).await;
+    let joining = db.store.begin().await.unwrap();
+    requests::insert(&joining, node(1), &[in_lane(3)]).await.unwrap();
+    joining
+}
+
+async fn claim_planned(store: &Store) -> Claim {
+    let mut claim = deliveries::claim_due(store, Due::Planned, at(10), 9).await.unwrap();
+    let claimed: Vec<_> = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
+    assert_eq!(claimed, [1]);
+    claim
+}
+
+/// One replica's broker refuses it; before that is noted, another replica claims it, and its broker takes it.
+#[test]
+fn what_another_replica_has_published_is_not_ended_by_a_refusal() {
+    on_postgres(async |db: Db| {
+        let joining = a_lane_that_nobody_may_enter(&db).await;
+        let claim = claim_planned(&db.store).await;
+        let refused = [refusal(1, Some("three"))];
+        let (ended, ()) = tokio::join!(claim.published(&[], &refused, at(11), at(50)), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            let other = claim_planned(&db.store).await;
+            let published = [(id(1), "three".to_owned())];
+            other.published(&published, &[], at(12), at(912)).await.unwrap();
+            joining.commit().await.unwrap();
+        });
+        assert_eq!(ended.unwrap(), []);
+        let delivery = delivery(&db.store, 1).await;
+        assert_eq!((delivery.state, delivery.due_at), (DeliveryState::Retrying, Some(at(912))));
+    });
+}
+
+#[test]
+fn what_the_brokers_of_two_replicas_refuse_ends_once_and_its_lane_goes_on() {
+    on_postgres(async |db: Db| {
+        let joining = a_lane_that_nobody_may_enter(&db).await;
+        let claim = claim_planned(&db.store).await;
+        let refused = [refusal(1, Some("three"))];
+        let (one, other) = tokio::join!(claim.published(&[], &refused, at(11), at(50)), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            let other = claim_planned(&db.store).await;
+            let other = other.published(&[], &refused, at(12), at(50));
+            tokio::join!(other, async {
+                so_many_wait_for_a_lock(&db.store, 2).await;
+                joining.commit().await.unwrap();
+            })
+            .0
+        });
+        assert_eq!(one.unwrap().len() + other.unwrap().len(), 1, "it is counted once");
+        assert_eq!(delivery(&db.store, 1).await.reason.as_deref(), Some("unpublishable"));
+        assert_eq!(delivery(&db.store, 2).await.deferred_by, None, "its turn has come");
     });
 }
 
@@ -311,5 +379,100 @@ fn what_turns_out_to_be_delivered_while_it_is_to_be_replayed_is_left_alone() {
         });
         assert_eq!(revived.unwrap(), 0);
         assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
+    });
+}
+
+pub(crate) async fn two_who_purge_at_once_delete_each_request_once(db: Db) {
+    dead(&db.store, 1200).await;
+    let (one, other) = tokio::join!(retention::purge(&db.store), retention::purge(&db.store));
+    assert_eq!((one.requests + other.requests, one.attempts + other.attempts), (1200, 1200));
+    assert_eq!(count(&db.store, "true").await, 0);
+}
+
+pub(crate) async fn the_dead_that_come_back_while_they_are_purged_are_either_gone_or_on_their_way(db: Db) {
+    dead(&db.store, 400).await;
+    let replay = async {
+        let mut revived = 0;
+        for number in (1..=400).rev() {
+            let transaction = db.store.begin().await.unwrap();
+            let id = RequestId::from_i64(number).unwrap();
+            let replayed = dead_letters::replay(&transaction, id, "three", at(9)).await.unwrap();
+            transaction.commit().await.unwrap();
+            match replayed {
+                Replayed::Yes => revived += 1,
+                Replayed::Unknown => return revived,
+                Replayed::NotDead => panic!("nobody else replays"),
+            }
+        }
+        revived
+    };
+    // A batch deletes what is dead when it looks; so it looks before all have come back.
+    let (revived, purged) = tokio::join!(replay, async {
+        while count(&db.store, "state = 'pending'").await == 0 {}
+        retention::purge(&db.store).await
+    });
+    assert!(purged.requests > 0, "all had come back");
+    assert_eq!(count(&db.store, "state = 'pending'").await, revived);
+    assert_eq!(u64::try_from(revived).unwrap() + purged.requests, 400);
+}
+
+#[test]
+fn who_purges_waits_for_nobody() {
+    on_postgres(async |db: Db| {
+        dead(&db.store, 3).await;
+        let replaying = db.store.begin().await.unwrap();
+        let second = RequestId::from_i64(2).unwrap();
+        dead_letters::replay(&replaying, second, "three", at(9)).await.unwrap();
+        // To a destination that the request did not have: it keeps the request from going, not its deliveries.
+        let recording = db.store.begin().await.unwrap();
+        let elsewhere = AttemptReport { destination: "four".to_owned(), ..report(3, 1, Outcome::Delivered) };
+        outcomes::record(&recording, &[elsewhere], at(5)).await.unwrap();
+
+        assert_eq!(retention::purge(&db.store).await.requests, 1);
+        replaying.commit().await.unwrap();
+        recording.commit().await.unwrap();
+        assert_eq!(delivery(&db.store, 2).await.state, DeliveryState::Pending);
+        let purged = retention::purge(&db.store).await;
+        assert_eq!((purged.requests, purged.deliveries), (1, 2), "the third one, now that it is free");
+    });
+}
+
+#[test]
+fn what_comes_back_between_a_look_and_the_lock_is_kept() {
+    on_postgres(async |db: Db| {
+        dead(&db.store, 2).await;
+        let replaying = db.store.begin().await.unwrap();
+        // Lets others look, and lock nothing.
+        replaying.execute_unprepared("LOCK TABLE requests IN EXCLUSIVE MODE").await.unwrap();
+        let (purged, ()) = tokio::join!(retention::purge(&db.store), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            let first = RequestId::from_i64(1).unwrap();
+            dead_letters::replay(&replaying, first, "three", at(9)).await.unwrap();
+            replaying.commit().await.unwrap();
+        });
+        assert_eq!(purged.requests, 1);
+        assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Pending);
+    });
+}
+
+/// The recorder takes the reports of its batch one by one then.
+#[test]
+fn a_report_of_a_new_destination_that_meets_a_purge_is_refused_and_then_one_of_an_unknown_request() {
+    on_postgres(async |db: Db| {
+        dead(&db.store, 1).await;
+        let elsewhere =
+            [AttemptReport { destination: "four".to_owned(), ..report(1, 1, Outcome::Delivered) }];
+        let record = async || {
+            let transaction = db.store.begin().await.unwrap();
+            outcomes::record(&transaction, &elsewhere, at(9)).await
+        };
+        let purging = db.store.begin().await.unwrap();
+        purging.execute_unprepared("DELETE FROM requests").await.unwrap();
+        let (refused, ()) = tokio::join!(record(), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            purging.commit().await.unwrap();
+        });
+        assert!(refused.unwrap_err().is_about_data());
+        assert_eq!(record().await.unwrap().unknown, [elsewhere[0].request_id]);
     });
 }

@@ -3,7 +3,7 @@ use throughline_store::holds::Release;
 use throughline_store::{Due, Store, deliveries, holds};
 
 use crate::databases::Db;
-use crate::fixtures::{at, deferred, id, publish, report, request, retry};
+use crate::fixtures::{at, deferred, delivery, id, publish, report, request, retry};
 use crate::outcomes::record;
 
 const NOTHING: [i64; 0] = [];
@@ -81,16 +81,41 @@ pub(crate) async fn a_busy_key_waits_for_its_time_and_says_nothing_of_its_destin
     assert_eq!(sweep(&db.store, 10).await, [1]);
     publish(&db.store, &[request(4)]).await;
     record(&db.store, &[put_off(4, 9, DeferralCause::KeyBusy, 12)], 10).await;
+    let waits = delivery(&db.store, 4).await;
+    assert_eq!((waits.deferred_by.as_deref(), waits.due_at), (Some("key_busy"), Some(at(12))));
     assert_eq!(sweep(&db.store, 11).await, [2], "nothing was heard of the first probe");
     assert_eq!(sweep(&db.store, 12).await, [3, 4]);
+    let published = delivery(&db.store, 4).await;
+    assert_eq!((published.deferred_by, published.published_at), (None, Some(at(12))));
+}
+
+pub(crate) async fn a_busy_key_goes_on_by_itself_and_takes_no_place_among_those_that_are_held(db: Db) {
+    publish(&db.store, &[request(9)]).await;
+    record(&db.store, &[put_off(9, 1, DeferralCause::KeyBusy, 8)], 5).await;
+    assert_eq!(next(&db.store).await, None, "no hold has begun");
+    assert_eq!(deliveries::next_due(db.store.connection()).await.unwrap(), Some(at(8)));
+    waiting(&db.store, 2, DeferralCause::BreakerOpen).await;
+    assert_eq!(sweep(&db.store, 8).await, [9]);
+    // Again, and it is overdue for longer than those that are held.
+    record(&db.store, &[put_off(9, 8, DeferralCause::KeyBusy, 9)], 8).await;
+    assert_eq!(holds::release(&db.store, at(10)).await.unwrap(), 1);
+    assert_eq!(delivery(&db.store, 1).await.deferred_by, None, "it is the probe");
+    assert_eq!(sweep(&db.store, 10).await, [9, 1]);
+    // The hold ends with the last one that it holds, though a busy key waits.
+    record(&db.store, &[put_off(9, 10, DeferralCause::KeyBusy, 99)], 10).await;
+    assert_eq!(sweep(&db.store, 11).await, [2]);
+    assert_eq!(next(&db.store).await, None);
+}
+
+async fn next(store: &Store) -> Option<Release> {
+    holds::next(store.connection(), "three").await.unwrap()
 }
 
 pub(crate) async fn a_hold_says_when_it_lets_how_many_go(db: Db) {
-    let next = async || holds::next(db.store.connection(), "three").await.unwrap();
-    assert_eq!(next().await, None);
+    assert_eq!(next(&db.store).await, None);
     waiting(&db.store, 3, DeferralCause::BreakerOpen).await;
-    assert_eq!(next().await, Some(Release { at: at(10), count: 1 }));
+    assert_eq!(next(&db.store).await, Some(Release { at: at(10), count: 1 }));
     assert_eq!(sweep(&db.store, 10).await, [1]);
     record(&db.store, &[report(1, 1, Outcome::Delivered)], 10).await;
-    assert_eq!(next().await, Some(Release { at: at(11), count: 2 }));
+    assert_eq!(next(&db.store).await, Some(Release { at: at(11), count: 2 }));
 }

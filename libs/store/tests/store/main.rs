@@ -17,6 +17,7 @@ mod nodes;
 mod outbox;
 mod outcomes;
 mod requests;
+mod retention;
 mod schema;
 mod tls;
 
@@ -114,7 +115,17 @@ on_both_databases! {
         a_hold_ends_when_nothing_waits_behind_it,
         a_hold_holds_no_other_destination,
         a_busy_key_waits_for_its_time_and_says_nothing_of_its_destination,
+        a_busy_key_goes_on_by_itself_and_takes_no_place_among_those_that_are_held,
         a_hold_says_when_it_lets_how_many_go;
+    retention:
+        whatever_has_not_ended_long_ago_or_is_needed_survives_and_all_else_goes,
+        what_goes_takes_its_attempts_with_it,
+        nobody_looks_beyond_the_first_that_was_accepted_too_late,
+        large_bodies_fill_a_batch,
+        what_is_reported_of_a_purged_request_is_handed_back_and_brings_nothing_back,
+        the_dead_that_a_replay_has_yet_to_come_to_are_kept,
+        replays_are_purged_once_they_are_long_over,
+        what_was_called_off_is_kept_as_long_as_what_was_delivered;
     lanes:
         one_of_a_lane_is_published_and_the_others_wait,
         the_next_of_a_lane_is_due_when_the_one_before_it_has_ended,
@@ -127,7 +138,9 @@ on_both_databases! {
     concurrency:
         two_who_release_at_once_let_go_no_more_than_a_hold_allows,
         two_who_go_on_with_a_replay_take_each_dead_letter_once,
-        what_is_purged_while_all_are_replayed_is_either_gone_or_on_its_way;
+        what_is_purged_while_all_are_replayed_is_either_gone_or_on_its_way,
+        two_who_purge_at_once_delete_each_request_once,
+        the_dead_that_come_back_while_they_are_purged_are_either_gone_or_on_their_way;
     schema:
         an_empty_database_is_behind,
         migrating_brings_the_schema_up_to_date_once,

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{info, info_span};
 
 use super::Telemetry;
+use super::tests::SERVICE;
 use crate::environment::Settings;
 
 /// For whatever is to happen next.
@@ -41,7 +42,7 @@ impl Process {
         let settings = Settings::read(|name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
         });
-        let telemetry = Telemetry::new("throughline-test", "1.2.3", &settings.unwrap()).unwrap();
+        let telemetry = Telemetry::new(SERVICE, &settings.unwrap()).unwrap();
         Self { telemetry, made: 0 }
     }
 
@@ -151,7 +152,7 @@ async fn a_collector_that_hangs_slows_nobody_and_what_it_costs_is_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_metrics_a_meter_does_nothing() {
-    let telemetry = Telemetry::new("throughline-test", "1.2.3", &Settings::read(|_| None).unwrap()).unwrap();
+    let telemetry = Telemetry::new(SERVICE, &Settings::read(|_| None).unwrap()).unwrap();
     assert!(telemetry.metrics.is_none());
     telemetry.meter("test").u64_counter("nothing").build().add(1, &[]);
     telemetry.shutdown().await;

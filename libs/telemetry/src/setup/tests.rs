@@ -13,11 +13,13 @@ use throughline_messages::TraceContext;
 use tracing::field::Empty;
 use tracing::{Span, error, info, info_span};
 
-use super::{Following, Telemetry, default_filter, resource};
+use super::{Following, Service, Telemetry, default_filter, resource};
 use crate::{add_link, context_of, extract, inject, set_parent, trace_id_of};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
+pub(super) const SERVICE: Service<'static> =
+    Service { name: "throughline-test", version: "1.2.3", environment: None };
 
 /// What a test's spans and events came to.
 struct Heard {
@@ -404,13 +406,15 @@ fn noisy_libraries_are_quieter_than_the_rest() {
 fn a_resource_says_who_is_speaking_and_the_environment_wins() {
     let attributes = [("service.namespace", "mine"), ("deployment.environment.name", "test")]
         .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let service = Service { environment: Some("production"), ..SERVICE };
     let get = |attributes: &[(String, String)], key: &'static str| {
-        resource("throughline-test", "1.2.3", attributes).get(&key.into()).map(|value| value.to_string())
+        resource(service, attributes).get(&key.into()).map(|value| value.to_string())
     };
     for (key, value) in [
         ("service.namespace", "throughline"),
         ("service.name", "throughline-test"),
         ("service.version", "1.2.3"),
+        ("deployment.environment.name", "production"),
     ] {
         assert_eq!(get(&[], key).as_deref(), Some(value), "{key}");
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use serde_json::Value;
 use throughline_messages::TraceContext;
+use throughline_telemetry::Service;
 use throughline_testkit::{Collector, LogRecord};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ mod secured;
 const PROCESS: &str = "the_process";
 const PARENT: &str = "PARENT";
 
+const SERVICE: Service<'static> = Service { name: "throughline-test", version: "1.2.3", environment: None };
+
 /// More than the queue of the SDK holds.
 const SPANS: usize = 5_000;
 
@@ -27,7 +30,7 @@ const SPANS: usize = 5_000;
 #[ignore = "it is started by the other tests"]
 async fn the_process() {
     let started = Instant::now();
-    let telemetry = throughline_telemetry::init("throughline-test", "1.2.3").unwrap();
+    let telemetry = throughline_telemetry::init(SERVICE).unwrap();
     let worked = telemetry.meter("the process").u64_counter("units.of.work").build();
     for _ in 0..SPANS {
         let span = info_span!("a unit of work");
@@ -158,8 +161,8 @@ async fn what_the_environment_gets_wrong_keeps_the_process_from_starting() {
 
 #[tokio::test]
 async fn telemetry_is_set_up_once() {
-    let first = throughline_telemetry::init_quiet("throughline-test", "1.2.3").unwrap();
-    let second = throughline_telemetry::init("throughline-test", "1.2.3");
+    let first = throughline_telemetry::init_quiet(SERVICE).unwrap();
+    let second = throughline_telemetry::init(SERVICE);
     assert!(matches!(second, Err(throughline_telemetry::TelemetryError::Twice)));
     first.shutdown().await;
 }

@@ -14,7 +14,7 @@ use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{AttemptReport, Headers, Origin, Outcome, RequestRecord, RetryRecord, Topics};
 use throughline_snowflake::RequestId;
-use throughline_telemetry::Telemetry;
+use throughline_telemetry::{Service, Telemetry};
 use throughline_testkit::{Measured, unmeasured};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -48,7 +48,12 @@ pub(crate) fn in_the_world<Test: AsyncFnOnce(&'static World)>(test: Test) {
 
 impl World {
     async fn start() -> Self {
-        let telemetry = throughline_telemetry::init_quiet("throughline-dispatch", "0").unwrap();
+        let telemetry = throughline_telemetry::init_quiet(Service {
+            name: "throughline-dispatch",
+            version: "0",
+            environment: None,
+        })
+        .unwrap();
         let third = MockServer::start().await;
         let kafka = Kafka::start(&third_party::routes(&third.uri()));
         let dispatch = kafka.dispatch(Shutdown::new()).await;
@@ -95,7 +100,7 @@ impl Kafka {
         for route in settings.routes.values() {
             broker.create_topics(&[&route.topic]).unwrap();
         }
-        let producer = Producer::new(&settings.kafka, &unmeasured()).unwrap();
+        let producer = Producer::new(&settings.kafka, "test", &unmeasured()).unwrap();
         let heard = Heard::listen(&settings, &[&topics.outcomes, &topics.dead_letters, &topics.adoptions]);
         Self { broker, topics, heard, measured: Measured::new(), settings, producer }
     }

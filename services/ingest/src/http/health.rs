@@ -10,7 +10,7 @@ use throughline_kafka::Producer;
 use throughline_store::Store;
 use tokio_util::sync::CancellationToken;
 
-/// Asks whether ingest can do its work: whether database and broker answer.
+/// Asks whether ingest can accept: whether the database answers. While the broker does not, what is accepted waits.
 pub(crate) struct Readiness(throughline_lifecycle::Readiness);
 
 impl Readiness {
@@ -24,7 +24,7 @@ impl Readiness {
             async move { producer.probe(deadline).await.is_ok() }
         };
         let readiness = throughline_lifecycle::Readiness::new(stopping);
-        Self(readiness.depends_on("database", database).depends_on("broker", broker))
+        Self(readiness.depends_on("database", database).reports("broker", broker))
     }
 }
 

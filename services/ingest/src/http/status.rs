@@ -54,7 +54,8 @@ struct Delivery {
     /// When something happens next, if nothing is heard before.
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at: Option<DateTime<Utc>>,
-    /// What it waits for, while that costs no attempts.
+    /// What it waits for, while that costs no attempts: `breaker_open`, `limit`, `key_busy`, `token_unavailable`,
+    /// `token_refused` or `order`.
     #[serde(skip_serializing_if = "Option::is_none")]
     deferred_by: Option<String>,
     updated_at: DateTime<Utc>,

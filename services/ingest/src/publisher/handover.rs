@@ -64,6 +64,13 @@ pub(super) fn handover(window: Arc<Window>) -> (Handover, Arc<Gate>, mpsc::Unbou
 }
 
 impl Handover {
+    /// With nobody at the other end: what is committed is left to the table.
+    #[cfg(test)]
+    pub(crate) fn unread() -> Self {
+        let window = Window::new(1, crate::Broker::Durable, std::time::Duration::ZERO);
+        handover(Arc::new(window)).0
+    }
+
     /// Waits for the right to commit.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         Turn { source: self.gate.source().await, handover: self }

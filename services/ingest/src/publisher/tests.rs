@@ -9,7 +9,7 @@ use throughline_messages::{RequestRecord, Topics, name};
 use throughline_snowflake::Generator;
 use throughline_store::deliveries::DeliveryState;
 use throughline_store::{NewRequest, OutboxRequest, requests};
-use throughline_testkit::unmeasured;
+use throughline_testkit::{new_request, unmeasured};
 use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
@@ -60,7 +60,7 @@ impl Press {
             hard: CancellationToken::new(),
         };
         let window = Arc::new(Window::new(window, Broker::Durable, SOON));
-        let (producer, hard) = (Producer::new(&kafka, &unmeasured()).unwrap(), terms.hard.clone());
+        let (producer, hard) = (Producer::new(&kafka, "test", &unmeasured()).unwrap(), terms.hard.clone());
         let metrics = terms.metrics.clone();
         let dead_letters = DeadLetters { producer, topics, metrics, hard };
         let (publisher, remover, handover) =
@@ -102,22 +102,8 @@ impl Press {
     }
 
     fn request(&self, route: &str) -> NewRequest {
-        let now = Clock::system().now();
-        NewRequest {
-            id: self.ids.generate(),
-            route: route.to_owned(),
-            ordering_key: Some("key".to_owned()),
-            lane: None,
-            body: "{}".into(),
-            content_type: "application/json".to_owned(),
-            headers: Vec::new(),
-            trace: None,
-            client: None,
-            origin: None,
-            accepted_at: now,
-            destinations: vec!["three".to_owned()],
-            due_at: now + TimeDelta::minutes(15),
-        }
+        let request = new_request(self.ids.generate(), Clock::system().now());
+        NewRequest { route: route.to_owned(), ordering_key: Some("key".to_owned()), ..request }
     }
 
     async fn insert(&self, requests: &[NewRequest]) {
@@ -145,7 +131,7 @@ impl Press {
         assert_eq!(left, None, "left in the outbox");
         let headers = Vec::new();
         let last = Outgoing { topic: TOPIC.to_owned(), key: None, headers, payload: LAST.into() };
-        Producer::new(&self.kafka, &unmeasured()).unwrap().send(&last).await.unwrap();
+        Producer::new(&self.kafka, "test", &unmeasured()).unwrap().send(&last).await.unwrap();
         let mut consumer = Consumer::subscribe(&self.kafka, "test", &[TOPIC], 64, &unmeasured()).unwrap();
         let mut published = Vec::new();
         loop {

@@ -101,7 +101,7 @@ impl Window {
 
     /// Whether nobody holds a share.
     #[cfg(test)]
-    pub(super) fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.units.available_permits() == self.most_units
     }
 

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
+use throughline_messages::DeferralCause;
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::holds::{self, Release};
 use throughline_store::order::{self, Ahead};
@@ -39,11 +40,12 @@ pub(crate) async fn find(
                 let found = order::ahead(connection, id, destination).await?;
                 ahead.extend(found.map(|found| (destination.clone(), found)));
             }
-            Some(_) => {
+            // A busy key waits for its time, whatever its destination's hold lets go.
+            Some(cause) if cause != DeferralCause::KeyBusy.as_str() => {
                 let found = holds::next(connection, destination).await?;
                 releases.extend(found.map(|found| (destination.clone(), found)));
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
     let outbox = outbox::node_of(connection, id).await?;

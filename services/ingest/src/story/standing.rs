@@ -80,7 +80,7 @@ impl Waiting<'_> {
         let StoredDelivery { deferred_by, published_at, .. } = self.delivery;
         match (deferred_by.as_deref(), self.found.outbox, published_at) {
             (Some("order"), _, _) => self.for_its_turn(),
-            (Some(cause), _, _) => self.for_its_destination(cause),
+            (Some(cause), _, _) => self.for_its_cause(cause),
             (None, Some(node), _) => for_kafka(node),
             (None, None, Some(published_at)) => self.for_news(*published_at),
             (None, None, None) => self.for_its_time(),
@@ -102,7 +102,7 @@ impl Waiting<'_> {
         )
     }
 
-    fn for_its_destination(&self, cause: &str) -> String {
+    fn for_its_cause(&self, cause: &str) -> String {
         let (why, cure) = match named(cause) {
             Some(DeferralCause::BreakerOpen) => (
                 "the third party has failed too often, so that its breaker is open; a few calls probe it",
@@ -113,8 +113,9 @@ impl Waiting<'_> {
                 "Raise the limits if the third party can take more",
             ),
             Some(DeferralCause::KeyBusy) => (
-                "many with its ordering key are before it",
-                "There is nothing to do; they are delivered one at a time",
+                "too many with its ordering key are before it in dispatch, for one call at a time",
+                "It is published then, and lines up again. If it is put off again and again, see how long the third \
+                 party takes for a call, and whether so many need the same key",
             ),
             Some(DeferralCause::TokenUnavailable) => (
                 "the token endpoint does not answer",

@@ -304,7 +304,6 @@ fn what_its_destination_cannot_take_waits_for_that() {
     }
     for (cause, why, cure) in [
         (DeferralCause::Limit, "called as much as it may be (`limits`).", "Raise the limits"),
-        (DeferralCause::KeyBusy, "many with its ordering key", "There is nothing to do"),
         (
             DeferralCause::TokenUnavailable,
             "the token endpoint does not answer.",
@@ -317,6 +316,17 @@ fn what_its_destination_cannot_take_waits_for_that() {
         assert!(text.starts_with(&begin) && text.contains(why) && text.contains(cure), "{text}");
     }
     assert!(tell(&deferred("of late"), at(60)).standings[0].text.contains("`of late`"));
+}
+
+#[test]
+fn what_its_key_keeps_busy_waits_for_its_time() {
+    assert_stands(
+        &deferred("key_busy"),
+        "It waits, as `key_busy`, which costs no attempt: too many with its ordering key are before it in dispatch, \
+         for one call at a time. It may go on at 2026-01-01 00:01:05 UTC (in 5s). It is published then, and lines up \
+         again. If it is put off again and again, see how long the third party takes for a call, and whether so many \
+         need the same key. It ends dead, as `expired`, if it is not delivered by 2026-01-02 00:00:00 UTC.",
+    );
 }
 
 #[test]

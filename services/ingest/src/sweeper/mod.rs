@@ -16,11 +16,12 @@ use throughline_kafka::{KafkaError, Outgoing, Position, SendError};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{DeadReason, ErrorClass, RetryRecord};
 use throughline_snowflake::RequestId;
-use throughline_store::deliveries::{self, Due, DueDelivery, Refusal};
+use throughline_store::deliveries::{self, Claim, Due, DueDelivery, Refusal};
 use throughline_store::{Store, StoreError, holds, replays};
 use tokio::sync::Notify;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::backoff::Backoff;
@@ -94,6 +95,8 @@ enum SweepError {
     Broker(#[from] KafkaError),
     #[error("the broker has not acknowledged them within {PUBLISH_DEADLINE:?}")]
     Late,
+    #[error("told to stop")]
+    Stopped,
 }
 
 impl Sweeper {
@@ -101,13 +104,13 @@ impl Sweeper {
     pub(crate) async fn run(mut self) -> Result<(), std::convert::Infallible> {
         let mut backoff = Backoff::default();
         let soft = self.shutdown.soft().clone();
-        // Cut short, a claim is dropped, and what it held stays due.
-        while let Some(swept) = soft.run_until_cancelled(self.step(backoff.is_trying())).await {
-            let goes_on = match swept {
+        loop {
+            let goes_on = match self.step(backoff.is_trying()).await {
                 Ok(swept) => {
                     backoff.reset();
                     swept > 0 || soft.run_until_cancelled(self.sleep()).await.is_some()
                 }
+                Err(SweepError::Stopped) => false,
                 Err(error) => backoff.pause(&soft, "due deliveries cannot be published", &error).await,
             };
             if !goes_on {
@@ -128,12 +131,13 @@ impl Sweeper {
 
     /// Publishes a batch of what is due; says how many that were.
     async fn step(&mut self, after_trouble: bool) -> Result<usize, SweepError> {
+        let stop = self.shutdown.soft().clone();
         if after_trouble {
             // No claim is made for a broker that is away.
-            self.dead_letters.producer.probe(PROBE_DEADLINE).await?;
+            unless_stopped(&stop, self.dead_letters.producer.probe(PROBE_DEADLINE)).await?;
         }
-        replays::go_on(&self.store, self.clock.now()).await?;
-        holds::release(&self.store, self.clock.now()).await?;
+        unless_stopped(&stop, replays::go_on(&self.store, self.clock.now())).await?;
+        unless_stopped(&stop, holds::release(&self.store, self.clock.now())).await?;
         let mut swept = self.sweep(Due::Planned, self.clock.now()).await?;
         if Instant::now() >= self.listen_at {
             let silent = self.sweep_the_silent().await?;
@@ -146,12 +150,14 @@ impl Sweeper {
 
     /// Publishes again what is lost, if anything is silent at all.
     async fn sweep_the_silent(&mut self) -> Result<usize, SweepError> {
-        let any = deliveries::claim_due(&self.store, Due::Silent, self.clock.now(), 1).await?.take();
+        let stop = self.shutdown.soft().clone();
+        let claim = deliveries::claim_due(&self.store, Due::Silent, self.clock.now(), 1);
+        let any = unless_stopped(&stop, claim).await?.take();
         if any.is_empty() {
             self.listener.forget();
             return Ok(0);
         }
-        let Some(heard) = self.listener.heard().await? else { return Ok(0) };
+        let Some(heard) = unless_stopped(&stop, self.listener.heard()).await? else { return Ok(0) };
         let swept = self.sweep(Due::Silent, heard).await?;
         if swept == 0 {
             self.listener.forget();
@@ -162,7 +168,8 @@ impl Sweeper {
     /// Claims what was due by then, publishes it, and moves `due_at` once it is acknowledged. A crash before
     /// that leaves it due.
     async fn sweep(&self, due: Due, by: DateTime<Utc>) -> Result<usize, SweepError> {
-        let mut claim = deliveries::claim_due(&self.store, due, by, BATCH).await?;
+        let claim = deliveries::claim_due(&self.store, due, by, BATCH);
+        let mut claim = unless_stopped(self.shutdown.soft(), claim).await?;
         let claimed = claim.take();
         if claimed.is_empty() {
             return Ok(0);
@@ -176,6 +183,18 @@ impl Sweeper {
                 );
             }
         }
+        // Seen through also when the process is told to stop: what is published, and not known to be, is published again
+        // by whoever claims it next.
+        let seen_through = self.see_through(due, claim, claimed);
+        self.shutdown.hard().run_until_cancelled(seen_through).await.unwrap_or(Err(SweepError::Stopped))
+    }
+
+    async fn see_through(
+        &self,
+        due: Due,
+        claim: Claim,
+        claimed: Vec<DueDelivery>,
+    ) -> Result<usize, SweepError> {
         let deadline = Instant::now() + PUBLISH_DEADLINE;
         let Sent { published, refused, trouble } = self.publish(claimed, deadline).await;
         let refused = self.tell(refused, deadline).await;
@@ -250,6 +269,17 @@ impl Sweeper {
             RetryRecord { request, destination, attempt: attempts + 1, spent, since }.to_headers()
         })
     }
+}
+
+/// Does something that may be cut short when the process is told to stop: what is not published yet stays due.
+async fn unless_stopped<T, E>(
+    stop: &CancellationToken,
+    what: impl Future<Output = Result<T, E>>,
+) -> Result<T, SweepError>
+where
+    SweepError: From<E>,
+{
+    Ok(stop.run_until_cancelled(what).await.ok_or(SweepError::Stopped)??)
 }
 
 /// A record that the broker has answered for, or has not in time.

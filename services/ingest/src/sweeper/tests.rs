@@ -1,12 +1,12 @@
 //! The sweeper alone, step by step, with an ingest and a dispatch that the test plays.
 
+use anyhow::ensure;
 use throughline_config::{Database, Kafka, Secret};
 use throughline_kafka::{Consumer, EmbeddedBroker, Producer};
-use throughline_messages::Topics;
+use throughline_messages::{AttemptReport, Failure, Outcome, Topics};
 use throughline_snowflake::{Generator, NodeId};
-use throughline_store::{NewRequest, outbox, requests};
-
-use throughline_testkit::unmeasured;
+use throughline_store::{outbox, outcomes, requests};
+use throughline_testkit::{eventually, new_request, unmeasured};
 
 use super::*;
 use crate::Broker;
@@ -46,7 +46,7 @@ impl Floor {
         let published = vec![TOPIC.to_owned(), topics.retries.clone()];
         let groups = Groups::new(&kafka, published, topics.outcomes.clone()).unwrap();
         let shutdown = Shutdown::new();
-        let producer = Producer::new(&kafka, &unmeasured()).unwrap();
+        let producer = Producer::new(&kafka, "test", &unmeasured()).unwrap();
         let metrics = Metrics::new(&unmeasured());
         let sweeper = Sweeper {
             store,
@@ -70,23 +70,9 @@ impl Floor {
     }
 
     /// Accepts a request, and publishes it.
-    async fn publish(&self) {
-        let (id, now) = (self.ids.generate(), self.clock.now());
-        let request = NewRequest {
-            id,
-            route: "one".to_owned(),
-            ordering_key: None,
-            lane: None,
-            body: "{}".into(),
-            content_type: "application/json".to_owned(),
-            headers: Vec::new(),
-            trace: None,
-            client: None,
-            origin: None,
-            accepted_at: now,
-            destinations: vec!["three".to_owned()],
-            due_at: now + PATIENCE,
-        };
+    async fn publish(&self) -> RequestId {
+        let request = new_request(self.ids.generate(), self.clock.now());
+        let id = request.id;
         let store = &self.sweeper.store;
         let transaction = store.begin().await.unwrap();
         requests::insert(&transaction, id.node(), std::slice::from_ref(&request)).await.unwrap();
@@ -94,6 +80,28 @@ impl Floor {
         let (record, _span) = outgoing(TOPIC, request.into(), |record| record.to_headers());
         self.sweeper.dead_letters.producer.send(&record).await.unwrap();
         outbox::remove(store.connection(), &[id]).await.unwrap();
+        id
+    }
+
+    /// Has dispatch say of a request that its delivery is to be tried again now.
+    async fn fail(&self, request_id: RequestId) {
+        let now = self.clock.now();
+        let failure = Failure { class: ErrorClass::ServerError, error: String::new() };
+        let report = AttemptReport {
+            request_id,
+            destination: "three".to_owned(),
+            attempt: 1,
+            called: true,
+            spent: 1,
+            started_at: now,
+            duration_ms: 0,
+            trace_id: None,
+            origin: None,
+            status: Some(503),
+            response_excerpt: None,
+            outcome: Outcome::Retry { due_at: Some(now), failure },
+        };
+        outcomes::record(self.sweeper.store.connection(), &[report], now).await.unwrap();
     }
 
     /// Finishes so many records as dispatch does, without a word about them.
@@ -142,4 +150,25 @@ async fn what_is_published_after_the_clock_stepped_back_is_not_lost() {
     assert_eq!(floor.sweep().await, 0);
     floor.dispatch(64 + 1).await;
     assert_eq!(floor.sweep().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_published_when_it_is_told_to_stop_is_seen_through() {
+    let floor = Floor::new().await;
+    floor.fail(floor.publish().await).await;
+    let Floor { _folder, _broker: broker, clock, sweeper, .. } = floor;
+    let (store, window) = (sweeper.store.clone(), Arc::clone(&sweeper.window));
+    let shutdown = sweeper.shutdown.clone();
+    broker.down().unwrap();
+    let running = tokio::spawn(sweeper.run());
+    let is_under_way = async || {
+        ensure!(!window.is_free());
+        Ok(())
+    };
+    eventually("a delivery to be on its way", SOON, is_under_way).await.unwrap();
+    shutdown.begin();
+    broker.up().unwrap();
+    let Ok(()) = timeout(SOON, running).await.expect("it ends").unwrap();
+    let left = deliveries::claim_due(&store, Due::Planned, clock.now(), BATCH).await.unwrap().take();
+    assert!(left.is_empty(), "whoever comes next publishes again: {left:?}");
 }

@@ -6,7 +6,10 @@
 mod plan;
 mod queue;
 mod span;
+#[cfg(test)]
+mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -20,7 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use self::plan::{Plan, Row};
+use self::plan::{Plan, Rows};
 use self::queue::Queued;
 pub(crate) use self::queue::{Queue, Room, Submission, Verdict};
 use crate::metrics::Metrics;
@@ -32,6 +35,7 @@ const ROOM: u64 = 256 << 20;
 /// Bytes of bodies in one commit: enough for hundreds of ordinary requests, small enough that a
 /// statement with large ones stays a fraction of what `PostgreSQL` takes (1 GiB).
 const BATCH_BYTES: usize = 8 << 20;
+
 /// How the writer works, from the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Terms {
@@ -55,6 +59,8 @@ pub(crate) struct Writer {
     entries: mpsc::Receiver<Queued>,
     store: Store,
     lease: Lease,
+    /// As it was last seen.
+    is_leased: bool,
     ids: Generator,
     clock: Clock,
     terms: Terms,
@@ -71,7 +77,7 @@ impl Writer {
     ) -> (Queue, Self) {
         let (queue, entries) = Queue::new(terms.queue, ROOM.max(terms.body_limit));
         let ids = Generator::new(lease.node(), clock.clone(), lease.not_before());
-        (queue, Self { entries, store, lease, ids, clock, terms, handover })
+        (queue, Self { entries, store, lease, is_leased: true, ids, clock, terms, handover })
     }
 
     /// Runs until every [`Queue`] is gone, or `closing` says that nobody is served any more, and
@@ -112,27 +118,44 @@ impl Writer {
     }
 
     async fn commit(&mut self, submissions: Vec<Submission>) -> Vec<Verdict> {
-        // Another node may own this node's id as soon as the lease has run out.
-        if !self.lease.is_valid() {
+        if !self.may_make_ids() {
             return vec![Verdict::Unavailable; submissions.len()];
         }
-        let plan = Plan::new(submissions, &self.ids, self.clock.now(), &self.terms);
-        let verdicts = match self.commit_rows(&plan.rows).await {
+        let mut plan = Plan::new(submissions, &self.ids, self.clock.now(), &self.terms);
+        let requests = plan.rows.requests.len();
+        let verdicts = match self.commit_rows(&mut plan.rows).await {
             Ok(verdicts) => verdicts,
-            Err(error) if error.is_final() && plan.rows.len() > 1 => {
-                tracing::warn!(%error, requests = plan.rows.len(), "a batch failed, its requests are tried one by one");
-                self.commit_one_by_one(&plan.rows).await
+            Err(error) if error.is_final() && requests > 1 => {
+                tracing::warn!(%error, requests, "a batch failed, its requests are tried one by one");
+                self.commit_one_by_one(plan.rows.split()).await
             }
-            Err(error) => vec![error.verdict(); plan.rows.len()],
+            Err(error) => vec![error.verdict(); requests],
         };
         plan.spread(&verdicts)
     }
 
+    /// Another node may own this node's id as soon as the lease has run out. Says so once.
+    fn may_make_ids(&mut self) -> bool {
+        let is_leased = self.lease.is_valid();
+        match (self.is_leased, is_leased) {
+            (true, false) => {
+                tracing::warn!(
+                    "the lease of the node id has run out, requests are refused until it is renewed"
+                );
+            }
+            (false, true) => tracing::info!("the lease of the node id is valid, requests are accepted again"),
+            (true, true) | (false, false) => {}
+        }
+        self.is_leased = is_leased;
+        is_leased
+    }
+
     /// So that one bad row harms only itself. Once the database is away, the rest is not tried.
-    async fn commit_one_by_one(&self, rows: &[Row]) -> Vec<Verdict> {
-        let mut verdicts = Vec::with_capacity(rows.len());
-        for row in rows {
-            match self.commit_rows(std::slice::from_ref(row)).await {
+    async fn commit_one_by_one(&self, rows: Vec<Rows>) -> Vec<Verdict> {
+        let requests = rows.len();
+        let mut verdicts = Vec::with_capacity(requests);
+        for mut row in rows {
+            match self.commit_rows(&mut row).await {
                 Ok(verdict) => verdicts.extend(verdict),
                 Err(error) => verdicts.push(error.verdict()),
             }
@@ -140,24 +163,25 @@ impl Writer {
                 break;
             }
         }
-        verdicts.resize(rows.len(), Verdict::Unavailable);
+        verdicts.resize(requests, Verdict::Unavailable);
         verdicts
     }
 
-    /// Commits rows in one transaction, and hands them to the publisher.
-    async fn commit_rows(&self, rows: &[Row]) -> Result<Vec<Verdict>, NotCommitted> {
+    /// Commits rows in one transaction, and hands their requests to the publisher, unless it fails.
+    async fn commit_rows(&self, rows: &mut Rows) -> Result<Vec<Verdict>, NotCommitted> {
         // Held over the commit, so that the publisher knows of every commit either from memory or
         // from the table.
         let mut turn = self.handover.turn().await;
-        let traces = rows.iter().filter_map(|row| row.request.trace.as_ref());
-        let span = span::commit(self.store.system(), rows.len(), traces);
+        let traces = rows.requests.iter().filter_map(|request| request.trace.as_ref());
+        let span = span::commit(self.store.system(), rows.requests.len(), traces);
         let transaction = self.transact(rows).instrument(span.clone());
         let committed = match timeout(self.terms.deadline, transaction).await {
             Ok(committed) => committed.map_err(NotCommitted::Store),
             Err(_) => Err(NotCommitted::Overdue(self.terms.deadline)),
         };
         match committed {
-            Ok((verdicts, new)) => {
+            Ok((verdicts, held)) => {
+                let new = to_publish(std::mem::take(&mut rows.requests), &verdicts, held);
                 self.terms.metrics.committed(new.len());
                 turn.committed(new);
                 Ok(verdicts)
@@ -171,21 +195,35 @@ impl Writer {
         }
     }
 
-    /// Claims the idempotency keys and keeps what is new.
-    async fn transact(&self, rows: &[Row]) -> Result<(Vec<Verdict>, Vec<OutboxRequest>), StoreError> {
+    /// Claims the idempotency keys and keeps what is new; says also which of it is held, and where.
+    async fn transact(&self, rows: &Rows) -> Result<(Vec<Verdict>, Vec<Held>), StoreError> {
         let transaction = self.store.begin().await?;
         let verdicts = claim(&transaction, rows, self.clock.now()).await?;
-        let is_new = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_));
-        let new = rows.iter().zip(&verdicts).filter(|(_, verdict)| is_new(verdict));
-        let new: Vec<NewRequest> = new.map(|(row, _)| row.request.clone()).collect();
+        let new = new_of(&rows.requests, &verdicts);
         let held = requests::insert(&transaction, self.lease.node(), &new).await?;
         transaction.commit().await?;
-        Ok((verdicts, to_publish(new, held)))
+        Ok((verdicts, held))
     }
 }
 
-/// What is published of new requests; not for the destinations at which their turn has not come.
-fn to_publish(new: Vec<NewRequest>, held: Vec<(RequestId, String)>) -> Vec<OutboxRequest> {
+/// A request, and a destination at which its turn has not come.
+type Held = (RequestId, String);
+
+/// What is new among requests. Repetitions are rare: without them, nothing is copied.
+fn new_of<'a>(requests: &'a [NewRequest], verdicts: &[Verdict]) -> Cow<'a, [NewRequest]> {
+    if verdicts.iter().all(is_new) {
+        return requests.into();
+    }
+    let new = requests.iter().zip(verdicts).filter(|(_, verdict)| is_new(verdict));
+    new.map(|(request, _)| request.clone()).collect()
+}
+
+fn is_new(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Accepted(_))
+}
+
+/// What is published of requests: the new ones; not for the destinations at which their turn has not come.
+fn to_publish(requests: Vec<NewRequest>, verdicts: &[Verdict], held: Vec<Held>) -> Vec<OutboxRequest> {
     let mut held_of: HashMap<RequestId, Vec<String>> = HashMap::new();
     for (id, destination) in held {
         held_of.entry(id).or_default().push(destination);
@@ -194,7 +232,8 @@ fn to_publish(new: Vec<NewRequest>, held: Vec<(RequestId, String)>) -> Vec<Outbo
         let held = held_of.remove(&request.id).unwrap_or_default();
         OutboxRequest { held, ..OutboxRequest::from(request) }
     };
-    new.into_iter().map(to_publish).collect()
+    let new = requests.into_iter().zip(verdicts).filter(|(_, verdict)| is_new(verdict));
+    new.map(|(request, _)| request).map(to_publish).collect()
 }
 
 /// Why rows are not known to be committed.
@@ -238,19 +277,19 @@ impl NotCommitted {
 
 async fn claim(
     session: &impl throughline_store::Session,
-    rows: &[Row],
+    rows: &Rows,
     now: DateTime<Utc>,
 ) -> Result<Vec<Verdict>, StoreError> {
-    let mut verdicts: Vec<_> = rows.iter().map(|row| Verdict::Accepted(row.request.id)).collect();
+    let mut verdicts: Vec<_> = rows.requests.iter().map(|request| Verdict::Accepted(request.id)).collect();
     let (claimants, claims): (Vec<usize>, Vec<Claim>) =
-        rows.iter().enumerate().filter_map(|(index, row)| Some((index, row.claim.clone()?))).unzip();
+        rows.claims.iter().enumerate().filter_map(|(index, claim)| Some((index, claim.clone()?))).unzip();
     if claims.is_empty() {
         return Ok(verdicts);
     }
     let decided = idempotency::claim(session, &claims, now).await?;
     for (index, decision) in claimants.into_iter().zip(decided) {
         verdicts[index] = match decision {
-            idempotency::Verdict::New => Verdict::Accepted(rows[index].request.id),
+            idempotency::Verdict::New => Verdict::Accepted(rows.requests[index].id),
             idempotency::Verdict::Repeats(id) => Verdict::Repeated(id),
             idempotency::Verdict::Conflicts => Verdict::KeyReused,
         };

@@ -11,18 +11,21 @@ use throughline_store::idempotency::Claim;
 use super::Terms;
 use super::queue::{Room, Submission, Verdict};
 
-/// One row to insert, with its claim if it came with an idempotency key.
-pub(super) struct Row {
-    pub(super) request: NewRequest,
-    pub(super) claim: Option<Claim>,
-    _room: Room,
+/// What to insert: requests, side by side as the store takes them, and as many claims, of those that came with an
+/// idempotency key.
+#[derive(Default)]
+pub(super) struct Rows {
+    pub(super) requests: Vec<NewRequest>,
+    pub(super) claims: Vec<Option<Claim>>,
 }
 
 /// A batch in which each idempotency key stands once: the first to come stands for the others.
 pub(super) struct Plan {
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Rows,
     /// For each submission its row, or that its key already stands for another body.
     verdict_of: Vec<Share>,
+    /// Of the rows, until all is done.
+    _rooms: Vec<Room>,
 }
 
 enum Share {
@@ -38,7 +41,8 @@ impl Plan {
         now: DateTime<Utc>,
         terms: &Terms,
     ) -> Self {
-        let mut rows: Vec<Row> = Vec::with_capacity(submissions.len());
+        let mut rows = Rows::default();
+        let mut rooms = Vec::with_capacity(submissions.len());
         let mut verdict_of = Vec::with_capacity(submissions.len());
         let mut keys = HashMap::new();
         for submission in submissions {
@@ -51,14 +55,14 @@ impl Plan {
                         continue;
                     }
                     Entry::Vacant(first) => {
-                        first.insert((rows.len(), *fingerprint));
+                        first.insert((rows.requests.len(), *fingerprint));
                     }
                 }
             }
-            verdict_of.push(Share::Own(rows.len()));
-            rows.push(Row::new(submission, ids.generate(), now, terms));
+            verdict_of.push(Share::Own(rows.requests.len()));
+            rooms.push(rows.push(submission, ids.generate(), now, terms));
         }
-        Self { rows, verdict_of }
+        Self { rows, verdict_of, _rooms: rooms }
     }
 
     /// The verdicts on all submissions, from those on the rows.
@@ -75,17 +79,24 @@ impl Plan {
     }
 }
 
-impl Row {
-    fn new(submission: Submission, id: RequestId, now: DateTime<Utc>, terms: &Terms) -> Self {
-        let claim = submission.idempotency.map(|(key, fingerprint)| Claim {
+impl Rows {
+    /// Each row alone.
+    pub(super) fn split(&mut self) -> Vec<Self> {
+        let rows = self.requests.drain(..).zip(self.claims.drain(..));
+        rows.map(|(request, claim)| Self { requests: vec![request], claims: vec![claim] }).collect()
+    }
+
+    /// Adds one, and gives back the room that its body takes.
+    fn push(&mut self, submission: Submission, id: RequestId, now: DateTime<Utc>, terms: &Terms) -> Room {
+        self.claims.push(submission.idempotency.map(|(key, fingerprint)| Claim {
             route: submission.route.clone(),
             key,
             request_id: id,
             fingerprint,
             expires_at: now + terms.idempotency_window,
-        });
+        }));
         let lane = |key: &String| format!("{}/{key}", submission.route);
-        let request = NewRequest {
+        self.requests.push(NewRequest {
             id,
             lane: submission.ordering_key.as_ref().filter(|_| submission.keeps_order).map(lane),
             route: submission.route,
@@ -99,68 +110,42 @@ impl Row {
             accepted_at: now,
             destinations: submission.destinations.to_vec(),
             due_at: now + terms.patience,
-        };
-        Self { request, claim, _room: submission.room }
+        });
+        submission.room
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use bytes::Bytes;
-    use chrono::TimeDelta;
     use throughline_clock::Clock;
 
     use super::super::queue::Queue;
+    use super::super::tests::{submission, terms};
     use super::*;
-    use crate::metrics::Metrics;
-
-    fn terms() -> Terms {
-        Terms {
-            batch: 8,
-            queue: 8,
-            body_limit: 1 << 20,
-            deadline: Duration::from_secs(5),
-            idempotency_window: TimeDelta::hours(24),
-            patience: TimeDelta::minutes(15),
-            metrics: Metrics::new(&throughline_testkit::unmeasured()),
-        }
-    }
 
     fn plan(keys: &[Option<(&str, u8)>]) -> Plan {
         let clock = Clock::manual(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
         let ids = Generator::new(7.try_into().unwrap(), clock.clone(), DateTime::UNIX_EPOCH);
         let (queue, _) = Queue::new(1, 16 << 10);
-        let submission = |key: &Option<(&str, u8)>| Submission {
-            room: queue.reserve(1).unwrap(),
-            route: "one".to_owned(),
-            destinations: ["three".to_owned()].into(),
-            body: Bytes::from_static(b"{}"),
-            content_type: "application/json".to_owned(),
-            headers: Vec::new(),
-            ordering_key: None,
-            keeps_order: false,
-            trace: None,
-            client: None,
-            origin: None,
+        let keyed = |key: &Option<(&str, u8)>| Submission {
             idempotency: key.map(|(key, body)| (key.to_owned(), [body; 32])),
+            ..submission(&queue)
         };
-        Plan::new(keys.iter().map(submission).collect(), &ids, clock.now(), &terms())
+        Plan::new(keys.iter().map(keyed).collect(), &ids, clock.now(), &terms())
     }
 
     #[test]
     fn ids_rise_in_the_order_of_commit() {
         let plan = plan(&[None, None, None]);
-        assert!(plan.rows.is_sorted_by(|a, b| a.request.id < b.request.id));
+        assert!(plan.rows.requests.is_sorted_by(|a, b| a.id < b.id));
     }
 
     #[test]
     fn within_a_batch_the_first_under_a_key_stands_for_the_same_body_and_against_another() {
         let plan = plan(&[Some(("k", 1)), None, Some(("k", 1)), Some(("k", 2)), Some(("l", 2))]);
-        assert_eq!(plan.rows.len(), 3);
-        let accepted: Vec<_> = plan.rows.iter().map(|row| Verdict::Accepted(row.request.id)).collect();
-        let ids: Vec<_> = plan.rows.iter().map(|row| row.request.id).collect();
+        let ids: Vec<_> = plan.rows.requests.iter().map(|request| request.id).collect();
+        assert_eq!(ids.len(), 3);
+        let accepted: Vec<_> = ids.iter().copied().map(Verdict::Accepted).collect();
         assert_eq!(
             plan.spread(&accepted),
             [accepted[0], accepted[1], Verdict::Repeated(ids[0]), Verdict::KeyReused, accepted[2]]

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Room is counted in KiB, because a semaphore counts in 32 bits.
 const ROOM_UNIT: u64 = 1 << 10;
+
 /// A request that was checked and is to be kept.
 pub(crate) struct Submission {
     pub(crate) route: String,

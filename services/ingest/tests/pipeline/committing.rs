@@ -4,7 +4,8 @@ use futures_util::future::{join, join_all};
 use serde_json::Value;
 use throughline_clock::Clock;
 use throughline_snowflake::{Generator, NodeId};
-use throughline_store::{ConnectionTrait as _, NewRequest, Transaction, nodes, requests};
+use throughline_store::{ConnectionTrait as _, Transaction, nodes, requests};
+use throughline_testkit::new_request;
 
 use crate::world::{Running, TOPIC, World, ids};
 
@@ -79,21 +80,8 @@ async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
     let store = world.store().await;
     let dead = nodes::acquire(&store, "dead", Duration::from_millis(1), None).await.unwrap().unwrap();
     let clock = Clock::system();
-    let left = NewRequest {
-        lane: None,
-        id: Generator::new(dead.node, clock.clone(), dead.not_before).generate(),
-        route: "one".to_owned(),
-        ordering_key: None,
-        body: "{}".into(),
-        content_type: "application/json".to_owned(),
-        headers: Vec::new(),
-        trace: None,
-        client: None,
-        origin: None,
-        accepted_at: clock.now(),
-        destinations: vec!["three".to_owned()],
-        due_at: clock.now() + Duration::from_mins(15),
-    };
+    let id = Generator::new(dead.node, clock.clone(), dead.not_before).generate();
+    let left = new_request(id, clock.now());
     let transaction = store.begin().await.unwrap();
     requests::insert(&transaction, dead.node, std::slice::from_ref(&left)).await.unwrap();
     transaction.commit().await.unwrap();

@@ -109,6 +109,16 @@ async fn what_it_waits_for_is_looked_up() {
     let story = told(&world, &ingest, first, &release).await;
     let text = story["now"][0]["text"].as_str().unwrap();
     assert!(text.ends_with("if it is not delivered by 2026-01-02 00:00:00 UTC."), "the window: {text}");
+
+    // Of what that lets go, a busy key is none.
+    let busy = world.accepted(&ingest, r#"{"user":"u-2"}"#).await;
+    world.outbox_empty().await;
+    let deferred = Outcome::Deferred { due_at, cause: DeferralCause::KeyBusy };
+    reported(&world, &report(busy, NOW, deferred)).await;
+    told(&world, &ingest, busy, &format!("It may go on {until}. It is published then, and lines up again."))
+        .await;
+    let status = world.status_when(&ingest, busy, |_| true).await;
+    assert_eq!(status["deliveries"][0]["deferred_by"], "key_busy");
     ingest.stop().await;
 }
 

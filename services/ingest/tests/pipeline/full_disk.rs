@@ -8,7 +8,7 @@ use throughline_clock::Clock;
 use throughline_messages::Outcome;
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{NewRequest, StoreError, requests};
-use throughline_testkit::{Database, Environment, eventually};
+use throughline_testkit::{Database, Environment, eventually, new_request};
 
 use crate::recording::{report, reported};
 use crate::world::{DEADLINE, Running, TOPIC, World, id_of, ids};
@@ -41,22 +41,8 @@ async fn post(world: &World, ingest: &Running, body: String) -> Option<RequestId
 
 /// What the database says to who would keep a large body.
 async fn refusal(world: &World) -> StoreError {
-    let now = Clock::system().now();
-    let large = NewRequest {
-        id: RequestId::from_i64(1).unwrap(),
-        route: "one".to_owned(),
-        ordering_key: None,
-        body: large_body().into(),
-        content_type: "application/json".to_owned(),
-        headers: Vec::new(),
-        trace: None,
-        client: None,
-        origin: None,
-        accepted_at: now,
-        destinations: vec!["three".to_owned()],
-        due_at: now,
-        lane: None,
-    };
+    let request = new_request(RequestId::from_i64(1).unwrap(), Clock::system().now());
+    let large = NewRequest { body: large_body().into(), ..request };
     let transaction = world.store().await.begin().await.unwrap();
     requests::insert(&transaction, NodeId::try_from(9).unwrap(), &[large]).await.unwrap_err()
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod accepting;
+mod adopting;
 mod clients;
 mod clock_steps;
 mod committing;

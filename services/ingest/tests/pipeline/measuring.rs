@@ -13,7 +13,7 @@ const DESTINATION: (&str, &str) = ("throughline.destination", "three");
 
 impl World {
     /// Waits until so much was measured.
-    async fn measures(&self, name: &str, attributes: &[(&str, &str)], expected: i32) {
+    pub(crate) async fn measures(&self, name: &str, attributes: &[(&str, &str)], expected: i32) {
         eventually("a measurement", DEADLINE, async || {
             let value = self.measured.value(name, attributes)?;
             anyhow::ensure!(value == expected, "{name} is {value:?}");
@@ -72,6 +72,15 @@ async fn what_is_published_again_is_measured_by_its_cause() {
     world.status_when(&ingest, id, |status| status["deliveries"][0]["state"] == "retrying").await;
     clock.advance(TimeDelta::seconds(9));
     world.measures("throughline.sweeper.published", &[("throughline.cause", "planned")], 1).await;
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn its_producer_is_told_from_that_of_dispatch() {
+    let world = World::new("kafka: {properties: {statistics.interval.ms: '200'}}");
+    let ingest = world.start().await;
+    let producer = [("messaging.client.id", "throughline-ingest-producer")];
+    world.measures("throughline.kafka.queue.messages", &producer, 0).await;
     ingest.stop().await;
 }
 

@@ -4,7 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use throughline_clock::Clock;
 use throughline_snowflake::{Generator, RequestId};
-use throughline_store::{NewRequest, requests};
+use throughline_store::requests;
+use throughline_testkit::new_request;
 
 use crate::world::{TOPIC, World, ids};
 
@@ -127,21 +128,7 @@ async fn a_row_that_nobody_spoke_of_is_found() {
     // As if the commit had become visible after its client was told that the database is away.
     let clock = Clock::system();
     let id = Generator::new(known.node(), clock.clone(), clock.now() + Duration::from_mins(1)).generate();
-    let unknown = NewRequest {
-        lane: None,
-        id,
-        route: "one".to_owned(),
-        ordering_key: None,
-        body: "{}".into(),
-        content_type: "application/json".to_owned(),
-        headers: Vec::new(),
-        trace: None,
-        client: None,
-        origin: None,
-        accepted_at: clock.now(),
-        destinations: vec!["three".to_owned()],
-        due_at: clock.now() + Duration::from_mins(15),
-    };
+    let unknown = new_request(id, clock.now());
     let transaction = world.store().await.begin().await.unwrap();
     requests::insert(&transaction, known.node(), &[unknown]).await.unwrap();
     transaction.commit().await.unwrap();

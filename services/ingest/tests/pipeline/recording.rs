@@ -2,6 +2,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
 use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome, RetryRecord};
 use throughline_snowflake::RequestId;
+use throughline_store::retention::{self, Cutoff};
 
 use crate::world::World;
 
@@ -58,6 +59,35 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     let status = world.status_when(&ingest, good, ended("delivered")).await;
     assert_eq!(status["deliveries"][0]["attempts"][0]["status"], 400);
     assert_eq!(world.records(&world.topics().dead_letters, 1).await[0].payload, "{");
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_comes_after_its_request_was_purged_brings_nothing_back_and_holds_nothing_up() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let (old, other) = (world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await);
+    world.outbox_empty().await;
+    reported(&world, &report(old, NOW, Outcome::Delivered)).await;
+    world.status_when(&ingest, old, |status| state(status) == "delivered").await;
+    let later = Clock::system().now() + TimeDelta::minutes(1);
+    let cutoff = Cutoff { delivered_before: later, dead_before: later, now: later };
+    let batch = retention::purge(&world.store().await, &cutoff, None).await.unwrap();
+    assert_eq!(batch.purged.requests, 1);
+
+    // The same again, of another call, and of a destination that the request did not have.
+    let dead = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400 Bad Request") };
+    let elsewhere = AttemptReport { destination: "four".to_owned(), ..report(old, NOW, dead.clone()) };
+    for late in [report(old, NOW, Outcome::Delivered), report(old, NOW, dead.clone()), elsewhere] {
+        reported(&world, &late).await;
+    }
+    reported(&world, &report(other, NOW, dead)).await;
+    world.status_when(&ingest, other, |status| state(status) == "dead").await;
+    let status = world.status_when(&ingest, old, |_| true).await;
+    assert_eq!(
+        (&status["status"], &status["title"]),
+        (&404.into(), &"There is no such request or delivery".into())
+    );
     ingest.stop().await;
 }
 

@@ -15,7 +15,7 @@ use throughline_lifecycle::Shutdown;
 use throughline_messages::{RequestRecord, Topics};
 use throughline_snowflake::RequestId;
 use throughline_store::{Store, outbox};
-use throughline_telemetry::Telemetry;
+use throughline_telemetry::{Service, Telemetry};
 use throughline_testkit::{Measured, eventually, unmeasured};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -45,7 +45,14 @@ impl World {
     pub(crate) fn new(overrides: &str) -> Self {
         // Spans have ids, and carry them on.
         static TELEMETRY: OnceLock<Telemetry> = OnceLock::new();
-        TELEMETRY.get_or_init(|| throughline_telemetry::init_quiet("ingest-tests", "0").unwrap());
+        TELEMETRY.get_or_init(|| {
+            throughline_telemetry::init_quiet(Service {
+                name: "ingest-tests",
+                version: "0",
+                environment: None,
+            })
+            .unwrap()
+        });
         let broker = EmbeddedBroker::start(1).unwrap();
         let (http, folder) = (reqwest::Client::new(), tempfile::tempdir().unwrap());
         let world = Self { broker, http, measured: Measured::new(), folder, overrides: overrides.to_owned() };
@@ -193,7 +200,7 @@ destinations:
         headers: Vec<(String, Bytes)>,
         payload: impl Into<Bytes>,
     ) {
-        let producer = Producer::new(&self.settings().kafka, &unmeasured()).unwrap();
+        let producer = Producer::new(&self.settings().kafka, "test", &unmeasured()).unwrap();
         let record = Outgoing { topic: topic.to_owned(), key: None, headers, payload: payload.into() };
         producer.send(&record).await.unwrap();
     }

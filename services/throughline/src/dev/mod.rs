@@ -15,8 +15,7 @@ use throughline_ingest::{Broker, Ingest};
 use throughline_kafka::EmbeddedBroker;
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::Topics;
-use throughline_telemetry::Telemetry;
-
+use throughline_telemetry::{Service, Telemetry};
 use tokio_util::sync::CancellationToken;
 
 use self::sandbox::Sandbox;
@@ -51,7 +50,11 @@ pub(crate) async fn run(dev: DevFlags) -> anyhow::Result<()> {
     let topics = Topics::new(&settings.kafka.prefix);
     let routes = settings.routes.values().map(|route| route.topic.as_str());
     broker.create_topics(&routes.chain(topics.all()).collect::<Vec<_>>())?;
-    let telemetry = throughline_telemetry::init_quiet("throughline", env!("CARGO_PKG_VERSION"))?;
+    let telemetry = throughline_telemetry::init_quiet(Service {
+        name: "throughline",
+        version: env!("CARGO_PKG_VERSION"),
+        environment: settings.environment.as_deref(),
+    })?;
     let ended = pipeline(settings, &broker, sandbox, &telemetry).await;
     telemetry.shutdown().await;
     ended

@@ -137,10 +137,10 @@ pub(super) fn live() -> Value {
 pub(super) fn readiness() -> Value {
     let says = |what: &str| json!({ "description": what, "content": json_content("Readiness") });
     let responses = json!({
-        "200": says("Database and broker answer."),
-        "503": says("One of them does not, or the process is stopping."),
+        "200": says("The database answers, so it accepts. What it accepts waits while the broker is down."),
+        "503": says("The database does not answer, or the process is stopping."),
     });
-    look("ready", "health", "Whether it can do its work", &responses)
+    look("ready", "health", "Whether it can accept", &responses)
 }
 
 fn description() -> Value {

@@ -1,46 +1,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::json;
-use wiremock::http::HeaderMap;
 use wiremock::matchers::{basic_auth, body_string_contains, method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-/// The credentials that the token endpoint knows.
-pub(crate) const CLIENT_ID: &str = "throughline";
-pub(crate) const CLIENT_SECRET: &str = "not-to-be-printed";
+use super::{Answer, CLIENT_ID, CLIENT_SECRET, Call};
 
-/// Longer than any test.
-const NEVER: Duration = Duration::from_hours(1);
-
-/// Third-party APIs, with everything that was ever asked of them.
-///
-/// `/token` gives OAuth2 tokens to who knows the client secret, `/three` wants one of them as bearer
-/// token, every other path takes anything.
-pub struct ThirdParty {
+/// A server in this process.
+pub(super) struct Embedded {
     server: MockServer,
     desk: Arc<Desk>,
-}
-
-/// A call that has come in.
-#[derive(Debug)]
-pub struct Call {
-    /// The path that was called.
-    pub path: String,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
-}
-
-impl Call {
-    /// A header's value, if it is text.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
 }
 
 /// What the endpoints share.
@@ -54,9 +24,9 @@ struct Desk {
     tokens: Mutex<Vec<String>>,
 }
 
-impl ThirdParty {
-    /// Opens on a port of its own; answers each call 200 until told otherwise.
-    pub async fn open() -> Self {
+impl Embedded {
+    /// Opens on a port of its own.
+    pub(super) async fn open() -> Self {
         let desk = Arc::<Desk>::default();
         // Not `MockServer::start`: its servers come from a pool, and their connections with them.
         let server = MockServer::builder().disable_request_recording().start().await;
@@ -80,50 +50,40 @@ impl ThirdParty {
         Self { server, desk }
     }
 
-    /// Its base URL, without a slash at the end.
-    #[must_use]
-    pub fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         self.server.uri()
     }
 
-    /// Answers each call at a path so, from now on.
-    pub fn answer(&self, path: &str, answer: ResponseTemplate) {
-        lock(&self.desk.answers).insert(path.to_owned(), answer);
+    pub(super) fn answer(&self, path: &str, answer: Answer) {
+        lock(&self.desk.answers).insert(path.to_owned(), answer.into());
     }
 
-    /// Answers the next calls at a path so, one after the other, and then as before.
-    pub fn answer_in_turn(&self, path: &str, answers: impl IntoIterator<Item = ResponseTemplate>) {
-        lock(&self.desk.answers_in_turn).entry(path.to_owned()).or_default().extend(answers);
+    pub(super) fn answer_in_turn(&self, path: &str, answers: Vec<Answer>) {
+        let mut in_turn = lock(&self.desk.answers_in_turn);
+        in_turn.entry(path.to_owned()).or_default().extend(answers.into_iter().map(ResponseTemplate::from));
     }
 
-    /// Answers each call at a path as it did at first, from now on.
-    pub fn answer_as_usual(&self, path: &str) {
+    pub(super) fn answer_as_usual(&self, path: &str) {
         lock(&self.desk.answers).remove(path);
     }
 
-    /// Takes calls at a path and never answers, from now on.
-    pub fn hang(&self, path: &str) {
-        self.answer(path, ResponseTemplate::new(200).set_delay(NEVER));
-    }
-
-    /// All calls so far, but for those to the token endpoint and those without a good token.
-    #[must_use]
-    pub fn calls(&self) -> Vec<Arc<Call>> {
+    pub(super) fn calls(&self) -> Vec<Arc<Call>> {
         lock(&self.desk.calls).clone()
     }
 
-    /// What nobody else may ever get to see: the client secret, and all tokens so far.
-    #[must_use]
-    pub fn secrets(&self) -> Vec<String> {
-        let mut secrets = self.tokens();
-        secrets.push(CLIENT_SECRET.to_owned());
-        secrets
-    }
-
-    /// The tokens that were given out so far.
-    #[must_use]
-    pub fn tokens(&self) -> Vec<String> {
+    pub(super) fn tokens(&self) -> Vec<String> {
         lock(&self.desk.tokens).clone()
+    }
+}
+
+impl From<Answer> for ResponseTemplate {
+    fn from(answer: Answer) -> Self {
+        let Answer { status, body, media_type, retry_after, delay } = answer;
+        let template = Self::new(status).set_body_raw(body, media_type).set_delay(delay);
+        match retry_after {
+            Some(pause) => template.insert_header("retry-after", pause),
+            None => template,
+        }
     }
 }
 

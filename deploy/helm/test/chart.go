@@ -1,0 +1,166 @@
+// Package chart tests the Helm chart: what `helm template` makes of it, read as strictly as Kubernetes reads it.
+// It needs helm, and the command throughline, whose path THROUGHLINE says.
+package chart
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	apps "k8s.io/api/apps/v1"
+	autoscaling "k8s.io/api/autoscaling/v2"
+	batch "k8s.io/api/batch/v1"
+	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
+	policy "k8s.io/api/policy/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"sigs.k8s.io/yaml"
+)
+
+const folder = "../throughline"
+
+// Release is what an installation of the chart consists of, by kind and name.
+type Release struct {
+	objects map[string]meta.Object
+}
+
+// Pod is a pod's template and whose it is.
+type Pod struct {
+	Owner string
+	Meta  meta.ObjectMeta
+	Spec  core.PodSpec
+}
+
+// Render renders the chart as `helm template` does, with arguments of its.
+func Render(arguments ...string) (*Release, error) {
+	text, err := helm("template", arguments)
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := decoder()
+	if err != nil {
+		return nil, err
+	}
+	release := &Release{objects: map[string]meta.Object{}}
+	for _, document := range separator.Split(text, -1) {
+		if content, err := yaml.YAMLToJSON([]byte(document)); err != nil || string(content) == "null" {
+			if err != nil {
+				return nil, fmt.Errorf("%w in %s", err, document)
+			}
+			continue
+		}
+		object, kind, err := decoder.Decode([]byte(document), nil, nil)
+		if err != nil {
+			return nil, fmt.Errorf("%w in %s", err, document)
+		}
+		named := object.(meta.Object)
+		key := kind.Kind + "/" + named.GetName()
+		if release.objects[key] != nil {
+			return nil, fmt.Errorf("%s is there twice", key)
+		}
+		release.objects[key] = named
+	}
+	return release, nil
+}
+
+// Notes gives what `helm install` says at its end, which `helm template` leaves out.
+func Notes(arguments ...string) (string, error) {
+	text, err := helm("install", append([]string{"--dry-run=client"}, arguments...))
+	if err != nil {
+		return "", err
+	}
+	_, notes, found := strings.Cut(text, "\nNOTES:\n")
+	if !found {
+		return "", errors.New("it says nothing")
+	}
+	return notes, nil
+}
+
+func helm(verb string, arguments []string) (string, error) {
+	text, err := exec.Command("helm", append([]string{verb, "throughline", folder}, arguments...)...).Output()
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
+		return "", errors.New(string(failed.Stderr))
+	}
+	return string(text), err
+}
+
+var separator = regexp.MustCompile(`(?m)^---$`)
+
+// decoder knows the kinds that the chart may use, and refuses fields that they do not have.
+func decoder() (runtime.Decoder, error) {
+	scheme := runtime.NewScheme()
+	builder := runtime.NewSchemeBuilder(
+		apps.AddToScheme, autoscaling.AddToScheme, batch.AddToScheme, core.AddToScheme,
+		networking.AddToScheme, policy.AddToScheme,
+	)
+	if err := builder.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer(), nil
+}
+
+// ValuesFiles are those that show what can be asked of the chart.
+func ValuesFiles() ([]string, error) {
+	files, err := filepath.Glob(folder + "/ci/*-values.yaml")
+	if err == nil && len(files) == 0 {
+		err = errors.New("there are none in " + folder + "/ci")
+	}
+	return files, err
+}
+
+// Get gives the object of a kind and name; T has to be the kind's type.
+func Get[T meta.Object](release *Release, key string) (T, error) {
+	object, is := release.objects[key].(T)
+	if !is {
+		return object, fmt.Errorf("no %s is rendered", key)
+	}
+	return object, nil
+}
+
+// All gives the objects of a type.
+func All[T meta.Object](release *Release) []T {
+	var all []T
+	for _, object := range release.objects {
+		if wanted, is := object.(T); is {
+			all = append(all, wanted)
+		}
+	}
+	return all
+}
+
+// Pods gives the templates of all pods.
+func (release *Release) Pods() []Pod {
+	var pods []Pod
+	add := func(owner meta.Object, template core.PodTemplateSpec) {
+		pods = append(pods, Pod{Owner: owner.GetName(), Meta: template.ObjectMeta, Spec: template.Spec})
+	}
+	for _, deployment := range All[*apps.Deployment](release) {
+		add(deployment, deployment.Spec.Template)
+	}
+	for _, job := range All[*batch.Job](release) {
+		add(job, job.Spec.Template)
+	}
+	for _, job := range All[*batch.CronJob](release) {
+		add(job, job.Spec.JobTemplate.Spec.Template)
+	}
+	return pods
+}
+
+// ConfigMap gives the data of the ConfigMap that a pod mounts.
+func (release *Release) ConfigMap(pod Pod) (map[string]string, error) {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.ConfigMap != nil {
+			mounted, err := Get[*core.ConfigMap](release, "ConfigMap/"+volume.ConfigMap.Name)
+			if err != nil {
+				return nil, fmt.Errorf("%s mounts it, and %w", pod.Owner, err)
+			}
+			return mounted.Data, nil
+		}
+	}
+	return nil, errors.New(pod.Owner + " mounts no ConfigMap")
+}

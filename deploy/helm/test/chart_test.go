@@ -1,0 +1,564 @@
+package chart
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apps "k8s.io/api/apps/v1"
+	autoscaling "k8s.io/api/autoscaling/v2"
+	batch "k8s.io/api/batch/v1"
+	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
+	disruption "k8s.io/api/policy/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/yaml"
+)
+
+const hook, hookWeight = "helm.sh/hook", "helm.sh/hook-weight"
+
+// forEach renders the chart with each of its values files.
+func forEach(t *testing.T, check func(t *testing.T, release *Release)) {
+	t.Helper()
+	files, err := ValuesFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) { check(t, render(t, "--values", file)) })
+	}
+}
+
+func render(t *testing.T, arguments ...string) *Release {
+	t.Helper()
+	release, err := Render(arguments...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return release
+}
+
+func get[T meta.Object](t *testing.T, release *Release, key string) T {
+	t.Helper()
+	object, err := Get[T](release, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+func TestEveryPodIsAdmittedWhereThePodSecurityStandardIsRestricted(t *testing.T) {
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+	forEach(t, func(t *testing.T, release *Release) {
+		for _, pod := range release.Pods() {
+			results := evaluator.EvaluatePod(restricted, &pod.Meta, &pod.Spec)
+			if aggregate := policy.AggregateCheckResults(results); !aggregate.Allowed {
+				t.Errorf("%s: %s", pod.Owner, aggregate.ForbiddenDetail())
+			}
+		}
+	})
+}
+
+func TestEveryContainerIsLockedUpAndHasResources(t *testing.T) {
+	forEach(t, func(t *testing.T, release *Release) {
+		for _, pod := range release.Pods() {
+			if token := pod.Spec.AutomountServiceAccountToken; token == nil || *token {
+				t.Errorf("%s is given a token of Kubernetes", pod.Owner)
+			}
+			for _, container := range pod.Spec.Containers {
+				security := container.SecurityContext
+				if security == nil || security.ReadOnlyRootFilesystem == nil || !*security.ReadOnlyRootFilesystem {
+					t.Errorf("%s may write to its root file system", pod.Owner)
+				}
+				resources := container.Resources
+				if resources.Requests.Cpu().IsZero() || resources.Requests.Memory().IsZero() || resources.Limits.Memory().IsZero() {
+					t.Errorf("%s lacks a request of CPU or memory, or a limit of memory", pod.Owner)
+				}
+			}
+		}
+	})
+}
+
+func TestAPodIsGivenMoreTimeToStopThanItTakes(t *testing.T) {
+	forEach(t, func(t *testing.T, release *Release) {
+		for _, name := range []string{"throughline-ingest", "throughline-dispatch"} {
+			deployment := get[*apps.Deployment](t, release, "Deployment/"+name)
+			pod := Pod{Owner: name, Spec: deployment.Spec.Template.Spec}
+			deadline, err := time.ParseDuration(configuration(t, release, pod)["shutdown_deadline"].(string))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lifecycle := pod.Spec.Containers[0].Lifecycle; lifecycle != nil {
+				deadline += time.Duration(lifecycle.PreStop.Sleep.Seconds) * time.Second
+			}
+			// Aborted tasks have 2 s, the last telemetry 3 s.
+			deadline += 5 * time.Second
+			if grace := time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second; grace < deadline {
+				t.Errorf("%s is killed after %s, and may take %s", name, grace, deadline)
+			}
+		}
+	})
+}
+
+func TestIngestIsToldToStopOnlyWhenItHasLeftTheEndpoints(t *testing.T) {
+	ingest := get[*apps.Deployment](t, render(t), "Deployment/throughline-ingest")
+	lifecycle := ingest.Spec.Template.Spec.Containers[0].Lifecycle
+	if lifecycle == nil || lifecycle.PreStop.Sleep.Seconds < 5 {
+		t.Errorf("it does not sleep before: %+v", lifecycle)
+	}
+}
+
+// configuration is throughline.yaml as a pod reads it.
+func configuration(t *testing.T, release *Release, pod Pod) map[string]any {
+	t.Helper()
+	files, err := release.ConfigMap(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := map[string]any{}
+	if err := yaml.Unmarshal([]byte(files["throughline.yaml"]), &settings); err != nil {
+		t.Fatal(err)
+	}
+	return settings
+}
+
+func TestEveryPodFindsTheConfigurationSound(t *testing.T) {
+	forEach(t, func(t *testing.T, release *Release) {
+		for _, pod := range release.Pods() {
+			t.Run(pod.Owner, func(t *testing.T) {
+				output, err := check(t, release, pod)
+				if err != nil {
+					t.Errorf("%v: %s", err, output)
+				}
+			})
+		}
+	})
+}
+
+func TestTheExampleOfTheReadmeIsSound(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(folder, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := regexp.MustCompile("(?s)```yaml\n(# values.yaml\n.*?)```").FindSubmatch(readme)
+	if example == nil {
+		t.Fatal("there is none")
+	}
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	write(t, values, string(example[1]))
+	release := render(t, "--values", values)
+	for _, pod := range release.Pods() {
+		if output, err := check(t, release, pod); err != nil {
+			t.Errorf("%s: %v: %s", pod.Owner, err, output)
+		}
+	}
+}
+
+func TestAConfigurationThatIsNotSoundIsFound(t *testing.T) {
+	release := render(t, "--set", "config.destinations.three.timeuot=1s")
+	for _, pod := range release.Pods() {
+		output, err := check(t, release, pod)
+		if err == nil || !strings.Contains(output, "destinations.three.timeuot") {
+			t.Errorf("%s: %v: %s", pod.Owner, err, output)
+		}
+	}
+}
+
+// check runs `throughline config check` with the files and variables that a pod has.
+func check(t *testing.T, release *Release, pod Pod) (string, error) {
+	t.Helper()
+	files, err := release.ConfigMap(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	container, mounts := pod.Spec.Containers[0], t.TempDir()
+	for name, content := range files {
+		write(t, filepath.Join(mounts, name), strings.ReplaceAll(content, "/run/secrets", mounts))
+	}
+	for _, path := range regexp.MustCompile(`/run/secrets/\S+`).FindAllString(files["throughline.yaml"], -1) {
+		if slices.ContainsFunc(container.VolumeMounts, func(mount core.VolumeMount) bool {
+			return mount.MountPath == filepath.Dir(path)
+		}) {
+			write(t, filepath.Join(mounts, strings.TrimPrefix(path, "/run/secrets")), secret(path))
+		}
+	}
+	command := exec.Command(program(t), "config", "check")
+	command.Dir = mounts
+	for _, variable := range container.Env {
+		value := variable.Value
+		if variable.ValueFrom != nil {
+			value = secret(variable.Name)
+		}
+		if variable.Name == "THROUGHLINE_CONFIG" {
+			value = filepath.Join(mounts, filepath.Base(value))
+		}
+		command.Env = append(command.Env, variable.Name+"="+value)
+	}
+	output, err := command.CombinedOutput()
+	return string(output), err
+}
+
+// secret makes one that is long enough for a client's key, and nobody else's.
+func secret(name string) string {
+	return "0123456789abcdef" + name
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// program is the command throughline, as it was built.
+func program(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("THROUGHLINE")
+	if path == "" {
+		path = "../../../target/debug/throughline"
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestAChangedConfigurationRollsBothServices(t *testing.T) {
+	before, after := render(t), render(t, "--set", "config.destinations.three.timeout=3s")
+	same := render(t, "--set", "ingest.service.port=81")
+	for _, name := range []string{"Deployment/throughline-ingest", "Deployment/throughline-dispatch"} {
+		checksum := func(release *Release) string {
+			template := get[*apps.Deployment](t, release, name).Spec.Template
+			return template.Annotations["checksum/config"]
+		}
+		if checksum(before) == "" || checksum(before) == checksum(after) {
+			t.Errorf("%s stays as it is", name)
+		}
+		if checksum(before) != checksum(same) {
+			t.Errorf("%s rolls for nothing", name)
+		}
+	}
+}
+
+func TestOnlyWhoNeedsTheDatabaseIsToldOfIt(t *testing.T) {
+	forEach(t, func(t *testing.T, release *Release) {
+		for _, pod := range release.Pods() {
+			told := slices.ContainsFunc(pod.Spec.Containers[0].Env, func(variable core.EnvVar) bool {
+				return variable.Name == "PGPASSWORD" || variable.Name == "THROUGHLINE_DATABASE__URL"
+			})
+			if needs := pod.Owner != "throughline-dispatch"; told != needs {
+				t.Errorf("%s is told of the database: %t", pod.Owner, told)
+			}
+		}
+	})
+}
+
+func TestEveryPodMayConnectToWhatItNeedsAndNothingElse(t *testing.T) {
+	release := render(t, "--set", "telemetry.endpoint=http://collector:4318")
+	for name, ports := range map[string][]int32{
+		"throughline-ingest":   {53, 4317, 4318, 5432, 9092},
+		"throughline-dispatch": {53, 443, 4317, 4318, 9092},
+		"throughline-migrate":  {53, 5432},
+		"throughline-purge":    {53, 5432},
+	} {
+		found := get[*networking.NetworkPolicy](t, release, "NetworkPolicy/"+name)
+		open := map[int32]bool{}
+		for _, rule := range found.Spec.Egress {
+			for _, port := range rule.Ports {
+				open[port.Port.IntVal] = true
+			}
+		}
+		if found := slices.Sorted(maps.Keys(open)); !slices.Equal(found, ports) {
+			t.Errorf("%s may connect to %v", name, found)
+		}
+		if letsIn := len(found.Spec.Ingress) > 0; letsIn != (name == "throughline-ingest") {
+			t.Errorf("%s lets somebody in: %t", name, letsIn)
+		}
+		if !slices.Contains(found.Spec.PolicyTypes, networking.PolicyTypeIngress) ||
+			!slices.Contains(found.Spec.PolicyTypes, networking.PolicyTypeEgress) {
+			t.Errorf("%s is not held to it: %v", name, found.Spec.PolicyTypes)
+		}
+	}
+}
+
+func TestWhateverSelectsPodsFindsThoseOfOnePart(t *testing.T) {
+	forEach(t, func(t *testing.T, release *Release) {
+		selectors := map[string]map[string]string{}
+		for _, deployment := range All[*apps.Deployment](release) {
+			selectors["Deployment/"+deployment.Name] = deployment.Spec.Selector.MatchLabels
+			for _, constraint := range deployment.Spec.Template.Spec.TopologySpreadConstraints {
+				selectors[constraint.TopologyKey+"/"+deployment.Name] = constraint.LabelSelector.MatchLabels
+			}
+		}
+		for _, service := range All[*core.Service](release) {
+			selectors["Service/"+service.Name] = service.Spec.Selector
+		}
+		for _, budget := range All[*disruption.PodDisruptionBudget](release) {
+			selectors["PodDisruptionBudget/"+budget.Name] = budget.Spec.Selector.MatchLabels
+		}
+		for _, network := range All[*networking.NetworkPolicy](release) {
+			selectors["NetworkPolicy/"+network.Name] = network.Spec.PodSelector.MatchLabels
+		}
+		for whose, selector := range selectors {
+			var found []string
+			for _, pod := range release.Pods() {
+				if labels.SelectorFromSet(selector).Matches(labels.Set(pod.Meta.Labels)) {
+					found = append(found, pod.Owner)
+				}
+			}
+			if part := whose[strings.LastIndex(whose, "/")+1:]; len(found) != 1 || found[0] != part {
+				t.Errorf("%s selects the pods of %v", whose, found)
+			}
+		}
+	})
+}
+
+func TestAnAutoscalerAloneSaysHowManyReplicasThereAre(t *testing.T) {
+	forEach(t, func(t *testing.T, release *Release) {
+		scaled := map[string]bool{}
+		for _, autoscaler := range All[*autoscaling.HorizontalPodAutoscaler](release) {
+			scaled[autoscaler.Spec.ScaleTargetRef.Name] = true
+		}
+		for _, deployment := range All[*apps.Deployment](release) {
+			if said := deployment.Spec.Replicas != nil; said == scaled[deployment.Name] {
+				t.Errorf("%s says its replicas: %t; an autoscaler does: %t", deployment.Name, said, scaled[deployment.Name])
+			}
+		}
+	})
+}
+
+func TestTheAutoscalerOfDispatchAsksForItsOwnConsumerGroup(t *testing.T) {
+	release := render(t, "--set", "dispatch.autoscaling.enabled=true,config.kafka.prefix=orders")
+	autoscaler := get[*autoscaling.HorizontalPodAutoscaler](t, release, "HorizontalPodAutoscaler/throughline-dispatch")
+	selector := autoscaler.Spec.Metrics[0].External.Metric.Selector
+	if group := selector.MatchLabels["messaging_consumer_group_name"]; group != "orders-dispatch" {
+		t.Errorf("it asks for %q", group)
+	}
+}
+
+func TestTheMigrationStandsOnNothingThatComesAfterIt(t *testing.T) {
+	release := render(t)
+	job := get[*batch.Job](t, release, "Job/throughline-migrate")
+	pod := job.Spec.Template.Spec
+	needs := []meta.Object{
+		get[*core.ServiceAccount](t, release, "ServiceAccount/"+pod.ServiceAccountName),
+		get[*core.ConfigMap](t, release, "ConfigMap/"+pod.Volumes[0].ConfigMap.Name),
+		get[*networking.NetworkPolicy](t, release, "NetworkPolicy/throughline-migrate"),
+	}
+	for _, object := range append(needs, job) {
+		annotations := object.GetAnnotations()
+		weight := map[bool]string{true: "0", false: "-1"}[object == meta.Object(job)]
+		if annotations[hook] != "pre-install,pre-upgrade" || annotations[hookWeight] != weight {
+			t.Errorf("%s: %v", object.GetName(), annotations)
+		}
+	}
+}
+
+func TestEachPartHasItsImageAndADigestGoesBeforeTheTag(t *testing.T) {
+	const digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123"
+	const values = "image.repository=example/all,image.tag=v2,image.digests.throughline-dispatch=" + digest
+	wanted := map[string]string{
+		"ingest":   "example/all/throughline-ingest:v2",
+		"dispatch": "example/all/throughline-dispatch@" + digest,
+		"migrate":  "example/all/throughline:v2",
+		"purge":    "example/all/throughline:v2",
+	}
+	for _, pod := range render(t, "--set", values).Pods() {
+		container := pod.Spec.Containers[0]
+		if container.Image != wanted[container.Name] {
+			t.Errorf("%s runs %s", pod.Owner, container.Image)
+		}
+		delete(wanted, container.Name)
+	}
+	if len(wanted) > 0 {
+		t.Errorf("no pod runs %v", wanted)
+	}
+}
+
+func TestMigrationsMayAskAnotherServerThanTheRest(t *testing.T) {
+	const pooler, itself = "postgres://throughline@pooler:6432/throughline", "postgres://throughline@primary:5432/throughline"
+	rest := "database.host=pooler,database.port=6432"
+	for values, migrates := range map[string]string{
+		rest: pooler,
+		rest + ",migrations.database.host=primary,migrations.database.port=5432": itself,
+	} {
+		release := render(t, "--set", values)
+		for owner, url := range map[string]string{
+			"throughline-ingest": pooler, "throughline-purge": pooler, "throughline-migrate": migrates,
+		} {
+			if found := variable(t, release, owner, "THROUGHLINE_DATABASE__URL"); found != url {
+				t.Errorf("%s: %s asks %s", values, owner, found)
+			}
+			network := get[*networking.NetworkPolicy](t, release, "NetworkPolicy/"+owner)
+			may := slices.ContainsFunc(network.Spec.Egress, func(rule networking.NetworkPolicyEgressRule) bool {
+				return slices.ContainsFunc(rule.Ports, func(port networking.NetworkPolicyPort) bool {
+					return strings.Contains(url, fmt.Sprintf(":%d/", port.Port.IntVal))
+				})
+			})
+			if !may {
+				t.Errorf("%s: %s may not connect to %s", values, owner, url)
+			}
+		}
+	}
+}
+
+// variable is what a pod's container is told.
+func variable(t *testing.T, release *Release, owner, name string) string {
+	t.Helper()
+	for _, pod := range release.Pods() {
+		for _, variable := range pod.Spec.Containers[0].Env {
+			if pod.Owner == owner && variable.Name == name {
+				return variable.Value
+			}
+		}
+	}
+	t.Fatalf("%s is not told %s", owner, name)
+	return ""
+}
+
+func TestPurgesRunAsManyAtOnceAsIsSaidAndNoneIsStartedAnew(t *testing.T) {
+	job := get[*batch.CronJob](t, render(t, "--set", "purge.parallelism=4"), "CronJob/throughline-purge").Spec.JobTemplate.Spec
+	if job.Parallelism == nil || *job.Parallelism != 4 || job.Completions != nil {
+		t.Errorf("parallelism %v, completions %v", job.Parallelism, job.Completions)
+	}
+}
+
+func TestTheNotesNameOnlyWhatIsThere(t *testing.T) {
+	files, err := ValuesFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			release, said := render(t, "--values", file), notes(t, "--values", file)
+			for _, name := range found(t, `deployment/(\S+)`, said) {
+				get[*apps.Deployment](t, release, "Deployment/"+name[1])
+			}
+			for _, forward := range found(t, `port-forward service/(\S+) \d+:(\d+)`, said) {
+				service := get[*core.Service](t, release, "Service/"+forward[1])
+				if port := fmt.Sprint(service.Spec.Ports[0].Port); port != forward[2] {
+					t.Errorf("the port is %s: %s", port, forward[0])
+				}
+			}
+			// An image has no program but its own, and no shell.
+			if strings.Contains(said, " exec ") {
+				t.Errorf("it runs something in a pod: %s", said)
+			}
+			for _, path := range []string{"/v1/requests/<request id>/explain", pathOfItsRoute(t, release)} {
+				found(t, "curl .*localhost:8099"+regexp.QuoteMeta(path)+" ", said)
+			}
+		})
+	}
+}
+
+func TestTheNotesSendAKeyWhereClientsHaveOne(t *testing.T) {
+	const clients = "config.clients.shop.key.env=SHOP_KEY"
+	for values, keys := range map[string]bool{clients: true, "config.routes.one.path=/one": false} {
+		for _, call := range found(t, `(?m)^ *curl .*$`, notes(t, "--set", values)) {
+			if sends := strings.Contains(call[0], "authorization: Bearer"); sends != keys {
+				t.Errorf("%s: it sends a key: %t: %s", values, sends, call[0])
+			}
+		}
+	}
+}
+
+func TestTheNotesTellWhenNobodyOutsideMayPost(t *testing.T) {
+	const outside = "ingest.ingress.enabled=true,ingest.ingress.hosts[0].host=a,ingest.ingress.hosts[0].paths[0]=/one"
+	for values, tells := range map[string]bool{
+		outside:                                  true,
+		"ingest.service.type=LoadBalancer":       true,
+		"ingest.service.type=ClusterIP":          false,
+		outside + ",networkPolicy.enabled=false": false,
+		outside + ",networkPolicy.ingest.from[0].ipBlock.cidr=203.0.113.0/24": false,
+	} {
+		if told := strings.Contains(notes(t, "--set", values), "networkPolicy.ingest.from"); told != tells {
+			t.Errorf("%s: they tell: %t", values, told)
+		}
+	}
+}
+
+func notes(t *testing.T, arguments ...string) string {
+	t.Helper()
+	text, err := Notes(arguments...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// found gives all matches, of which there has to be one at least.
+func found(t *testing.T, pattern, text string) [][]string {
+	t.Helper()
+	matches := regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1)
+	if len(matches) == 0 {
+		t.Errorf("nothing like `%s` in %s", pattern, text)
+	}
+	return matches
+}
+
+// pathOfItsRoute is where the only route of a configuration takes requests.
+func pathOfItsRoute(t *testing.T, release *Release) string {
+	t.Helper()
+	ingest := get[*apps.Deployment](t, release, "Deployment/throughline-ingest")
+	settings := configuration(t, release, Pod{Owner: ingest.Name, Spec: ingest.Spec.Template.Spec})
+	for _, route := range settings["routes"].(map[string]any) {
+		return route.(map[string]any)["path"].(string)
+	}
+	t.Fatal("there is none")
+	return ""
+}
+
+func TestMistakesInValuesAreRefused(t *testing.T) {
+	for values, reason := range map[string]string{
+		"ingets.replicas=3":                                   "additional properties 'ingets' not allowed",
+		"ingest.replica=3":                                    "additional properties 'replica' not allowed",
+		"ingest.replicas=0":                                   "minimum",
+		"ingest.ingress.enabled=true":                         "/ingest/ingress/hosts",
+		"networkPolicy.ingest.from=null":                      "/networkPolicy/ingest",
+		"purge.schedule=nightly":                              "/purge/schedule",
+		"shutdown.marginSeconds=1":                            "/shutdown/marginSeconds",
+		"migrations.database.name=other":                      "additional properties 'name' not allowed",
+		"purge.parallelism=0":                                 "/purge/parallelism",
+		"database.password=geheim":                            "additional properties 'password' not allowed",
+		"secrets[0].name=kafka":                               "/secrets/0",
+		"files.throughline\\.yaml=x":                          "invalid propertyName 'throughline.yaml'",
+		"config.routes.one=null":                              "/config/routes",
+		"config.shutdown_deadline=60s":                        "/config/shutdown_deadline",
+		"config.database.url=postgres://me:secret@db/me":      "/config/database/url",
+		"config.ingest.node_id=7":                             "/config/ingest/node_id",
+		"config.http.address=0.0.0.0:80":                      "/config/http/address",
+		"config.clients.shop.key=0123456789abcdef":            "/config/clients/shop/key",
+		"config.kafka.properties.sasl\\.password=geheim":      "/config/kafka/properties/sasl.password",
+		"config.destinations.three.oauth2.client_secret=open": "/config/destinations/three/oauth2/client_secret",
+		"dispatch.replicas=13":                                "topics have 12 partitions",
+		"telemetry.endpoint=collector:4318":                   "/telemetry/endpoint",
+		"telemetry.variables.OTEL_RESOURCE_ATTRIBUTES=a=b":    "invalid propertyName 'OTEL_RESOURCE_ATTRIBUTES'",
+	} {
+		_, err := Render("--set", values)
+		if err == nil || !strings.Contains(err.Error(), reason) {
+			t.Errorf("%s: expected `%s`: %v", values, reason, err)
+		}
+	}
+}
+
+func TestWithTopicsThatOthersMakeDispatchMayHaveAnyNumberOfReplicas(t *testing.T) {
+	render(t, "--set", "dispatch.replicas=13,config.kafka.topics.create=false")
+}

@@ -1,0 +1,95 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::Findings;
+use crate::environment::Environment;
+use crate::path::Path;
+use crate::secret::Secret;
+use crate::settings::{Database, Destination, Settings};
+
+/// The environment in which nothing may stay as it is for development.
+const PRODUCTION: &str = "production";
+
+/// Passwords that everybody knows: those of docker-compose.yml, and what else is tried first.
+const KNOWN: [&str; 7] =
+    ["throughline", "development", "postgres", "password", "secret", "changeme", "change-me"];
+
+/// Properties of librdkafka that are passwords.
+const PASSWORDS: [&str; 4] =
+    ["sasl.password", "sasl.oauthbearer.client.secret", "ssl.key.password", "ssl.keystore.password"];
+
+/// What the names of headers that carry a password have in them; others may say `throughline` in peace.
+const OF_CREDENTIALS: [&str; 6] = ["auth", "key", "token", "secret", "password", "cookie"];
+
+/// Nothing is open to everybody who has read the documentation.
+pub(super) fn check(settings: &Settings, environment: &Environment, findings: &mut Findings) {
+    if !settings.environment.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(PRODUCTION)) {
+        return;
+    }
+    check_database(&settings.database, environment, findings);
+    let kafka = Path::of(&["kafka", "properties"]);
+    for property in PASSWORDS {
+        let password = settings.kafka.properties.get(property).map(Secret::expose);
+        refuse(password, || kafka.key(property), findings);
+    }
+    for (name, client) in &settings.clients {
+        refuse(Some(client.key.expose()), || Path::of(&["clients", name, "key"]), findings);
+    }
+    for (name, destination) in &settings.destinations {
+        check_destination(destination, &Path::of(&["destinations", name]), findings);
+    }
+}
+
+/// The driver takes the last `password` of the URL's parameters, else the one before the host, else `PGPASSWORD`.
+fn check_database(database: &Database, environment: &Environment, findings: &mut Findings) {
+    let Ok(url) = Url::parse(database.url.expose()) else { return };
+    let path = || Path::of(&["database", "url"]);
+    if let Some(password) = password_in(&url) {
+        refuse(Some(&password), path, findings);
+    } else if matches!(url.scheme(), "postgres" | "postgresql") {
+        findings.expect(
+            !environment.text("PGPASSWORD").is_ok_and(is_known),
+            path,
+            "has no password, and PGPASSWORD in the environment is one that everybody knows; \
+             `environment: production` wants one of your own",
+        );
+    }
+}
+
+fn password_in(url: &Url) -> Option<Cow<'_, str>> {
+    let parameter = url.query_pairs().filter(|(name, _)| name == "password").last();
+    let before_host = || url.password().map(|password| percent_decode_str(password).decode_utf8_lossy());
+    parameter.map(|(_, password)| password).or_else(before_host)
+}
+
+fn check_destination(destination: &Destination, path: &Path, findings: &mut Findings) {
+    check_headers(&destination.headers, &path.key("headers"), findings);
+    if let Some(oauth2) = &destination.oauth2 {
+        refuse(Some(oauth2.client_secret.expose()), || path.key("oauth2").key("client_secret"), findings);
+    }
+}
+
+/// Of `Bearer changeme` the last word is the password.
+fn check_headers(headers: &BTreeMap<String, Secret>, path: &Path, findings: &mut Findings) {
+    for (name, value) in headers {
+        let lower = name.to_lowercase();
+        if OF_CREDENTIALS.iter().any(|part| lower.contains(part)) {
+            refuse(value.expose().split_whitespace().last(), || path.key(name), findings);
+        }
+    }
+}
+
+fn refuse(password: Option<&str>, path: impl FnOnce() -> Path, findings: &mut Findings) {
+    findings.expect(
+        !password.is_some_and(is_known),
+        path,
+        "has a password that everybody knows; `environment: production` wants one of your own",
+    );
+}
+
+fn is_known(password: &str) -> bool {
+    KNOWN.contains(&password)
+}

@@ -1,0 +1,99 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode};
+
+/// A service takes 2 s at most to find out.
+const DEADLINE: Duration = Duration::from_secs(4);
+
+/// Why a service is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// Nobody answers there, or not in time.
+    #[error("nobody answers at {url}")]
+    Silent {
+        /// What was asked.
+        url: String,
+        /// How that failed.
+        source: reqwest::Error,
+    },
+    /// It says so itself.
+    #[error("not ready, says {url}: {status} {report}")]
+    Unready {
+        /// What was asked.
+        url: String,
+        /// What it was answered with.
+        status: StatusCode,
+        /// Which of its dependencies are down.
+        report: String,
+    },
+}
+
+/// Asks the service that listens on this machine, at the `address` it was told to, whether it is ready: for the
+/// health checks of containers, whose images have no other program that could ask.
+///
+/// # Errors
+/// [`NotReady`] if it is not, or nobody answers.
+pub async fn healthcheck(address: SocketAddr) -> Result<(), NotReady> {
+    let url = format!("http://{}/readyz", reachable(address));
+    let asked = async {
+        let client = Client::builder().no_proxy().timeout(DEADLINE).build()?;
+        let answer = client.get(&url).send().await?;
+        Ok((answer.status(), answer.text().await?))
+    };
+    match asked.await {
+        Ok((status, _)) if status.is_success() => Ok(()),
+        Ok((status, report)) => Err(NotReady::Unready { url, status, report }),
+        Err(source) => Err(NotReady::Silent { url, source }),
+    }
+}
+
+/// Who listens on all addresses is asked on the loopback one.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use wiremock::matchers::path;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+
+    async fn service(answer: ResponseTemplate) -> MockServer {
+        let server = MockServer::start().await;
+        Mock::given(path("/readyz")).respond_with(answer).mount(&server).await;
+        server
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_ready_is_healthy_also_when_it_listens_everywhere() {
+        let service = service(ResponseTemplate::new(200)).await;
+        let port = service.address().port();
+        healthcheck(*service.address()).await.unwrap();
+        healthcheck((Ipv4Addr::UNSPECIFIED, port).into()).await.unwrap();
+        assert_eq!(reachable((Ipv6Addr::UNSPECIFIED, port).into()), (Ipv6Addr::LOCALHOST, port).into());
+    }
+
+    #[tokio::test]
+    async fn who_is_not_ready_says_why() {
+        let report = r#"{"status":"unready","broker":"down"}"#;
+        let service = service(ResponseTemplate::new(503).set_body_string(report)).await;
+        let why = healthcheck(*service.address()).await.unwrap_err().to_string();
+        assert!(why.contains("503") && why.contains(report), "{why}");
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_nobody_is_healthy() {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        assert!(matches!(healthcheck(address).await, Err(NotReady::Silent { .. })));
+    }
+}

@@ -1,0 +1,123 @@
+//! Foreign records, which dispatch forwards.
+
+use throughline_kafka::{Outgoing, Producer, Record};
+use throughline_messages::{Adoption, DeadReason, Origin, name};
+use throughline_store::ConnectionTrait as _;
+use throughline_testkit::unmeasured;
+
+use crate::world::{TOPIC, World, ids};
+
+/// As dispatch forwards it.
+fn adoption(offset: i64) -> Adoption {
+    let origin = Origin { topic: TOPIC.to_owned(), partition: 0, offset };
+    Adoption { route: "one".to_owned(), origin, content_type: None, trace: None }
+}
+
+impl World {
+    async fn forward(&self, adoption: &Adoption, body: impl Into<bytes::Bytes>) {
+        self.produce(&self.topics().adoptions, adoption.to_headers(), body).await;
+    }
+
+    /// So many dead letters, each with its reason and the error.
+    async fn letters(&self, count: usize) -> Vec<(Record, String, String)> {
+        let records = self.records(&self.topics().dead_letters, count).await;
+        let letter = |record: Record| {
+            let [reason, error] = [name::REASON, name::ERROR].map(|header| text(&record, header));
+            (record, reason, error)
+        };
+        records.into_iter().map(letter).collect()
+    }
+}
+
+/// What was put last: a letter keeps the headers of the record that it comes from.
+fn text(record: &Record, header: &str) -> String {
+    let (_, value) = record.headers.iter().rfind(|(name, _)| name == header).expect("the header");
+    String::from_utf8(value.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_foreign_record_is_adopted_once_however_often_it_is_forwarded() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    for _ in 0..2 {
+        world.forward(&adoption(41), r#"{"n":1e400}"#.replace("1e400", "1.0")).await;
+    }
+    world.forward(&adoption(42), "not JSON").await;
+    let (dead, reason, _) = world.letters(1).await.remove(0);
+    assert_eq!((dead.payload.as_ref(), reason.as_str()), (&b"not JSON"[..], "malformed"));
+    // One more by HTTP shows that nothing stands between.
+    let last = world.accepted(&ingest, "{}").await;
+    let records = world.records(TOPIC, 2).await;
+    assert_eq!(records[0].payload, r#"{"n":1.0}"#);
+    assert_eq!(ids(&records)[1], last);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn what_can_never_be_adopted_goes_to_dead_letters_is_counted_and_holds_nothing_up() {
+    // The embedded broker has a group whose last member left wait as long as a session for another one.
+    let world = World::new("kafka: {properties: {session.timeout.ms: '3000', heartbeat.interval.ms: '500'}}");
+    let ingest = world.start().await;
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON requests WHEN NEW.content_type LIKE '%poison%' \
+                  BEGIN SELECT RAISE(ABORT, 'from within'); END";
+    world.store().await.connection().execute_unprepared(poison).await.unwrap();
+    let refused = [
+        (
+            Adoption { content_type: Some("application/poison".to_owned()), ..adoption(1) },
+            "it cannot be stored",
+        ),
+        (Adoption { route: "gone".to_owned(), ..adoption(2) }, "the configuration has no route gone"),
+    ];
+    for (number, (adoption, why)) in refused.iter().enumerate() {
+        let body = format!(r#"{{"n":{number}}}"#);
+        world.forward(adoption, body.clone()).await;
+        let (letter, reason, error) = world.letters(number + 1).await.remove(number);
+        assert_eq!((reason.as_str(), error.as_str()), ("malformed", *why));
+        assert_eq!(letter.payload, body, "as it came");
+        let origin = format!("{}/0/{number}", world.topics().adoptions);
+        assert_eq!(text(&letter, name::ORIGIN), origin);
+    }
+    world.forward(&adoption(3), "{}").await;
+    assert_eq!(world.records(TOPIC, 1).await[0].payload, "{}");
+    world.measures("throughline.dead_letters", &[("throughline.reason", "malformed")], 2).await;
+    ingest.stop().await;
+    // Its place is kept: who starts again has nothing to refuse.
+    let next = world.start().await;
+    world.forward(&adoption(4), "[]").await;
+    assert_eq!(world.records(TOPIC, 2).await[1].payload, "[]");
+    world.measures("throughline.dead_letters", &[("throughline.reason", "malformed")], 2).await;
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn an_adopted_request_that_the_broker_refuses_ends_dead_is_counted_and_told() {
+    let world = World::new("{http: {body_limit: 1KiB}, kafka: {properties: {message.max.bytes: '100000'}}}");
+    let ingest = world.start().await;
+    // No limit of ours holds for others' records, and dispatch may be allowed to send larger ones.
+    let large = format!("\"{}\"", "x".repeat(150_000));
+    let mut kafka = world.settings().kafka;
+    kafka.properties.clear();
+    let producer = Producer::new(&kafka, "test", &unmeasured()).unwrap();
+    let topic = world.topics().adoptions;
+    let headers = adoption(1).to_headers();
+    producer.send(&Outgoing { topic, key: None, headers, payload: large.into() }).await.unwrap();
+    world.forward(&adoption(2), "{}").await;
+
+    let (letter, reason, _) = world.letters(1).await.remove(0);
+    assert_eq!((reason.as_str(), letter.payload.len()), (DeadReason::Unpublishable.as_str(), 0));
+    let id = ids(&[letter])[0];
+    let status = world.status_when(&ingest, id, |status| status["deliveries"][0]["state"] == "dead").await;
+    let delivery = &status["deliveries"][0];
+    assert_eq!(
+        (&delivery["reason"], &delivery["last_error_class"]),
+        (&"unpublishable".into(), &"broker".into())
+    );
+    assert_eq!(status["origin"], "one-requests/0/1");
+    let three = ("throughline.destination", "three");
+    let refused = [three, ("throughline.reason", "unpublishable"), ("error.type", "broker")];
+    world.measures("throughline.dead_letters", &refused, 1).await;
+    world.measures("throughline.deliveries", &[three, ("throughline.outcome", "dead")], 1).await;
+    assert_eq!(world.records(TOPIC, 1).await[0].payload, "{}", "the one behind it");
+    world.outbox_empty().await;
+    ingest.stop().await;
+}

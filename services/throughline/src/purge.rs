@@ -1,0 +1,127 @@
+//! `throughline purge`: deletes what ended longer ago than the configuration keeps it.
+
+use clap::Args;
+use opentelemetry::metrics::{MeterProvider as _, NoopMeterProvider};
+use throughline_clock::Clock;
+use throughline_config::{Flags, load};
+use throughline_lifecycle::Shutdown;
+use throughline_store::retention::{self, Cutoff, Purged};
+use throughline_store::{Store, StoreError, idempotency, replays};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::command::say;
+
+/// Most idempotency keys in one statement.
+const KEYS_AT_ONCE: u64 = 5000;
+/// How much longer than a batch took is the rest after it. The less the database has left, the longer is either.
+const REST: u32 = 3;
+
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    flags: Flags,
+    /// Say how many requests would be deleted, and delete nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Purge {
+    /// Deletes, a batch at a time, until nothing old is left or a signal comes.
+    ///
+    /// # Errors
+    /// If the database cannot be asked, or a signal came before all was done. What was deleted until then is said,
+    /// and gone.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let settings = load(&self.flags)?.settings;
+        let unmeasured = NoopMeterProvider::new().meter("throughline");
+        let store = Store::connect(&settings.database, &unmeasured).await?;
+        store.check_schema().await?;
+        let now = Clock::system().now();
+        let cutoff = Cutoff {
+            delivered_before: now - settings.retention.delivered,
+            dead_before: now - settings.retention.dead,
+            now,
+        };
+        let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
+        let [delivered, dead] =
+            [cutoff.delivered_before, cutoff.dead_before].map(|at| at.format("%F %T UTC"));
+        say(&format!("old is what was delivered or cancelled before {delivered}, or died before {dead}"));
+        let mut run = Run { store: store.clone(), cutoff, is_dry: self.dry_run, done: Done::default() };
+        let ended = shutdown.hard().run_until_cancelled(run.until(shutdown.soft())).await;
+        run.tell();
+        if ended.transpose()? != Some(true) {
+            anyhow::bail!("interrupted before all was done; the next purge goes on with what is left");
+        }
+        match retention::oldest(store.connection()).await? {
+            Some(oldest) => say(&format!("oldest request: {oldest}, of {}", oldest.created_at())),
+            None => say("oldest request: none"),
+        }
+        store.close().await;
+        Ok(())
+    }
+}
+
+struct Run {
+    store: Store,
+    cutoff: Cutoff,
+    is_dry: bool,
+    done: Done,
+}
+
+/// What was deleted so far, or would be.
+#[derive(Default)]
+struct Done {
+    purged: Purged,
+    keys: u64,
+    replays: u64,
+}
+
+impl Run {
+    /// Whether all was done before it was told to stop.
+    async fn until(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
+        if !self.is_dry && !self.tidy_up(stop).await? {
+            return Ok(false);
+        }
+        let mut after = None;
+        while !stop.is_cancelled() {
+            let begun = Instant::now();
+            let batch = if self.is_dry {
+                retention::count(self.store.connection(), &self.cutoff, after).await?
+            } else {
+                retention::purge(&self.store, &self.cutoff, after).await?
+            };
+            self.done.purged += batch.purged;
+            if batch.next.is_none() {
+                return Ok(true);
+            }
+            after = batch.next;
+            stop.run_until_cancelled(sleep(begun.elapsed() * REST)).await;
+        }
+        Ok(false)
+    }
+
+    /// Deletes expired keys, which ingest does too while it runs, and replays that are over.
+    async fn tidy_up(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
+        let connection = self.store.connection();
+        self.done.replays = replays::purge(connection, self.cutoff.delivered_before).await?;
+        while !stop.is_cancelled() {
+            let keys = idempotency::purge(connection, self.cutoff.now, KEYS_AT_ONCE).await?;
+            self.done.keys += keys;
+            if keys < KEYS_AT_ONCE {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn tell(&self) {
+        let Done { purged: Purged { requests, deliveries, attempts }, keys, replays } = &self.done;
+        let counts = format!("requests: {requests}, deliveries: {deliveries}, attempts: {attempts}");
+        if self.is_dry {
+            say(&format!("would be purged: {counts}"));
+        } else {
+            say(&format!("purged: {counts}, expired idempotency keys: {keys}, replays: {replays}"));
+        }
+    }
+}
