@@ -50,7 +50,7 @@ pub struct DeadLetter {
     pub reason: DeadReason,
     /// The last error, in words.
     pub error: String,
-    /// The record it comes from; none if there never was one.
+    /// The record it comes from, of an adopted one that of who produced it; none if there never was one.
     pub origin: Option<Origin>,
     /// How it ended; none if the record was never understood that far.
     pub last: Option<LastAttempt>,
@@ -80,6 +80,7 @@ impl DeadLetter {
         put(&mut origin_headers, name::REASON, self.reason.as_str());
         put(&mut origin_headers, name::ERROR, self.error.clone());
         if let Some(origin) = &self.origin {
+            origin_headers.retain(|(header, _)| header != name::ORIGIN);
             put(&mut origin_headers, name::ORIGIN, origin.to_string());
         }
         // Of a retry it is the number of the attempt that was to be made.

@@ -11,23 +11,25 @@ use throughline_transform::{TransformError, Variables};
 use tokio::time::Instant;
 use tracing::{Span, debug, info, warn};
 
+use crate::admission::Admission;
 use crate::call::{Call, Called};
 use crate::classify::Made;
 use crate::destination::{Body, Destination};
 use crate::gate::Hold;
-use crate::processor::{Processor, Turn};
+use crate::processor::Processor;
 use crate::reporter::origin;
+use crate::routing::Target;
 use crate::work::{Deliveries, Standing};
 
 /// A delivery that is to be attempted.
 pub(crate) struct Delivery<'a> {
     pub(crate) record: &'a Record,
     pub(crate) deliveries: &'a Deliveries,
-    pub(crate) destination: &'a String,
+    pub(crate) target: &'a Target,
 }
 
 /// Why no call was made.
-enum NoCall {
+pub(crate) enum NoCall {
     /// It has to wait.
     Held(Hold),
     /// It ended.
@@ -50,19 +52,19 @@ impl Begun {
 impl Delivery<'_> {
     /// Attempts it, again as often as that is to be at once, and returns when Kafka has all outcomes and, if it
     /// ended dead, its dead letter.
-    pub(crate) async fn run(self, processor: &Processor, turn: Result<Turn, Hold>) {
+    pub(crate) async fn run(self, processor: &Processor, admission: Result<Admission<'_>, NoCall>) {
         let mut standing = self.deliveries.standing;
-        let _turn = match turn {
-            Ok(turn) => turn,
-            Err(hold) => {
+        let admission = match admission {
+            Ok(admission) => admission,
+            Err(no_call) => {
                 let begun = Begun::now(&processor.clock);
-                let outcome = NoCall::Held(hold).outcome(begun.at);
+                let outcome = no_call.outcome(begun.at);
                 self.tell(processor, &self.report(standing, begun, None, outcome, standing.spent)).await;
                 return;
             }
         };
         for repeats in 0.. {
-            let report = self.attempt(processor, standing, repeats).await;
+            let report = self.attempt(processor, admission.destination, standing, repeats).await;
             // Before the next attempt: outcomes are told in the order of their attempts.
             self.tell(processor, &report).await;
             if !matches!(report.outcome, Outcome::Retry { due_at: None, .. }) {
@@ -84,13 +86,15 @@ impl Delivery<'_> {
         log(report);
     }
 
-    async fn attempt(&self, processor: &Processor, standing: Standing, repeats: u32) -> AttemptReport {
+    async fn attempt(
+        &self,
+        processor: &Processor,
+        destination: &Destination,
+        standing: Standing,
+        repeats: u32,
+    ) -> AttemptReport {
         let mut begun = Begun::now(&processor.clock);
-        let Some(destination) = processor.routing.destination(self.destination) else {
-            let no_call = NoCall::unroutable(self.destination);
-            return self.report(standing, begun, None, no_call.outcome(begun.at), standing.spent);
-        };
-        let called = self.call(processor, &destination, standing, &mut begun).await;
+        let called = self.call(processor, destination, standing, &mut begun).await;
         let now = processor.clock.now();
         match called {
             Ok(called) => {
@@ -158,7 +162,7 @@ impl Delivery<'_> {
         let status = called.as_ref().and_then(|called| called.status);
         AttemptReport {
             request_id: self.deliveries.request.id,
-            destination: self.destination.clone(),
+            destination: self.target.name().to_owned(),
             attempt: standing.attempt,
             called: called.is_some(),
             spent,
@@ -174,7 +178,7 @@ impl Delivery<'_> {
 }
 
 impl NoCall {
-    fn unroutable(destination: &str) -> Self {
+    pub(crate) fn unroutable(destination: &str) -> Self {
         let error = format!("no destination is called {destination:?}");
         Self::Dead(DeadReason::Unroutable, Failure { class: ErrorClass::Configuration, error })
     }

@@ -6,11 +6,13 @@
 //! once Kafka has acknowledged everything that there was to say of the record, so a crash repeats
 //! calls and loses none; the third party recognises a repeated call by its `Idempotency-Key`.
 //!
-//! In here: `app` puts the parts together; `work` says what a record asks for and `processor` sees
-//! to it; a `delivery` is attempted at one `destination`: its `lanes` keep the order of each key, its `gate`
-//! (breaker, `limits`, and a share of the `room` that all have together) lets a call through, for which `credentials` must be good, `call` makes it and `classify` judges how it ended;
-//! `reporter` tells Kafka, and `metrics` count along. What cannot be called now is deferred: it waits in the database, not here.
+//! In here: `app` puts the parts together; `work` says what a record asks for, with `routing`, and `processor` sees to
+//! it; a `delivery` is attempted at one `destination`, after its `admission`: its `lanes` keep the order of each key, and
+//! it has a share of the `room` that all have together. Its `gate` (breaker and `limits`) lets a call through, for which
+//! `credentials` must be good; `call` makes it and `classify` judges how it ended; `reporter` tells Kafka, and `metrics`
+//! count along. What cannot be called now is deferred: it waits in the database, not here.
 
+mod admission;
 mod app;
 mod call;
 mod cause;

@@ -6,19 +6,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use throughline_clock::Clock;
 use throughline_kafka::{Claim, Handled, Record};
-use throughline_messages::{Adoption, DeadReason, DeferralCause, TraceContext};
+use throughline_messages::{Adoption, DeadReason, TraceContext};
 use throughline_token::Tokens;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, error, info, info_span};
 
+use crate::admission::{Admission, line_up};
 use crate::delivery::Delivery;
-use crate::gate::Hold;
-use crate::lanes::{self, Key, Place, Spot};
+use crate::lanes::Spot;
 use crate::metrics::Metrics;
 use crate::reporter::{Reporter, origin};
-use crate::room::Taken;
-use crate::routing::Routing;
+use crate::routing::{Routing, Target};
 use crate::work::{Deliveries, Work};
 
 /// An attempt that comes later than this after the acceptance starts a trace of its own: those who
@@ -48,12 +47,6 @@ pub(crate) struct Task {
     begun: Begun,
 }
 
-/// A delivery's turn, until it is dropped.
-pub(crate) struct Turn {
-    _place: Option<Place>,
-    _share: Option<Taken>,
-}
-
 /// Whether a record is worked on, or left to the next owner of its partition: the same for all its deliveries.
 struct Begun {
     claim: Claim,
@@ -70,29 +63,16 @@ impl Processor {
     /// Looks at a record. To be called in the order of the records.
     pub(crate) fn admit(&self, record: Record, claim: Claim) -> Task {
         let work = if record.topic == self.retries {
-            Work::of_retry(&record.headers)
+            Work::of_retry(&record.headers, &self.routing)
         } else {
             Work::of_request(&record.topic, &record.headers, &self.routing)
         };
         let spots = match &work {
-            Work::Deliver(deliveries) => self.line_up(&record, deliveries),
+            Work::Deliver(deliveries) => line_up(&record, deliveries),
             Work::Adopt { .. } | Work::Bury { .. } => Vec::new(),
         };
         let begun = Begun { claim, decided: OnceLock::new() };
         Task { record, work, spots, begun }
-    }
-
-    /// Takes a place for each destination, if the record has an ordering key: one that is not its id.
-    fn line_up(&self, record: &Record, deliveries: &Deliveries) -> Vec<Spot> {
-        let Deliveries { request, destinations, .. } = deliveries;
-        let key = record.key.as_ref().filter(|key| **key != request.id.to_string().as_bytes());
-        let spot = |destination: &String| match (key, self.routing.destination(destination)) {
-            (Some(key), Some(destination)) => {
-                destination.line_up(Key { route: request.route.clone(), key: key.clone() }).map(Some)
-            }
-            (None, _) | (_, None) => Ok(None),
-        };
-        destinations.iter().map(spot).collect()
     }
 
     /// Does what the record asks for. It ends when Kafka has all that there is to say of it.
@@ -120,25 +100,14 @@ impl Processor {
         spots: Vec<Spot>,
         begun: &Begun,
     ) -> Handled {
-        let delivery = async |(destination, spot): (&String, Spot)| {
-            let turn = self.turn(destination, spot).await;
+        let delivery = async |(target, spot): (&Target, Spot)| {
+            let admission = Admission::wait(target, spot).await;
             if begun.or_left() {
-                Delivery { record, deliveries, destination }.run(self, turn).await;
+                Delivery { record, deliveries, target }.run(self, admission).await;
             }
         };
-        join_all(deliveries.destinations.iter().zip(spots).map(delivery)).await;
+        join_all(deliveries.targets.iter().zip(spots).map(delivery)).await;
         if begun.or_left() { Handled::Done } else { Handled::Abandoned }
-    }
-
-    /// Waits until a delivery's turn in its lane has come, and there is room for its work.
-    async fn turn(&self, destination: &str, spot: Spot) -> Result<Turn, Hold> {
-        let busy = |wait| Hold { cause: DeferralCause::KeyBusy, wait };
-        let place = lanes::turn(spot).await.map_err(busy)?;
-        let share = match self.routing.destination(destination) {
-            Some(destination) => Some(destination.take_share().await?),
-            None => None,
-        };
-        Ok(Turn { _place: place, _share: share })
     }
 
     async fn adopt(&self, record: &Record, route: String, trace: Option<TraceContext>) {
@@ -241,7 +210,7 @@ mod tests {
             };
             let content_type = HeaderValue::from_static("application/json");
             let standing = Standing { attempt, spent: 0, since: accepted_at };
-            let deliveries = Deliveries { request, content_type, destinations: Vec::new(), standing };
+            let deliveries = Deliveries { request, content_type, targets: Vec::new(), standing };
             let now = accepted_at + TimeDelta::minutes(minutes);
             assert_eq!(deliveries.are_late(now), is_late, "attempt {attempt} after {minutes} minutes");
         }

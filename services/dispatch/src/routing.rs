@@ -12,9 +12,17 @@ use crate::room::Rooms;
 
 /// The configured routes and destinations.
 pub(crate) struct Routing {
-    destinations_of: HashMap<String, Vec<String>>,
+    targets_of: HashMap<String, Vec<Target>>,
     route_of: HashMap<String, String>,
     destinations: HashMap<String, Arc<Destination>>,
+}
+
+/// Where a delivery is to go.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Destination(Arc<Destination>),
+    /// No destination has this name: it was taken out of the configuration since the request was accepted.
+    Unknown(String),
 }
 
 impl Routing {
@@ -25,17 +33,19 @@ impl Routing {
             let destination = Destination::new(name, destination, rooms, meter)?;
             Ok((name.clone(), Arc::new(destination)))
         };
-        let routes = &settings.routes;
-        Ok(Self {
-            destinations_of: routes.iter().map(|(name, r)| (name.clone(), r.destinations.clone())).collect(),
-            route_of: routes.iter().map(|(name, route)| (route.topic.clone(), name.clone())).collect(),
-            destinations: settings.destinations.iter().map(ready).collect::<Result<_, StartError>>()?,
-        })
+        let destinations = settings.destinations.iter().map(ready).collect::<Result<_, StartError>>()?;
+        let mut routing = Self { targets_of: HashMap::new(), route_of: HashMap::new(), destinations };
+        for (name, route) in &settings.routes {
+            let targets = route.destinations.iter().map(|name| routing.target(name)).collect();
+            routing.targets_of.insert(name.clone(), targets);
+            routing.route_of.insert(route.topic.clone(), name.clone());
+        }
+        Ok(routing)
     }
 
-    /// The names of a route's destinations; `None` if there is no such route.
-    pub(crate) fn destinations_of(&self, route: &str) -> Option<&[String]> {
-        self.destinations_of.get(route).map(Vec::as_slice)
+    /// Where the requests of a route go; `None` if there is no such route.
+    pub(crate) fn targets_of(&self, route: &str) -> Option<&[Target]> {
+        self.targets_of.get(route).map(Vec::as_slice)
     }
 
     /// The route whose topic this is.
@@ -47,7 +57,20 @@ impl Routing {
         self.destinations.values().cloned().collect()
     }
 
-    pub(crate) fn destination(&self, name: &str) -> Option<Arc<Destination>> {
-        self.destinations.get(name).cloned()
+    pub(crate) fn target(&self, destination: &str) -> Target {
+        match self.destinations.get(destination) {
+            Some(destination) => Target::Destination(Arc::clone(destination)),
+            None => Target::Unknown(destination.to_owned()),
+        }
+    }
+}
+
+impl Target {
+    /// The destination's name.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Destination(destination) => &destination.name,
+            Self::Unknown(name) => name,
+        }
     }
 }

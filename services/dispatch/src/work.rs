@@ -5,12 +5,11 @@ use chrono::{DateTime, Utc};
 use http::HeaderValue;
 use throughline_messages::{DeadReason, Malformed, RequestRecord, RetryRecord, name};
 
-use crate::routing::Routing;
+use crate::routing::{Routing, Target};
 
 /// What is to be done with a record.
-#[derive(Debug)]
 pub(crate) enum Work {
-    /// Deliver a request to these destinations.
+    /// Deliver a request.
     Deliver(Box<Deliveries>),
     /// Hand a foreign record to ingest.
     Adopt { route: String },
@@ -19,11 +18,10 @@ pub(crate) enum Work {
 }
 
 /// One request on its way to one or more destinations.
-#[derive(Debug)]
 pub(crate) struct Deliveries {
     pub(crate) request: RequestRecord,
     pub(crate) content_type: HeaderValue,
-    pub(crate) destinations: Vec<String>,
+    pub(crate) targets: Vec<Target>,
     pub(crate) standing: Standing,
 }
 
@@ -43,11 +41,12 @@ impl Work {
     ///
     /// The destination alone says where it goes: what was accepted for it is delivered there, even
     /// if the route is gone by now.
-    pub(crate) fn of_retry(headers: &[(String, Bytes)]) -> Self {
+    pub(crate) fn of_retry(headers: &[(String, Bytes)], routing: &Routing) -> Self {
         RetryRecord::from_headers(headers)
             .and_then(|retry| {
                 let RetryRecord { request, destination, attempt, spent, since } = retry;
-                Deliveries::new(request, vec![destination], Standing { attempt, spent, since })
+                let targets = vec![routing.target(&destination)];
+                Deliveries::new(request, targets, Standing { attempt, spent, since })
             })
             .map_or_else(|error| Self::malformed(&error), Self::deliver)
     }
@@ -55,12 +54,12 @@ impl Work {
     /// Reads a record of a route's topic.
     pub(crate) fn of_request(topic: &str, headers: &[(String, Bytes)], routing: &Routing) -> Self {
         match RequestRecord::from_headers(headers) {
-            Ok(Some(request)) => match routing.destinations_of(&request.route) {
-                Some(destinations) => {
+            Ok(Some(request)) => match routing.targets_of(&request.route) {
+                Some(targets) => {
                     let standing = Standing { attempt: 1, spent: 0, since: request.accepted_at };
-                    let is_meant = |destination: &&String| !request.held.contains(*destination);
-                    let destinations = destinations.iter().filter(is_meant).cloned().collect();
-                    Deliveries::new(request, destinations, standing)
+                    let is_held = |target: &Target| request.held.iter().any(|held| held == target.name());
+                    let targets = targets.iter().filter(|target| !is_held(target)).cloned().collect();
+                    Deliveries::new(request, targets, standing)
                         .map_or_else(|error| Self::malformed(&error), Self::deliver)
                 }
                 None => Self::unroutable(format!("no route is called {:?}", request.route)),
@@ -87,11 +86,11 @@ impl Work {
 }
 
 impl Deliveries {
-    fn new(request: RequestRecord, destinations: Vec<String>, standing: Standing) -> Result<Self, Malformed> {
+    fn new(request: RequestRecord, targets: Vec<Target>, standing: Standing) -> Result<Self, Malformed> {
         let content_type = HeaderValue::from_str(&request.content_type).map_err(|_| Malformed {
             header: name::CONTENT_TYPE,
             problem: "cannot be the value of an HTTP header".to_owned(),
         })?;
-        Ok(Self { request, content_type, destinations, standing })
+        Ok(Self { request, content_type, targets, standing })
     }
 }

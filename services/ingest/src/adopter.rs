@@ -3,14 +3,14 @@
 use futures_util::future::join_all;
 use throughline_kafka::{Consumer, KafkaError, Received, Record};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{Adoption, TraceContext};
+use throughline_messages::{Adoption, DeadReason, TraceContext};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
 use crate::CLOSE_DEADLINE;
 use crate::backoff::Backoff;
 use crate::intake::{Intake, Intakes, NotTaken, Offer};
-use crate::refusals::DeadLetters;
+use crate::refusals::{DeadLetters, Refusal};
 use crate::writer::Room;
 
 /// Most records offered to the writer at once.
@@ -42,11 +42,11 @@ impl Adopter {
         let span = process_span(&record);
         let adopted = match Adoption::from_headers(&record.headers) {
             Ok(adoption) => self.adopt(&record, adoption).instrument(span).await,
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Refusal::malformed(&record, &error)),
         };
         let finished = match adopted {
             Ok(finished) => finished,
-            Err(error) => self.dead_letters.put(&record, &error).await,
+            Err(refusal) => self.dead_letters.put(&record, refusal).await,
         };
         if finished {
             receipt.done();
@@ -56,16 +56,18 @@ impl Adopter {
     /// False if told to stop before it was accepted.
     ///
     /// # Errors
-    /// In words, if it can never be accepted.
-    async fn adopt(&self, record: &Record, adoption: Adoption) -> Result<bool, String> {
-        let intake = self
-            .intakes
-            .get(&adoption.route)
-            .ok_or_else(|| format!("the configuration has no route {}", adoption.route))?;
+    /// If it can never be accepted.
+    async fn adopt(&self, record: &Record, adoption: Adoption) -> Result<bool, Refusal> {
+        let never = |reason, error| Refusal::new(reason, error, adoption.origin.clone());
+        let Some(intake) = self.intakes.get(&adoption.route) else {
+            let error = format!("the configuration has no route {}", adoption.route);
+            return Err(never(DeadReason::Unroutable, error));
+        };
+        let malformed = |error| never(DeadReason::Malformed, error);
         let mut backoff = Backoff::default();
         loop {
             let not_now = match intake.queue().reserve(record.payload.len() as u64) {
-                Some(room) => offer(intake, record, &adoption, room).await?,
+                Some(room) => offer(intake, record, &adoption, room).await.map_err(malformed)?,
                 None => Some("there is no room for its body"),
             };
             let Some(why) = not_now else { return Ok(true) };

@@ -17,6 +17,13 @@ pub(crate) struct DeadLetters {
     pub(crate) hard: CancellationToken,
 }
 
+/// Why nothing can be done with a record.
+pub(crate) struct Refusal {
+    reason: DeadReason,
+    error: String,
+    origin: Origin,
+}
+
 /// What is kept of a record until the broker has it, to tell of it if it never will. The value is in the database.
 #[derive(Debug)]
 pub(crate) struct Stub {
@@ -30,21 +37,29 @@ impl From<Outgoing> for Stub {
     }
 }
 
+impl Refusal {
+    pub(crate) fn new(reason: DeadReason, error: String, origin: Origin) -> Self {
+        Self { reason, error, origin }
+    }
+
+    /// A record that cannot be read.
+    pub(crate) fn malformed(record: &Record, error: &impl ToString) -> Self {
+        let Record { topic, partition, offset, .. } = record;
+        let origin = Origin { topic: topic.clone(), partition: *partition, offset: *offset };
+        Self::new(DeadReason::Malformed, error.to_string(), origin)
+    }
+}
+
 impl DeadLetters {
-    /// Publishes a record as malformed and waits for the acknowledgement. False if told to stop
-    /// before: then the record must be read again.
-    pub(crate) async fn put(&self, record: &Record, error: &str) -> bool {
-        let origin =
-            Origin { topic: record.topic.clone(), partition: record.partition, offset: record.offset };
-        tracing::error!(%origin, error, "nothing can be done with a record, it goes to dead letters");
-        self.metrics.put_aside(DeadReason::Malformed);
-        let letter = DeadLetter {
-            destination: None,
-            reason: DeadReason::Malformed,
-            error: error.to_owned(),
-            origin: Some(origin),
-            last: None,
-        };
+    /// Publishes a record, or what it stands for, and waits for the acknowledgement. False if told to stop before:
+    /// then the record must be read again.
+    pub(crate) async fn put(&self, record: &Record, refusal: Refusal) -> bool {
+        let Refusal { reason, error, origin } = refusal;
+        tracing::error!(
+            %origin, reason = reason.as_str(), error, "nothing can be done with a record, it goes to dead letters"
+        );
+        self.metrics.put_aside(reason);
+        let letter = DeadLetter { destination: None, reason, error, origin: Some(origin), last: None };
         let headers = letter.to_headers(record.headers.clone());
         self.send(record.key.clone(), headers, record.payload.clone()).await
     }
