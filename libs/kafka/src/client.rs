@@ -42,8 +42,10 @@ const HANDED_OVER: &str = "partitions change hands cooperatively, after their re
 /// A configuration for any client: the connection, then `ours`, then `kafka.properties`.
 pub(crate) fn config(settings: &Kafka, ours: &[(&str, &str)]) -> Result<ClientConfig, KafkaError> {
     let mut config = ClientConfig::new();
-    // What is worth showing is decided where the lines are taken (see `log`), not in librdkafka.
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // What is worth showing is decided where the lines are taken (see `log`), not in librdkafka; but what nobody asked
+    // it to look at, it need not even format.
+    let is_debugged = settings.properties.contains_key("debug");
+    config.set_log_level(if is_debugged { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
     config.set("bootstrap.servers", &settings.bootstrap_servers);
     config.set("client.id", "throughline");
     // Brokers drop idle connections after some minutes, which is not worth a line.
@@ -120,6 +122,13 @@ mod tests {
             assert_eq!(config.get("linger.ms"), Some("77"));
             assert_eq!(config.get("queue.buffering.max.ms"), None);
         }
+    }
+
+    #[test]
+    fn debugging_is_heard_when_asked_for() {
+        let level = |properties| config(&settings(properties), &[]).unwrap().log_level;
+        assert_eq!(level(&[]), RDKafkaLogLevel::Info);
+        assert_eq!(level(&[("debug", "broker,metadata")]), RDKafkaLogLevel::Debug);
     }
 
     #[test]

@@ -66,7 +66,11 @@ impl Recorder {
                     receipts.push(received.receipt);
                 }
                 Err(error) => {
-                    if self.dead_letters.put(&received.record, Refusal::malformed(&received.record, &error)).await {
+                    if self
+                        .dead_letters
+                        .put(&received.record, Refusal::malformed(&received.record, &error))
+                        .await
+                    {
                         received.receipt.done();
                     }
                 }
@@ -100,7 +104,9 @@ impl Recorder {
                 }
                 Err(error) => {
                     return match reports.first() {
-                        Some((_, record)) => self.dead_letters.put(record, Refusal::malformed(record, &error)).await,
+                        Some((_, record)) => {
+                            self.dead_letters.put(record, Refusal::malformed(record, &error)).await
+                        }
                         None => true,
                     };
                 }

@@ -1,13 +1,9 @@
-//! What the library promises, on a broker: the embedded one, or a real one (see `support`).
+//! What the library promises, on a broker: a real one in a container, or the embedded one (see `support`).
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    reason = "a test stops where something is amiss, and says what it skipped"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is amiss")]
 
 mod consumer;
+mod container;
 mod group;
 mod metrics;
 mod producer;

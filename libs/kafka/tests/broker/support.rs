@@ -1,8 +1,9 @@
-//! A broker of its own for each test: the embedded one, or, where `THROUGHLINE_TEST_KAFKA` names it,
-//! a real one, on which each test has topics and groups of its own.
+//! A broker for each test: where a Docker engine answers a real one, on which it has topics and groups of its own,
+//! else an embedded one.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,25 +11,50 @@ use throughline_config::{Kafka, Topics};
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Received, ensure_topics};
 use throughline_testkit::Measured;
 
+use crate::container::Container;
+
 /// For anything that should happen at once; a group's first members wait 3 s.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct Broker {
-    embedded: Option<EmbeddedBroker>,
+    server: Server,
     pub(crate) settings: Kafka,
     pub(crate) topic: String,
     /// What its clients measure.
     pub(crate) measured: Measured,
 }
 
+/// What serves it, as long as it is there.
+enum Server {
+    Embedded(EmbeddedBroker),
+    Real { _container: Arc<Container> },
+}
+
 impl Broker {
     /// With a topic of so many partitions.
     pub(crate) async fn start(name: &str, partitions: u32) -> Self {
-        let topic = unique(name);
-        let Some(mut settings) = real(partitions) else { return Self::embedded(&topic, partitions) };
+        match Container::shared().await {
+            Some(container) => Self::real(container, name, partitions).await,
+            None => Self::embedded(name, partitions),
+        }
+    }
+
+    async fn real(container: Arc<Container>, name: &str, partitions: u32) -> Self {
+        let mut settings = settings(container.open.clone(), partitions);
         settings.topics.create = true;
-        ensure_topics(&settings, &[&topic], SOON).await.unwrap();
-        Self { embedded: None, settings, topic, measured: Measured::new() }
+        ensure_topics(&settings, &[name], SOON).await.unwrap();
+        let server = Server::Real { _container: container };
+        Self { server, settings, topic: name.to_owned(), measured: Measured::new() }
+    }
+
+    /// For what the embedded one cannot do; none where there is no Docker engine.
+    pub(crate) async fn real_only(name: &str, partitions: u32) -> Option<Self> {
+        Some(Self::real(Container::needed().await?, name, partitions).await)
+    }
+
+    /// Whether librdkafka's mock cluster serves it, which is not as exact as a real one.
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(self.server, Server::Embedded(_))
     }
 
     /// One that can be taken down.
@@ -36,15 +62,23 @@ impl Broker {
         let broker = EmbeddedBroker::start(partitions).unwrap();
         broker.create_topics(&[topic]).unwrap();
         let settings = settings(broker.bootstrap_servers(), partitions);
-        Self { embedded: Some(broker), settings, topic: topic.to_owned(), measured: Measured::new() }
+        let server = Server::Embedded(broker);
+        Self { server, settings, topic: topic.to_owned(), measured: Measured::new() }
     }
 
     pub(crate) fn down(&self) {
-        self.embedded.as_ref().expect("an embedded broker").down().unwrap();
+        self.mock().down().unwrap();
     }
 
     pub(crate) fn up(&self) {
-        self.embedded.as_ref().expect("an embedded broker").up().unwrap();
+        self.mock().up().unwrap();
+    }
+
+    fn mock(&self) -> &EmbeddedBroker {
+        match &self.server {
+            Server::Embedded(broker) => broker,
+            Server::Real { .. } => panic!("only an embedded broker can be taken down"),
+        }
     }
 
     pub(crate) fn producer(&self) -> Producer {
@@ -76,16 +110,6 @@ impl Broker {
             acknowledgement.await.unwrap();
         }
     }
-}
-
-/// Settings for the real broker, if there is one.
-pub(crate) fn real(partitions: u32) -> Option<Kafka> {
-    std::env::var("THROUGHLINE_TEST_KAFKA").ok().map(|servers| settings(servers, partitions))
-}
-
-/// A name that no test run before this one used.
-pub(crate) fn unique(name: &str) -> String {
-    format!("{name}-{}", std::process::id())
 }
 
 pub(crate) fn settings(servers: String, partitions: u32) -> Kafka {

@@ -2,6 +2,7 @@
 
 use throughline_kafka::{EmbeddedBroker, KafkaError, ensure_topics};
 
+use crate::container::Container;
 use crate::support::{self, Broker, SOON};
 
 #[tokio::test]
@@ -31,13 +32,10 @@ async fn no_broker_is_named_with_its_address() {
 
 #[tokio::test]
 async fn missing_topics_are_created_when_configured() {
-    let Some(mut settings) = support::real(3) else {
-        eprintln!("skipped: the embedded broker has no administration; set THROUGHLINE_TEST_KAFKA");
-        return;
-    };
+    let Some(container) = Container::needed().await else { return };
+    let mut settings = support::settings(container.open.clone(), 3);
     settings.topics.create = true;
-    let names = [support::unique("created"), support::unique("created-too")];
-    let names = [names[0].as_str(), names[1].as_str()];
+    let names = ["created", "created-too"];
     ensure_topics(&settings, &names[..1], SOON).await.unwrap();
     ensure_topics(&settings, &names, SOON).await.unwrap();
     settings.topics.create = false;

@@ -77,7 +77,11 @@ async fn what_can_never_be_adopted_goes_to_dead_letters_is_counted_and_holds_not
         let (letter, reason, error) = world.letters(number + 1).await.remove(number);
         assert_eq!((reason.as_str(), error.as_str()), *why);
         assert_eq!(letter.payload, body, "as it came");
-        assert_eq!(text(&letter, name::ORIGIN), format!("{TOPIC}/0/{}", number + 1), "where somebody produced it");
+        assert_eq!(
+            text(&letter, name::ORIGIN),
+            format!("{TOPIC}/0/{}", number + 1),
+            "where somebody produced it"
+        );
     }
     world.forward(&adoption(3), "{}").await;
     assert_eq!(world.records(TOPIC, 1).await[0].payload, "{}");
