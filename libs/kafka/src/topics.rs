@@ -84,11 +84,11 @@ impl Topics<'_> {
     async fn create(&self, names: &[String]) -> Result<(), KafkaError> {
         let partitions = i32::try_from(self.settings.topics.partitions.get()).unwrap_or(i32::MAX);
         let replication = i32::try_from(self.settings.topics.replication.get()).unwrap_or(i32::MAX);
-        let largest = self.settings.largest_record().to_string();
+        let configuration = configuration(self.settings);
         let topics: Vec<_> = names
             .iter()
             .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(replication)))
-            .map(|topic| topic.set("max.message.bytes", &largest))
+            .map(|topic| configuration.iter().fold(topic, |topic, (name, value)| topic.set(name, value)))
             .collect();
         let left = self.deadline.saturating_duration_since(Instant::now());
         let options = AdminOptions::new().request_timeout(Some(left)).operation_timeout(Some(left));
@@ -125,7 +125,36 @@ impl Topics<'_> {
     }
 }
 
+/// How topics are created.
+fn configuration(settings: &Kafka) -> Vec<(&'static str, String)> {
+    let mut configuration = vec![("max.message.bytes", settings.largest_record().to_string())];
+    // By default one replica may lead alone, and lose what it has acknowledged. With two, none could be restarted.
+    if settings.topics.replication.get() >= 3 {
+        configuration.push(("min.insync.replicas", "2".to_owned()));
+    }
+    configuration
+}
+
 fn usable(metadata: &Metadata) -> HashSet<String> {
     let usable = metadata.topics().iter().filter(|topic| topic.error().is_none());
     usable.map(|topic| topic.name().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use throughline_config::Topics;
+
+    use super::*;
+
+    #[test]
+    fn of_three_replicas_two_have_each_record() {
+        for (replication, expected) in [(1, None), (2, None), (3, Some("2")), (5, Some("2"))] {
+            let topics = Topics { replication: NonZeroU32::new(replication).unwrap(), ..Topics::default() };
+            let configuration = configuration(&Kafka { topics, ..Kafka::default() });
+            let found = configuration.iter().find(|(name, _)| *name == "min.insync.replicas");
+            assert_eq!(found.map(|(_, value)| value.as_str()), expected, "{replication} replicas");
+        }
+    }
 }

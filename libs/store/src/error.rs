@@ -81,12 +81,13 @@ pub enum StoreError {
         /// Names of the migrations, in order.
         missing: Vec<String>,
     },
-    /// The schema has migrations that this program does not know.
+    /// The schema has migrations that this program should know, and does not.
     #[error(
-        "the database is newer than this program, which does not know its {}; run a newer version",
+        "the database has {}, which this program does not know: it is that of another program, or of a version that was \
+         never released",
         listed(unknown)
     )]
-    SchemaAhead {
+    SchemaUnknown {
         /// Versions of the migrations, in order.
         unknown: Vec<String>,
     },
@@ -138,7 +139,7 @@ impl StoreError {
             | Self::File { .. }
             | Self::ReadOnlyFile { .. }
             | Self::SchemaBehind { .. }
-            | Self::SchemaAhead { .. }
+            | Self::SchemaUnknown { .. }
             | Self::SchemaDiffers { .. }
             | Self::Migration(_)
             | Self::Foreign { .. } => false,

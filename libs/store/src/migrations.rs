@@ -94,13 +94,18 @@ async fn applied(connection: &DatabaseConnection) -> Result<Applied, StoreError>
 
 /// The known migrations that are not applied, in order.
 ///
+/// Those that are newer than all that are known are of a later release, which is being rolled out, or was: they only
+/// add to what is there, so this program goes on with what it knows.
+///
 /// # Errors
-/// If one was applied that is not known, or that was another then.
+/// If one was applied between those that are known, or that was another then.
 fn missing<'m>(known: &'m Migrator, applied: &Applied) -> Result<Vec<&'m Migration>, StoreError> {
+    let newest = known.iter().map(|migration| migration.version).max().unwrap_or_default();
+    let of_this_release = applied.range(..=newest).map(|(version, _)| version);
     let unknown: Vec<_> =
-        applied.keys().filter(|version| !known.version_exists(**version)).map(i64::to_string).collect();
+        of_this_release.filter(|version| !known.version_exists(**version)).map(i64::to_string).collect();
     if !unknown.is_empty() {
-        return Err(StoreError::SchemaAhead { unknown });
+        return Err(StoreError::SchemaUnknown { unknown });
     }
     let mut missing = Vec::new();
     for migration in known.iter().filter(|migration| migration.migration_type.is_up_migration()) {

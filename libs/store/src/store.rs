@@ -56,16 +56,15 @@ impl Store {
     /// waits.
     ///
     /// # Errors
-    /// [`StoreError::SchemaAhead`] if the schema is newer than this program; or if the database cannot be
-    /// migrated.
+    /// [`StoreError::SchemaUnknown`], [`StoreError::SchemaDiffers`]; or if the database cannot be migrated.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         migrations::migrate(&self.connection.pool).await
     }
 
-    /// Looks whether the schema is the one that this program knows. Changes nothing.
+    /// Looks whether the schema has all that this program knows of it. Changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::SchemaBehind`], [`StoreError::SchemaAhead`], [`StoreError::SchemaDiffers`]; or if the
+    /// [`StoreError::SchemaBehind`], [`StoreError::SchemaUnknown`], [`StoreError::SchemaDiffers`]; or if the
     /// database cannot be asked.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         migrations::check(&self.connection.pool).await

@@ -27,6 +27,7 @@ mod sampler;
 mod start;
 mod story;
 mod sweeper;
+mod topics;
 mod writer;
 
 use std::time::Duration;

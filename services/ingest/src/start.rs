@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
 use throughline_config::Settings;
-use throughline_kafka::{Consumer, Producer, ensure_topics};
+use throughline_kafka::{Consumer, Producer};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::Topics;
 use throughline_store::{Store, deliveries};
@@ -29,10 +29,9 @@ use crate::recorder::Recorder;
 use crate::refusals::DeadLetters;
 use crate::sampler::Sampler;
 use crate::sweeper::{Alarm, Desk, Sweeper};
+use crate::topics::{self, Unseen};
 use crate::writer::{self, Writer};
 
-/// How long the broker may take to say which topics there are, and to create what is missing.
-const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
 /// Rows of one page of the outbox, and bytes of bodies that it may bring into memory.
 const PAGE_ROWS: u64 = 512;
 const PAGE_BYTES: u64 = 16 << 20;
@@ -93,6 +92,7 @@ fn listen_error(address: SocketAddr, source: std::io::Error) -> StartError {
 struct Parts {
     settings: Settings,
     topics: Topics,
+    unseen: Option<Unseen>,
     store: Store,
     producer: Producer,
     window: Arc<Window>,
@@ -121,16 +121,16 @@ impl Parts {
         if broker == Broker::Forgetful {
             deliveries::make_published_due(store.connection(), clock.now()).await?;
         }
-        let routes = settings.routes.values().map(|route| route.topic.as_str());
-        let names: Vec<&str> = routes.chain(topics.all()).collect();
-        ensure_topics(&settings.kafka, &names, TOPICS_DEADLINE).await?;
         let name = format!("{}-ingest-producer", settings.kafka.prefix);
         let producer = Producer::new(&settings.kafka, &name, meter)?;
+        let routes = settings.routes.values().map(|route| route.topic.as_str());
+        let names = routes.chain(topics.all()).map(ToOwned::to_owned).collect();
+        let unseen = topics::see_to(&settings.kafka, &producer, names).await?;
         let unacknowledged = settings.ingest.unacknowledged.get() as usize;
         let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
         let alarm = Arc::default();
         let (meter, metrics) = (meter.clone(), Metrics::new(meter));
-        Ok(Self { settings, topics, store, producer, window, alarm, broker, clock, shutdown, meter, metrics })
+        Ok(Self { settings, topics, unseen, store, producer, window, alarm, broker, clock, shutdown, meter, metrics })
     }
 
     async fn assemble(self, listener: TcpListener) -> Result<Tasks, StartError> {
@@ -179,6 +179,9 @@ impl Parts {
         tasks.spawn("recorder", recorder.run());
         tasks.spawn("sweeper", sweeper.run());
         tasks.spawn("sampler", sampler.run());
+        if let Some(unseen) = self.unseen {
+            tasks.spawn("topics", unseen.run(self.shutdown.soft().clone()));
+        }
         let keeper = Keeper {
             store: self.store,
             lease,

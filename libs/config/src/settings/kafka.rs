@@ -59,7 +59,8 @@ pub struct Topics {
     pub create: bool,
     /// Partitions of a topic that is created. Default 12.
     pub partitions: NonZeroU32,
-    /// Replicas of a topic that is created. Default 1.
+    /// Replicas of a topic that is created. Default 1. Of three or more, two must have a record before it counts as
+    /// published (`min.insync.replicas`).
     pub replication: NonZeroU32,
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Container {
     pub(crate) secured: String,
     /// The certificate of who vouches for it.
     pub(crate) authority: String,
-    _container: ContainerAsync<GenericImage>,
+    _running: ContainerAsync<GenericImage>,
 }
 
 /// What the tests know of their container.
@@ -132,7 +132,7 @@ impl Container {
             open: format!("127.0.0.1:{open}"),
             secured: format!("localhost:{secured}"),
             authority: authority.pem,
-            _container: container,
+            _running: container,
         })
     }
 }

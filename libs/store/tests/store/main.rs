@@ -144,7 +144,8 @@ on_both_databases! {
     schema:
         an_empty_database_is_behind,
         migrating_brings_the_schema_up_to_date_once,
-        a_newer_schema_is_refused,
+        a_schema_of_a_later_release_is_worked_with,
+        a_schema_of_another_program_is_refused,
         a_migration_with_another_text_is_refused,
         two_who_migrate_at_once_apply_each_migration_once,
         what_goes_up_comes_down;

@@ -1,3 +1,4 @@
+use std::error::Error as _;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -49,6 +50,33 @@ async fn an_outage_of_the_broker_delays_and_keeps_the_order() {
     accepted.push(world.accepted(&ingest, r#"{"user":"u"}"#).await);
     assert_in_order_and_once(&ids(&world.records(TOPIC, 42).await), &accepted);
     ingest.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_broker_ingest_starts_all_the_same() {
+    let world = World::new("");
+    world.broker.down().unwrap();
+    let ingest = world.start().await;
+    let accepted = vec![world.accepted(&ingest, "{}").await];
+    world.broker.up().unwrap();
+    assert_in_order_and_once(&ids(&world.records(TOPIC, 1).await), &accepted);
+    ingest.stop().await;
+    world.outbox_empty().await;
+}
+
+#[tokio::test]
+async fn what_a_broker_lacks_that_answers_late_ends_ingest() {
+    let world = World::new("");
+    let world = world.reconfigured("{kafka: {topics: {create: false}}, routes: {one: {topic: nowhere}}}");
+    let refused = world.try_start().await.unwrap_err().to_string();
+    assert!(refused.contains("missing topics: nowhere: create them"), "{refused}");
+    world.broker.down().unwrap();
+    let ingest = world.start().await;
+    world.accepted(&ingest, "{}").await;
+    world.broker.up().unwrap();
+    let ended = ingest.ended().await.unwrap_err();
+    let why = ended.source().unwrap().to_string();
+    assert!(why.contains("missing topics: nowhere: create them"), "{ended}: {why}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use throughline_clock::Clock;
 use throughline_config::{Flags, Settings, Sources, load_from};
 use throughline_ingest::{Broker, Ingest, StartError};
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
-use throughline_lifecycle::Shutdown;
+use throughline_lifecycle::{Shutdown, TaskFailed};
 use throughline_messages::{RequestRecord, Topics};
 use throughline_snowflake::RequestId;
 use throughline_store::{Store, outbox};
@@ -61,6 +61,12 @@ impl World {
         world.broker.create_topics(&routes).unwrap();
         world.broker.create_topics(&world.topics().all()).unwrap();
         world
+    }
+
+    /// The configuration of who starts from now on; no topics are created for it.
+    pub(crate) fn reconfigured(mut self, overrides: &str) -> Self {
+        overrides.clone_into(&mut self.overrides);
+        self
     }
 
     fn database(&self) -> PathBuf {
@@ -228,6 +234,16 @@ destinations:
 
 impl Running {
     /// Tells it to stop and waits until it has.
+    /// Waits until it has ended by itself; what it would still wait for, it does not get.
+    pub(crate) async fn ended(self) -> Result<(), TaskFailed> {
+        let end = async {
+            self.shutdown.soft().cancelled().await;
+            self.shutdown.force();
+            self.ingest.join().await
+        };
+        tokio::time::timeout(DEADLINE, end).await.expect("it ends")
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.begin();
         tokio::time::timeout(DEADLINE, self.ingest.join()).await.expect("it stops").unwrap();
