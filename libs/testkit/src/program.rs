@@ -79,6 +79,21 @@ impl Program {
         Self::spawn(command, &[], folder)
     }
 
+    /// What a service's program says of the one that listens at an address, asked as a container's health check does;
+    /// `variable` is the one that sets the address.
+    ///
+    /// # Errors
+    /// If there is no such executable, or it does not end in time.
+    pub async fn healthcheck(executable: &Path, variable: &str, address: String) -> anyhow::Result<Ended> {
+        const CONFIGURATION: &str = "{kafka: {bootstrap_servers: 'localhost:9'}, \
+             routes: {one: {path: /one, topic: one, destinations: [three]}}, \
+             destinations: {three: {url: 'http://localhost:9'}}}";
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join("throughline.yaml"), CONFIGURATION)?;
+        let environment = [(variable, address)];
+        Self::start_with(executable, &["--healthcheck"], &environment, folder.path())?.ended().await
+    }
+
     fn spawn(mut command: Command, environment: &[(&str, String)], folder: &Path) -> anyhow::Result<Self> {
         let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let mut child = command

@@ -1,5 +1,7 @@
 //! `throughline purge`: deletes what ended longer ago than the configuration keeps it.
 
+use std::time::Duration;
+
 use clap::Args;
 use opentelemetry::metrics::{MeterProvider as _, NoopMeterProvider};
 use throughline_clock::Clock;
@@ -24,10 +26,13 @@ pub(crate) struct Purge {
     /// Say how many requests would be deleted, and delete nothing.
     #[arg(long)]
     dry_run: bool,
+    /// End in good order after this time, for example `50m`, also if there is more; what is left is for the next purge.
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    time: Option<Duration>,
 }
 
 impl Purge {
-    /// Deletes, a batch at a time, until nothing old is left or a signal comes.
+    /// Deletes, a batch at a time, until nothing old is left, its time is over or a signal comes.
     ///
     /// # Errors
     /// If the database cannot be asked, or a signal came before all was done. What was deleted until then is said,
@@ -48,10 +53,22 @@ impl Purge {
             [cutoff.delivered_before, cutoff.dead_before].map(|at| at.format("%F %T UTC"));
         say(&format!("old is what was delivered or cancelled before {delivered}, or died before {dead}"));
         let mut run = Run { store: store.clone(), cutoff, is_dry: self.dry_run, done: Done::default() };
-        let ended = shutdown.hard().run_until_cancelled(run.until(shutdown.soft())).await;
+        let stop = shutdown.soft().child_token();
+        if let Some(time) = self.time {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                sleep(time).await;
+                stop.cancel();
+            });
+        }
+        let ended = shutdown.hard().run_until_cancelled(run.until(&stop)).await;
         run.tell();
-        if ended.transpose()? != Some(true) {
-            anyhow::bail!("interrupted before all was done; the next purge goes on with what is left");
+        match ended.transpose()? {
+            Some(true) => {}
+            Some(false) if !shutdown.soft().is_cancelled() => {
+                say("the time was over before all was done; the next purge goes on with what is left");
+            }
+            _ => anyhow::bail!("interrupted before all was done; the next purge goes on with what is left"),
         }
         match retention::oldest(store.connection()).await? {
             Some(oldest) => say(&format!("oldest request: {oldest}, of {}", oldest.created_at())),

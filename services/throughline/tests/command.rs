@@ -388,11 +388,6 @@ async fn purge_deletes_what_ended_long_ago_and_says_how_much_it_was() {
 async fn a_purge_that_is_told_to_stop_says_how_far_it_came_and_the_next_one_goes_on() {
     let folder = folder(STORED);
     let store = stored(&folder, 5002).await;
-    let requests = |output: &Output| {
-        let line = output.lines().into_iter().find(|line| line.starts_with("purged: "));
-        let line = line.unwrap_or_else(|| panic!("{output:?}"));
-        line.split(&[' ', ',']).nth(2).unwrap().parse::<u32>().unwrap()
-    };
     // As long as somebody else writes, it does not begin.
     let writing = store.begin().await.unwrap();
     let purge = throughline(&folder, &["purge"]);
@@ -409,8 +404,28 @@ async fn a_purge_that_is_told_to_stop_says_how_far_it_came_and_the_next_one_goes
     assert!(ended.output.text().contains("interrupted before all was done"), "{:?}", ended.output);
     let next = run(&folder, &["purge"]).await;
     assert!(next.status.success(), "{:?}", next.output);
-    assert_eq!(requests(&ended.output) + requests(&next.output), 5000);
-    assert!(requests(&next.output) > 0, "{:?}", next.output);
+    assert_eq!(purged(&ended.output) + purged(&next.output), 5000);
+    assert!(purged(&next.output) > 0, "{:?}", next.output);
+}
+
+#[tokio::test]
+async fn a_purge_ends_in_good_order_when_its_time_is_over() {
+    let folder = folder(STORED);
+    stored(&folder, 5002).await.close().await;
+    let ended = run(&folder, &["purge", "--for", "1ms"]).await;
+    assert_eq!(ended.status.code(), Some(0), "{:?}", ended.output);
+    assert!(ended.output.text().contains("the time was over before all was done"), "{:?}", ended.output);
+    let next = run(&folder, &["purge", "--for", "1h"]).await;
+    assert!(next.status.success() && !next.output.text().contains("the time was over"), "{:?}", next.output);
+    assert_eq!(purged(&ended.output) + purged(&next.output), 5000);
+    assert!(purged(&next.output) > 0, "{:?}", next.output);
+}
+
+/// How many requests a purge has deleted, as it says.
+fn purged(output: &Output) -> u32 {
+    let line = output.lines().into_iter().find(|line| line.starts_with("purged: "));
+    let line = line.unwrap_or_else(|| panic!("{output:?}"));
+    line.split(&[' ', ',']).nth(2).unwrap().parse().unwrap()
 }
 
 #[tokio::test]

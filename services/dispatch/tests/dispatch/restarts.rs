@@ -1,6 +1,8 @@
 //! Dispatch that stops, starts, and loses its broker for a while.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use throughline_kafka::Record;
 use throughline_lifecycle::Shutdown;
 use throughline_messages::Outcome;
 use throughline_snowflake::RequestId;
+use throughline_testkit::Program;
 use tokio::time::timeout;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
@@ -123,14 +126,25 @@ async fn an_outcome_waits_for_a_broker_that_is_away_and_dispatch_is_not_ready_me
     let dispatch = kafka.dispatch(Shutdown::new()).await;
     let ready = format!("http://{}/readyz", dispatch.address());
     becomes(&ready, StatusCode::OK).await;
+    assert!(is_healthy(dispatch.address()).await);
 
     let request = request("work");
     kafka.publish(&request, None, "{}").await;
     called(&third).await;
     kafka.broker.down().unwrap();
     becomes(&ready, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(!is_healthy(dispatch.address()).await);
     kafka.broker.up().unwrap();
     assert_eq!(kafka.heard.report(request.id).await.outcome.as_str(), "delivered");
+}
+
+/// What the health check of a container finds.
+async fn is_healthy(address: SocketAddr) -> bool {
+    let dispatch = Path::new(env!("CARGO_BIN_EXE_throughline-dispatch"));
+    let variable = "THROUGHLINE_DISPATCH__ADDRESS";
+    let ended = Program::healthcheck(dispatch, variable, address.to_string()).await.unwrap();
+    assert!(ended.status.success() || ended.output.text().contains("not ready, says"), "{:?}", ended.output);
+    ended.status.success()
 }
 
 async fn becomes(url: &str, status: StatusCode) {
