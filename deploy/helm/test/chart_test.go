@@ -178,8 +178,13 @@ func TestAConfigurationThatIsNotSoundIsFound(t *testing.T) {
 	}
 }
 
-// check runs `throughline config check` with the files and variables that a pod has.
 func check(t *testing.T, release *Release, pod Pod) (string, error) {
+	t.Helper()
+	return run(t, release, pod, "config", "check")
+}
+
+// run runs the command throughline with the files and variables that a pod has.
+func run(t *testing.T, release *Release, pod Pod, arguments ...string) (string, error) {
 	t.Helper()
 	files, err := release.ConfigMap(pod)
 	if err != nil {
@@ -196,7 +201,7 @@ func check(t *testing.T, release *Release, pod Pod) (string, error) {
 			write(t, filepath.Join(mounts, strings.TrimPrefix(path, "/run/secrets")), secret(path))
 		}
 	}
-	command := exec.Command(program(t), "config", "check")
+	command := exec.Command(program(t), arguments...)
 	command.Dir = mounts
 	for _, variable := range container.Env {
 		value := variable.Value
@@ -274,19 +279,13 @@ func TestOnlyWhoNeedsTheDatabaseIsToldOfIt(t *testing.T) {
 func TestEveryPodMayConnectToWhatItNeedsAndNothingElse(t *testing.T) {
 	release := render(t, "--set", "telemetry.endpoint=http://collector:4318")
 	for name, ports := range map[string][]int32{
-		"throughline-ingest":   {53, 4317, 4318, 5432, 9092},
-		"throughline-dispatch": {53, 443, 4317, 4318, 9092},
+		"throughline-ingest":   {53, 4318, 5432, 9092},
+		"throughline-dispatch": {53, 443, 4318, 9092},
 		"throughline-migrate":  {53, 5432},
 		"throughline-purge":    {53, 5432},
 	} {
 		found := get[*networking.NetworkPolicy](t, release, "NetworkPolicy/"+name)
-		open := map[int32]bool{}
-		for _, rule := range found.Spec.Egress {
-			for _, port := range rule.Ports {
-				open[port.Port.IntVal] = true
-			}
-		}
-		if found := slices.Sorted(maps.Keys(open)); !slices.Equal(found, ports) {
+		if found := open(t, found); !slices.Equal(found, ports) {
 			t.Errorf("%s may connect to %v", name, found)
 		}
 		if letsIn := len(found.Spec.Ingress) > 0; letsIn != (name == "throughline-ingest") {
@@ -297,6 +296,62 @@ func TestEveryPodMayConnectToWhatItNeedsAndNothingElse(t *testing.T) {
 			t.Errorf("%s is not held to it: %v", name, found.Spec.PolicyTypes)
 		}
 	}
+}
+
+func TestAPolicyLetsOutToTheAddressesThatAreConfigured(t *testing.T) {
+	const token = "config.destinations.three.oauth2.token_url="
+	for values, ports := range map[string][2][]int32{
+		"config.kafka.bootstrap_servers=k":                             {{53, 5432, 9092}, {53, 443, 9092}},
+		"config.kafka.bootstrap_servers=k:9093":                        {{53, 5432, 9093}, {53, 443, 9093}},
+		"config.kafka.bootstrap_servers=k:9093\\, SSL://[::1]:9094\\,": {{53, 5432, 9093, 9094}, {53, 443, 9093, 9094}},
+		"networkPolicy.kafka.ports[0]=9095":                            {{53, 5432, 9092, 9095}, {53, 443, 9092, 9095}},
+		"config.destinations.three.url=http://third":                   {{53, 5432, 9092}, {53, 80, 9092}},
+		"config.destinations.three.url=HTTP://third:8080/a:1":          {{53, 5432, 9092}, {53, 8080, 9092}},
+		"config.destinations.three.url=https://third?to=a:1":           {{53, 5432, 9092}, {53, 443, 9092}},
+		"config.destinations.other.url=https://other:8443/a":           {{53, 5432, 9092}, {53, 443, 8443, 9092}},
+		token + "http://third:81/token":                                {{53, 5432, 9092}, {53, 81, 443, 9092}},
+		"config.destinations.three=null":                               {{53, 5432, 9092}, {53, 9092}},
+		"config.destinations.other=null":                               {{53, 5432, 9092}, {53, 443, 9092}},
+		"networkPolicy.thirdParties.ports[0]=8443":                     {{53, 5432, 9092}, {53, 443, 8443, 9092}},
+		"telemetry.endpoint=https://collector":                         {{53, 443, 5432, 9092}, {53, 443, 9092}},
+		"telemetry.endpoint=http://collector:4000":                     {{53, 4000, 5432, 9092}, {53, 443, 4000, 9092}},
+		"telemetry.endpoint=http://c:4318,telemetry.variables.OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=logs:4000": {
+			{53, 4000, 4318, 5432, 9092}, {53, 443, 4000, 4318, 9092},
+		},
+		"telemetry.endpoint=http://c:4318,networkPolicy.collector.ports[0]=14318": {
+			{53, 4318, 5432, 9092, 14318}, {53, 443, 4318, 9092, 14318},
+		},
+	} {
+		release := render(t, "--set", values)
+		for at, name := range []string{"throughline-ingest", "throughline-dispatch"} {
+			network := get[*networking.NetworkPolicy](t, release, "NetworkPolicy/"+name)
+			if found := open(t, network); !slices.Equal(found, ports[at]) {
+				t.Errorf("%s: %s may connect to %v", values, name, found)
+			}
+		}
+	}
+}
+
+// open gives the ports that a policy lets out to, by TCP, and to name servers by UDP too.
+func open(t *testing.T, network *networking.NetworkPolicy) []int32 {
+	t.Helper()
+	ports, byUDP := map[int32]bool{}, []int32{}
+	for _, rule := range network.Spec.Egress {
+		if len(rule.Ports) == 0 {
+			t.Errorf("%s lets out to all ports of %v", network.Name, rule.To)
+		}
+		for _, port := range rule.Ports {
+			if *port.Protocol == core.ProtocolUDP {
+				byUDP = append(byUDP, port.Port.IntVal)
+			} else {
+				ports[port.Port.IntVal] = true
+			}
+		}
+	}
+	if !slices.Equal(byUDP, []int32{53}) {
+		t.Errorf("%s lets out by UDP to %v", network.Name, byUDP)
+	}
+	return slices.Sorted(maps.Keys(ports))
 }
 
 func TestWhateverSelectsPodsFindsThoseOfOnePart(t *testing.T) {
@@ -441,6 +496,25 @@ func TestPurgesRunAsManyAtOnceAsIsSaidAndNoneIsStartedAnew(t *testing.T) {
 	}
 }
 
+func TestAPurgeEndsByItselfBeforeItsJobFails(t *testing.T) {
+	for values, wanted := range map[string]time.Duration{
+		"purge.parallelism=1":                              50 * time.Minute,
+		"purge.for=90s,purge.activeDeadlineSeconds=91":     90 * time.Second,
+		"purge.for=1h30m,purge.activeDeadlineSeconds=5401": 90 * time.Minute,
+	} {
+		job := get[*batch.CronJob](t, render(t, "--set", values), "CronJob/throughline-purge").Spec.JobTemplate.Spec
+		command := job.Template.Spec.Containers[0].Command
+		at := slices.Index(command, "--for")
+		if at < 0 || at+1 == len(command) {
+			t.Fatalf("%s: nothing ends %v", values, command)
+		}
+		ends, err := time.ParseDuration(command[at+1])
+		if deadline := time.Duration(*job.ActiveDeadlineSeconds) * time.Second; err != nil || ends != wanted || ends >= deadline {
+			t.Errorf("%s: it ends after %s, and fails after %s: %v", values, ends, deadline, err)
+		}
+	}
+}
+
 func TestTheNotesNameOnlyWhatIsThere(t *testing.T) {
 	files, err := ValuesFiles()
 	if err != nil {
@@ -528,29 +602,41 @@ func pathOfItsRoute(t *testing.T, release *Release) string {
 
 func TestMistakesInValuesAreRefused(t *testing.T) {
 	for values, reason := range map[string]string{
-		"ingets.replicas=3":                                   "additional properties 'ingets' not allowed",
-		"ingest.replica=3":                                    "additional properties 'replica' not allowed",
-		"ingest.replicas=0":                                   "minimum",
-		"ingest.ingress.enabled=true":                         "/ingest/ingress/hosts",
-		"networkPolicy.ingest.from=null":                      "/networkPolicy/ingest",
-		"purge.schedule=nightly":                              "/purge/schedule",
-		"shutdown.marginSeconds=1":                            "/shutdown/marginSeconds",
-		"migrations.database.name=other":                      "additional properties 'name' not allowed",
-		"purge.parallelism=0":                                 "/purge/parallelism",
-		"database.password=geheim":                            "additional properties 'password' not allowed",
-		"secrets[0].name=kafka":                               "/secrets/0",
-		"files.throughline\\.yaml=x":                          "invalid propertyName 'throughline.yaml'",
-		"config.routes.one=null":                              "/config/routes",
-		"config.shutdown_deadline=60s":                        "/config/shutdown_deadline",
-		"config.database.url=postgres://me:secret@db/me":      "/config/database/url",
-		"config.ingest.node_id=7":                             "/config/ingest/node_id",
-		"config.http.address=0.0.0.0:80":                      "/config/http/address",
-		"config.clients.shop.key=0123456789abcdef":            "/config/clients/shop/key",
-		"config.kafka.properties.sasl\\.password=geheim":      "/config/kafka/properties/sasl.password",
-		"config.destinations.three.oauth2.client_secret=open": "/config/destinations/three/oauth2/client_secret",
-		"dispatch.replicas=13":                                "topics have 12 partitions",
-		"telemetry.endpoint=collector:4318":                   "/telemetry/endpoint",
-		"telemetry.variables.OTEL_RESOURCE_ATTRIBUTES=a=b":    "invalid propertyName 'OTEL_RESOURCE_ATTRIBUTES'",
+		"ingets.replicas=3":                                                "additional properties 'ingets' not allowed",
+		"ingest.replica=3":                                                 "additional properties 'replica' not allowed",
+		"ingest.replicas=0":                                                "minimum",
+		"ingest.ingress.enabled=true":                                      "/ingest/ingress/hosts",
+		"networkPolicy.ingest.from=null":                                   "/networkPolicy/ingest",
+		"purge.schedule=nightly":                                           "/purge/schedule",
+		"shutdown.marginSeconds=1":                                         "/shutdown/marginSeconds",
+		"migrations.database.name=other":                                   "additional properties 'name' not allowed",
+		"purge.parallelism=0":                                              "/purge/parallelism",
+		"database.password=geheim":                                         "additional properties 'password' not allowed",
+		"secrets[0].name=kafka":                                            "/secrets/0",
+		"files.throughline\\.yaml=x":                                       "invalid propertyName 'throughline.yaml'",
+		"config.routes.one=null":                                           "/config/routes",
+		"config.shutdown_deadline=60s":                                     "/config/shutdown_deadline",
+		"config.database.url=postgres://me:secret@db/me":                   "/config/database/url",
+		"config.ingest.node_id=7":                                          "/config/ingest/node_id",
+		"config.http.address=0.0.0.0:80":                                   "/config/http/address",
+		"config.clients.shop.key=0123456789abcdef":                         "/config/clients/shop/key",
+		"config.kafka.properties.sasl\\.password=geheim":                   "/config/kafka/properties/sasl.password",
+		"config.destinations.three.oauth2.client_secret=open":              "/config/destinations/three/oauth2/client_secret",
+		"config.destinations.three.oauth2.parameters.password=open":        "/config/destinations/three/oauth2/parameters/password",
+		"dispatch.replicas=13":                                             "topics have 12 partitions",
+		"ingest.autoscaling.enabled=true,ingest.autoscaling.maxReplicas=1": "ingest.autoscaling.minReplicas is 2, and maxReplicas 1",
+		"dispatch.autoscaling.enabled=true,dispatch.autoscaling.minReplicas=13,dispatch.autoscaling.maxReplicas=12": "dispatch.autoscaling.minReplicas is 13, and maxReplicas 12",
+		"secrets[0].name=a.b,secrets[0].mount=true,secrets[1].name=a-b,secrets[1].mount=true":                       "secrets a.b and a-b would both be the volume secret-a-b",
+		"secrets[0].name=a,secrets[0].mount=true,secrets[1].name=a,secrets[1].mount=true":                           "secrets a and a would both be the volume secret-a",
+		"purge.for=fifty":                                  "/purge/for",
+		"purge.for=null":                                   "missing property 'for'",
+		"purge.for=1h30m":                                  "purge.activeDeadlineSeconds is 3600, and purge.for 1h30m is 5400 seconds",
+		"purge.activeDeadlineSeconds=3000":                 "purge.activeDeadlineSeconds is 3000, and purge.for 50m is 3000 seconds",
+		"networkPolicy.dns.ports=null":                     "/networkPolicy/dns",
+		"config.kafka.bootstrap_servers=k:99999":           "k:99999: a port is between 1 and 65535",
+		"config.destinations.three.url=http://third:0":     "http://third:0: a port is between 1 and 65535",
+		"telemetry.endpoint=collector:4318":                "/telemetry/endpoint",
+		"telemetry.variables.OTEL_RESOURCE_ATTRIBUTES=a=b": "invalid propertyName 'OTEL_RESOURCE_ATTRIBUTES'",
 	} {
 		_, err := Render("--set", values)
 		if err == nil || !strings.Contains(err.Error(), reason) {
@@ -561,4 +647,17 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 
 func TestWithTopicsThatOthersMakeDispatchMayHaveAnyNumberOfReplicas(t *testing.T) {
 	render(t, "--set", "dispatch.replicas=13,config.kafka.topics.create=false")
+}
+
+func TestWhatIsNotUsedIsNotRefused(t *testing.T) {
+	for _, values := range []string{
+		"ingest.autoscaling.minReplicas=9,ingest.autoscaling.maxReplicas=1",
+		"ingest.autoscaling.enabled=true,ingest.autoscaling.minReplicas=3,ingest.autoscaling.maxReplicas=3",
+		"secrets[0].name=a.b,secrets[0].mount=true,secrets[1].name=a-b,secrets[1].env.KEY=key",
+		"secrets[0].name=a,secrets[0].mount=true,secrets[1].name=a,secrets[1].env.KEY=key",
+		"purge.enabled=false,purge.for=2h",
+		"networkPolicy.enabled=false,config.kafka.bootstrap_servers=k:99999",
+	} {
+		render(t, "--set", values)
+	}
 }

@@ -49,6 +49,7 @@ throughline.yaml: |
      and pod (further fields). */}}
 {{- define "throughline.pod" -}}
 {{- $values := .root.Values -}}
+{{- include "throughline.volumesAreDistinct" $values.secrets -}}
 serviceAccountName: {{ default (include "throughline.serviceAccountName" .root) .serviceAccountName }}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -103,6 +104,19 @@ volumes:
 {{/* The name of a Secret may have dots, that of a volume may not. */}}
 {{- define "throughline.volume" -}}
 secret-{{ . | replace "." "-" }}
+{{- end -}}
+
+{{- define "throughline.volumesAreDistinct" -}}
+{{- $taken := dict -}}
+{{- range $secret := . -}}
+{{- if .mount -}}
+{{- $volume := include "throughline.volume" .name -}}
+{{- with get $taken $volume -}}
+{{- fail (printf "secrets %s and %s would both be the volume %s: mount one of them only, or keep it in a Secret of another name" . $secret.name $volume) -}}
+{{- end -}}
+{{- $_ := set $taken $volume .name -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Every program reads the whole of throughline.yaml, so all get the Secrets that it refers to. Only the database's is
@@ -184,6 +198,25 @@ topologySpreadConstraints:
 startupProbe: {{- toYaml .startupProbe | nindent 2 }}
 livenessProbe: {{- toYaml .livenessProbe | nindent 2 }}
 readinessProbe: {{- toYaml .readinessProbe | nindent 2 }}
+{{- end -}}
+
+{{/* Of (component, autoscaling). */}}
+{{- define "throughline.autoscaling.isARange" -}}
+{{- $least := int .autoscaling.minReplicas -}}
+{{- $most := int .autoscaling.maxReplicas -}}
+{{- if gt $least $most -}}
+{{- fail (printf "%s.autoscaling.minReplicas is %d, and maxReplicas %d: raise the latter, or lower the former" .component $least $most) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* In seconds, a duration such as 50m or 1h30m. */}}
+{{- define "throughline.seconds" -}}
+{{- $units := dict "s" 1 "m" 60 "h" 3600 -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+[smh]" . -1 -}}
+{{- $seconds = add $seconds (mul (regexFind "[0-9]+" .) (get $units (regexFind "[smh]" .))) -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{/* A replica without a partition has nothing to do. */}}

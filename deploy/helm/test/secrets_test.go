@@ -1,0 +1,62 @@
+package chart
+
+import (
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestWhatTheProgramsKnowAsAPasswordIsNotWrittenIntoTheConfigMap(t *testing.T) {
+	var places []string
+	for _, property := range namesIn(t, "PASSWORDS") {
+		places = append(places, "config.kafka.properties."+strings.ReplaceAll(property, ".", `\.`))
+	}
+	for _, part := range namesIn(t, "OF_CREDENTIALS") {
+		for _, header := range []string{part, "X-" + strings.ToUpper(part) + "-1", "my" + strings.ToUpper(part[:1]) + part[1:]} {
+			places = append(places, "config.destinations.three.headers."+header)
+		}
+	}
+	for _, place := range places {
+		path := strings.ReplaceAll(strings.NewReplacer(`\.`, "\n", ".", "/").Replace(place), "\n", ".")
+		if _, err := Render("--set", place+"=geheim"); err == nil || !strings.Contains(err.Error(), "/"+path) {
+			t.Errorf("%s may be in clear: %v", place, err)
+		}
+		for _, reference := range []string{".env=NAME", ".file=/run/secrets/a/b"} {
+			render(t, "--set", place+reference)
+		}
+	}
+}
+
+// namesIn gives the texts of a list of libs/config.
+func namesIn(t *testing.T, list string) []string {
+	t.Helper()
+	source, err := os.ReadFile("../../../libs/config/src/check/production.rs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := regexp.MustCompile(`(?s)\nconst ` + list + `: \[&str; (\d+)\] =\s*\[(.*?)\];`).FindSubmatch(source)
+	if declared == nil {
+		t.Fatalf("there is no %s", list)
+	}
+	var names []string
+	for _, name := range found(t, `"([^"]+)"`, string(declared[2])) {
+		names = append(names, name[1])
+	}
+	if said, _ := strconv.Atoi(string(declared[1])); said != len(names) {
+		t.Fatalf("%s has %d names, and these were read: %v", list, said, names)
+	}
+	return names
+}
+
+func TestWhatIsNoPasswordMayBeWrittenAsItIs(t *testing.T) {
+	for _, values := range []string{
+		"config.kafka.properties.security\\.protocol=sasl_ssl",
+		"config.kafka.properties.sasl\\.username=me",
+		"config.destinations.three.headers.language=en",
+		"config.destinations.three.oauth2.parameters.resource=https://api.example.com",
+	} {
+		render(t, "--set", values)
+	}
+}
