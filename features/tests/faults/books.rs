@@ -10,7 +10,7 @@ use throughline_snowflake::{NodeId, RequestId};
 
 use crate::cast::Replica;
 use crate::faults::{Fault, Window};
-use crate::load::{Experience, Made, Posted, Silence};
+use crate::load::{Experience, Maker, Posted, Silence};
 use crate::scene::Row;
 use crate::third_party::{Call, Wish};
 use crate::watch::{Watch, stamp};
@@ -155,24 +155,37 @@ impl<'a> Books<'a> {
         windows.any(|window| window.from <= silence.to && silence.from <= window.to)
     }
 
-    /// No two ingests made ids under one node id at the same time.
+    /// No ingest went on making ids under a node id that another one had meanwhile.
     fn nodes(&self, verdict: &mut Verdict) {
         let made = self.evidence.seen.posted.iter();
-        let mut made: Vec<_> = made.filter_map(|posted| Some((posted.id?, posted.made.as_ref()?))).collect();
-        made.sort_by_key(|(_, made)| made.from);
+        let mut made: Vec<_> = made.filter_map(|posted| Some((posted.id?, posted.made_by?))).collect();
+        // In the order in which they were made.
+        made.sort();
+        let mut makers = BTreeMap::<NodeId, Vec<Maker>>::new();
         let mut clashes = Vec::new();
-        let mut used = BTreeMap::<NodeId, BTreeMap<usize, Duration>>::new();
-        for &(id, Made { door, from, to }) in &made {
-            let until = used.entry(id.node()).or_default();
-            if let Some((other, _)) = until.iter().find(|(other, until)| *other != door && *until >= from) {
-                let (one, two, node) = (other + 1, door + 1, id.node());
-                clashes.push(format!("{node} of ingest {one} and {two} at {}", stamp(*from)));
+        for &(id, maker) in &made {
+            let of_node = makers.entry(id.node()).or_default();
+            if of_node.last() == Some(&maker) {
+                continue;
             }
-            let until = until.entry(*door).or_default();
-            *until = (*until).max(*to);
+            if of_node.contains(&maker) {
+                let between = of_node.last().map_or(0, |other| other.door + 1);
+                clashes.push(format!("{id} of ingest {}, after ingest {between}", maker.door + 1));
+            }
+            of_node.push(maker);
         }
-        verdict.total("node ids", format!("{} in {} ids whose makers are known", used.len(), made.len()));
-        verdict.expect_none("times two ingests had the same node id", clashes);
+        let inherited = makers.values().filter(|makers| makers.len() > 1).count();
+        let nodes = makers.len();
+        verdict.total(
+            "node ids",
+            format!(
+                "{nodes}, of which {inherited} went from one to another, in {} ids whose makers are known",
+                made.len()
+            ),
+        );
+        verdict.expect_none("ids were made under a node id that another ingest had meanwhile", clashes);
+        let none = (inherited == 0).then_some("so nothing is known of such");
+        verdict.expect_none("no node id went from one ingest to another", none);
     }
 
     /// Every delivery has ended, as it should.

@@ -45,17 +45,16 @@ pub(crate) struct Posted {
     /// When it got it.
     pub(crate) at: Duration,
     /// Who made the id; known if the first try got it, since otherwise an earlier one may have.
-    pub(crate) made: Option<Made>,
+    pub(crate) made_by: Option<Maker>,
 }
 
-/// The making of an id.
-#[derive(Clone, Debug)]
-pub(crate) struct Made {
-    /// Which ingest made it, from 0.
+/// A process that makes ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Maker {
+    /// Which ingest it is, from 0.
     pub(crate) door: usize,
-    /// When it was asked to, and when it had answered.
-    pub(crate) from: Duration,
-    pub(crate) to: Duration,
+    /// How often that one has been started.
+    pub(crate) life: u32,
 }
 
 /// A client that waited in vain for an answer over a connection that stood.
@@ -88,6 +87,8 @@ pub(crate) struct Doors([Mutex<Door>; REPLICAS + 1]);
 #[derive(Debug, Default)]
 struct Door {
     address: Option<SocketAddr>,
+    /// How often somebody has begun to listen there.
+    life: u32,
     avoided_until: Duration,
 }
 
@@ -142,23 +143,27 @@ impl Load {
 impl Doors {
     /// An ingest listens here from now on.
     pub(crate) fn open(&self, door: usize, address: SocketAddr) {
-        *self.door(door) = Door { address: Some(address), avoided_until: Duration::ZERO };
+        let mut door = self.door(door);
+        *door = Door { address: Some(address), life: door.life + 1, avoided_until: Duration::ZERO };
     }
 
     /// A newcomer is about to leave: nobody is to go there any more.
     pub(crate) fn give_up(&self, replica: Replica) {
         if replica == Replica::newcomer(Service::Ingest) {
-            *self.door(replica.number) = Door::default();
+            self.door(replica.number).address = None;
         }
     }
 
     /// The preferred one, unless it is to be avoided and another is not.
-    fn choose(&self, preferred: usize, now: Duration) -> Option<(usize, SocketAddr)> {
-        let address = |door: usize| Some((door, self.door(door).address?));
-        let mut open: Vec<_> = (0..self.0.len()).filter_map(address).collect();
+    fn choose(&self, preferred: usize, now: Duration) -> Option<(Maker, SocketAddr)> {
+        let who = |number: usize| {
+            let door = self.door(number);
+            Some((Maker { door: number, life: door.life }, door.address?))
+        };
+        let mut open: Vec<_> = (0..self.0.len()).filter_map(who).collect();
         let first = preferred.checked_rem(open.len())?;
         open.rotate_left(first);
-        let well = open.iter().find(|(door, _)| now >= self.door(*door).avoided_until);
+        let well = open.iter().find(|(maker, _)| now >= self.door(maker.door).avoided_until);
         well.or_else(|| open.first()).copied()
     }
 
@@ -228,8 +233,8 @@ impl Client {
         let body = Body { account: account.as_deref(), wish, prompt: &key };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let preferred = if account.is_some() { self.number } else { number / 2 } as usize;
-        let (id, made) = self.see_through(preferred, &key, &body).await.unzip();
-        Posted { key, account, wish, id, at: self.watch.now(), made: made.flatten() }
+        let (id, made_by) = self.see_through(preferred, &key, &body).await.unzip();
+        Posted { key, account, wish, id, at: self.watch.now(), made_by: made_by.flatten() }
     }
 
     /// Sends until there is a 201, in vain if need be.
@@ -238,16 +243,17 @@ impl Client {
         preferred: usize,
         key: &str,
         body: &[u8],
-    ) -> Option<(RequestId, Option<Made>)> {
+    ) -> Option<(RequestId, Option<Maker>)> {
         for tries in 1..=TRIES {
             let from = self.watch.now();
-            let (door, address) = self.doors.choose(preferred, from)?;
+            let (maker, address) = self.doors.choose(preferred, from)?;
+            let door = maker.door;
             let tried = self.try_once(address, key, body).await;
             let to = self.watch.now();
             match tried {
                 Tried::Accepted(id) => {
                     self.accepted.fetch_add(1, Ordering::Relaxed);
-                    return Some((id, (tries == 1).then_some(Made { door, from, to })));
+                    return Some((id, (tries == 1).then_some(maker)));
                 }
                 Tried::Refused => self.seen.refused += 1,
                 Tried::Odd(what) => self.seen.odd.push(what),

@@ -113,9 +113,10 @@ async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result
         Ok(()) => scene.settle().await,
         Err(error) => Err(error),
     };
-    scene.cast.look_after().await?;
+    // One that went wrong must not hide another.
+    let mut ends = vec![settled, scene.cast.look_after().await];
     for replica in Replica::all() {
-        scene.cast.stop(replica).await?;
+        ends.push(scene.cast.stop(replica).await);
     }
     watch.say("all has ended, closing the books");
     let mut verdict = books::close(&Evidence {
@@ -129,7 +130,7 @@ async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result
         lines: scene.cast.lines().collect(),
         faux_pas: scene.cast.faux_pas().to_vec(),
     });
-    verdict.wrong.extend(settled.err().map(|error| format!("{error:#}")));
+    verdict.wrong.extend(ends.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
     Ok(verdict)
 }
 
