@@ -54,9 +54,6 @@ pub(crate) fn config(settings: &Kafka, ours: &[(&str, &str)]) -> Result<ClientCo
     config.set("reconnect.backoff.max.ms", "2000");
     // By default a topic or partition that was added is noticed after 5 min.
     config.set("topic.metadata.refresh.interval.ms", "60000");
-    // librdkafka forgets a broker that metadata does not name, as one that stood still is not for a moment. Without a
-    // connection to the others it may wait for it in vain: seen when Kafka was killed just then.
-    config.set("enable.sparse.connections", "false");
     if !settings.properties.keys().any(|name| name.starts_with("ssl.ca.")) {
         // OpenSSL is linked in and knows no directory of certificates; this finds the system's.
         config.set("ssl.ca.location", "probe");

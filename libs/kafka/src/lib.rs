@@ -13,7 +13,7 @@
 //!
 //! Producers and consumers are measured by OpenTelemetry's conventions for messaging, and in numbers of our own:
 //! how far a consumer is behind, in records and in seconds, and how librdkafka does, which says so every five
-//! seconds.
+//! seconds. By that they also notice that it has lost its way, and begin anew.
 //!
 //! Nothing else in the project knows rdkafka. What people set under `kafka.properties` overrides what
 //! is set here, except for what the promises above rest on: that is refused when a client is created.
@@ -24,6 +24,7 @@ mod embedded;
 mod error;
 mod lag;
 mod log;
+mod lost;
 mod metrics;
 mod offsets;
 mod partition;

@@ -184,6 +184,15 @@ impl Assignment {
         Revoked(revoked)
     }
 
+    /// Takes all out: others have them.
+    pub(crate) fn clear(&self) {
+        for (_, partitions) in self.topics().drain() {
+            for partition in partitions.values() {
+                partition.revoke();
+            }
+        }
+    }
+
     pub(crate) fn find(&self, topic: &str, partition: i32) -> Option<Arc<Partition>> {
         self.topics().get(topic)?.get(&partition).cloned()
     }

@@ -1,5 +1,5 @@
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use throughline_config::{Compression, Kafka};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::lost::Lost;
 use crate::metrics::{STATISTICS_INTERVAL, Sending, Vitals};
 use crate::trouble::Trouble;
 use crate::{KafkaError, Outgoing, Position, SendError, client, log};
@@ -30,8 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 ///
 /// It is idempotent and waits for all replicas in sync. Records never time out: through an outage
 /// they wait in memory, in their order, and the caller bounds how many it leaves unacknowledged.
-/// Should librdkafka declare the client broken, what was on its way fails, and the next record finds
-/// a new client.
+/// Should librdkafka declare the client broken, or lose its way to the brokers, what was on its way fails, and the next
+/// record finds a new client.
 #[derive(Clone)]
 pub struct Producer(Arc<Inner>);
 
@@ -39,13 +40,15 @@ struct Inner {
     config: ClientConfig,
     servers: String,
     client: RwLock<Client>,
-    metrics: Arc<Metrics>,
+    common: Arc<Common>,
 }
 
-/// What is measured of a producer, whichever client it has.
-struct Metrics {
+/// What clients have in common that take each other's place.
+struct Common {
     sending: Sending,
     vitals: Arc<Vitals>,
+    /// Whose clients they are.
+    producer: OnceLock<Weak<Inner>>,
 }
 
 pub(crate) type Client = ThreadedProducer<Reports>;
@@ -73,10 +76,13 @@ impl Producer {
     /// If librdkafka does not take the settings.
     pub fn new(settings: &Kafka, name: &str, meter: &Meter) -> Result<Self, KafkaError> {
         let config = config(settings, name)?;
-        let metrics = Arc::new(Metrics { sending: Sending::new(meter), vitals: Vitals::observed(meter) });
-        let client = connect_measured(&config, &metrics).map_err(client::not_created)?;
+        let (sending, vitals) = (Sending::new(meter), Vitals::observed(meter));
+        let common = Arc::new(Common { sending, vitals, producer: OnceLock::new() });
+        let client = connect_measured(&config, &common).map_err(client::not_created)?;
         let servers = settings.bootstrap_servers.clone();
-        Ok(Self(Arc::new(Inner { config, servers, client: RwLock::new(client), metrics })))
+        let inner = Arc::new(Inner { config, servers, client: RwLock::new(client), common });
+        inner.common.producer.get_or_init(|| Arc::downgrade(&inner));
+        Ok(Self(inner))
     }
 
     /// Hands a record to librdkafka, which copies it. Never blocks.
@@ -100,7 +106,7 @@ impl Producer {
     fn not_enqueued(&self, record: &Outgoing, error: Native) -> SendError {
         // For room one waits; the record is not given up.
         if error.rdkafka_error_code() != Some(Code::QueueFull) {
-            self.0.metrics.sending.ended(&record.topic, Instant::now(), Some(&error));
+            self.0.common.sending.ended(&record.topic, Instant::now(), Some(&error));
         }
         SendError::new(error)
     }
@@ -184,17 +190,32 @@ impl Producer {
         Ok(Acknowledgement(acknowledgement))
     }
 
-    /// Replaces a client that librdkafka has declared broken, unless another call did so already.
+    /// Replaces a client that is of no use any more, unless another call did so already.
     fn renew(&self) -> Result<(), SendError> {
         let mut client = self.0.client.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, reason)) = client.client().fatal_error() {
+        let broken = client.client().fatal_error().map(|(_, reason)| reason);
+        let lost = || client.context().lost.is_so().then(|| "it knows no broker any more".to_owned());
+        if let Some(reason) = broken.or_else(lost) {
             tracing::error!(reason, "the producer broke; a new one takes its place");
-            let new = connect_measured(&self.0.config, &self.0.metrics).map_err(SendError::new)?;
-            let broken = std::mem::replace(&mut *client, new);
+            let new = connect_measured(&self.0.config, &self.0.common).map_err(SendError::new)?;
+            let useless = std::mem::replace(&mut *client, new);
             // Dropping it joins its thread, which the caller is not to wait for.
-            std::thread::spawn(move || drop(broken));
+            std::thread::spawn(move || drop(useless));
         }
         Ok(())
+    }
+}
+
+impl Common {
+    /// Has a client replaced that will never say so itself. Not by its own thread, which has to end with it.
+    fn replace(&self) {
+        let Some(producer) = self.producer.get().cloned() else { return };
+        std::thread::spawn(move || {
+            let producer = producer.upgrade().map(Producer);
+            if let Some(Err(error)) = producer.as_ref().map(Producer::renew) {
+                tracing::error!(%error, "the producer could not be replaced");
+            }
+        });
     }
 }
 
@@ -203,8 +224,8 @@ pub(crate) fn connect(config: &ClientConfig) -> Result<Client, Native> {
     Client::from_config_and_context(config, Reports::default())
 }
 
-fn connect_measured(config: &ClientConfig, metrics: &Arc<Metrics>) -> Result<Client, Native> {
-    let reports = Reports { metrics: Some(Arc::clone(metrics)), ..Reports::default() };
+fn connect_measured(config: &ClientConfig, common: &Arc<Common>) -> Result<Client, Native> {
+    let reports = Reports { common: Some(Arc::clone(common)), ..Reports::default() };
     Client::from_config_and_context(config, reports)
 }
 
@@ -262,7 +283,8 @@ async fn blocking<T: Send + 'static>(
 #[derive(Default)]
 pub(crate) struct Reports {
     pub(crate) trouble: Trouble,
-    metrics: Option<Arc<Metrics>>,
+    lost: Lost,
+    common: Option<Arc<Common>>,
 }
 
 /// Who waits for a delivery report.
@@ -287,8 +309,11 @@ impl ClientContext for Reports {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if let Some(metrics) = &self.metrics {
-            metrics.vitals.note(&statistics);
+        if let Some(common) = &self.common {
+            common.vitals.note(&statistics);
+            if self.lost.note(&statistics) {
+                common.replace();
+            }
         }
     }
 }
@@ -301,8 +326,8 @@ impl ProducerContext for Reports {
             Ok(message) => (message, None),
             Err((error, message)) => (message, Some(error)),
         };
-        if let Some(metrics) = &self.metrics {
-            metrics.sending.ended(message.topic(), waiting.since, error);
+        if let Some(common) = &self.common {
+            common.sending.ended(message.topic(), waiting.since, error);
         }
         let report = match error {
             None => Ok(Position { partition: message.partition(), offset: message.offset() }),

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::lag;
 use crate::lag::Bounds;
 use crate::log;
+use crate::lost::Lost;
 use crate::metrics::{Consuming, Vitals};
 use crate::partition::Assignment;
 
@@ -114,7 +115,31 @@ impl Group {
 }
 
 /// The callbacks of librdkafka.
-pub(super) struct Context(pub(super) Arc<Group>);
+pub(super) struct Context {
+    group: Arc<Group>,
+    lost: Lost,
+    /// Another member has taken its place: what happens to it is nobody's concern.
+    retired: AtomicBool,
+}
+
+impl Context {
+    pub(super) fn new(group: Arc<Group>) -> Self {
+        Self { group, lost: Lost::default(), retired: AtomicBool::default() }
+    }
+
+    /// Whether its client knows no broker any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_so()
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+}
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
@@ -123,32 +148,37 @@ impl ClientContext for Context {
 
     fn error(&self, error: Native, reason: &str) {
         if error.rdkafka_error_code() == Some(Code::UnknownPartition) {
-            self.0.stale.store(true, Ordering::Relaxed);
+            self.group.stale.store(true, Ordering::Relaxed);
         }
         log::error_event(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.0.note(&statistics);
+        if !self.is_retired() {
+            self.group.note(&statistics);
+            self.lost.note(&statistics);
+        }
     }
 }
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let group = &self.group;
         match rebalance {
-            Rebalance::Assign(list) => self.0.assignment.add(list, &self.0.consuming, self.0.clock.now()),
-            Rebalance::Revoke(list) => self.0.hand_over(client, list),
-            Rebalance::Error(error) => warn!(group = self.0.name, %error, "rebalance failed"),
+            _ if self.is_retired() => {}
+            Rebalance::Assign(list) => group.assignment.add(list, &group.consuming, group.clock.now()),
+            Rebalance::Revoke(list) => group.hand_over(client, list),
+            Rebalance::Error(error) => warn!(group = group.name, %error, "rebalance failed"),
         }
     }
 
     fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let Rebalance::Assign(list) = rebalance else { return };
-        info!(group = self.0.name, partitions = ?names(list), "partitions assigned");
-        if self.0.paused.load(Ordering::Relaxed)
+        info!(group = self.group.name, partitions = ?names(list), "partitions assigned");
+        if self.group.paused.load(Ordering::Relaxed)
             && let Err(error) = client.pause(list)
         {
-            warn!(group = self.0.name, %error, "new partitions could not be paused");
+            warn!(group = self.group.name, %error, "new partitions could not be paused");
         }
     }
 
@@ -156,7 +186,7 @@ impl ConsumerContext for Context {
         match result {
             Ok(()) | Err(Native::ConsumerCommit(Code::NoOffset)) => {}
             // What is finished goes into the next commit as well.
-            Err(error) => debug!(group = self.0.name, %error, "a commit failed and will be repeated"),
+            Err(error) => debug!(group = self.group.name, %error, "a commit failed and will be repeated"),
         }
     }
 }

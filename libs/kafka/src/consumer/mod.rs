@@ -8,16 +8,14 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
-use rdkafka::config::FromClientConfigAndContext as _;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use throughline_config::Kafka;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::group::{Context, Group};
+use self::group::Group;
 pub(crate) use self::pump::Buffered;
-use self::pump::Pump;
+use self::pump::{Pump, Subscription};
 pub use self::receipt::{Claim, Receipt, Received};
 use crate::metrics::STATISTICS_INTERVAL;
 use crate::{KafkaError, client};
@@ -62,12 +60,9 @@ impl Consumer {
     ) -> Result<Self, KafkaError> {
         let shared = Group::new(group, meter);
         let config = config(settings, group)?;
-        let client = BaseConsumer::from_config_and_context(&config, Context(shared.clone()))
-            .map_err(client::not_created)?;
-        client.subscribe(topics).map_err(|error| KafkaError::Subscription(error.into()))?;
+        let subscription = Subscription { config, topics: topics.iter().map(ToString::to_string).collect() };
         let (sender, records) = mpsc::channel(buffer.max(1));
-        let topics = topics.iter().map(ToString::to_string).collect();
-        let member = Member::spawn(shared.clone(), Pump::new(client, topics, shared, sender))?;
+        let member = Member::spawn(shared.clone(), Pump::new(subscription, shared, sender)?)?;
         Ok(Self { intake: Intake::new(records, member.pump.clone()), member })
     }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -17,7 +19,7 @@ use tracing::{info, warn};
 use super::REPEATED;
 use super::group::{Context, Group};
 use crate::partition::Partition;
-use crate::{KafkaError, Record};
+use crate::{KafkaError, Record, client};
 
 /// How long to block at once: how late a finished offset is stored, or a shut-down noticed.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,9 +36,30 @@ pub(crate) struct Buffered {
     pub(crate) partition: Arc<Partition>,
 }
 
+/// What it takes to become a member.
+pub(super) struct Subscription {
+    pub(super) config: ClientConfig,
+    pub(super) topics: Vec<String>,
+}
+
+impl Subscription {
+    fn join(&self, group: &Arc<Group>) -> Result<BaseConsumer<Context>, KafkaError> {
+        let context = Context::new(Arc::clone(group));
+        let client =
+            BaseConsumer::from_config_and_context(&self.config, context).map_err(client::not_created)?;
+        self.subscribe(&client).map_err(|error| KafkaError::Subscription(error.into()))?;
+        Ok(client)
+    }
+
+    fn subscribe(&self, client: &BaseConsumer<Context>) -> Result<(), Native> {
+        let topics: Vec<_> = self.topics.iter().map(String::as_str).collect();
+        client.subscribe(&topics)
+    }
+}
+
 pub(super) struct Pump {
     client: BaseConsumer<Context>,
-    topics: Vec<String>,
+    subscription: Subscription,
     group: Arc<Group>,
     buffer: mpsc::Sender<Buffered>,
     /// What found no room in the buffer: one record, or a few that came before a pause took effect.
@@ -48,12 +71,12 @@ pub(super) struct Pump {
 
 impl Pump {
     pub(super) fn new(
-        client: BaseConsumer<Context>,
-        topics: Vec<String>,
+        subscription: Subscription,
         group: Arc<Group>,
         buffer: mpsc::Sender<Buffered>,
-    ) -> Self {
-        Self { client, topics, group, buffer, backlog: VecDeque::new(), full: None, stored: Instant::now() }
+    ) -> Result<Self, KafkaError> {
+        let (client, backlog, stored) = (subscription.join(&group)?, VecDeque::new(), Instant::now());
+        Ok(Self { client, subscription, group, buffer, backlog, full: None, stored })
     }
 
     /// Works until the consumer is closed, or librdkafka gives up.
@@ -63,6 +86,9 @@ impl Pump {
                 break deadline;
             }
             self.step().map_err(|error| self.stopped(error))?;
+            if self.client.context().is_lost() {
+                self.begin_anew()?;
+            }
         };
         self.finish(deadline)
     }
@@ -101,8 +127,22 @@ impl Pump {
     fn join_anew(&self) -> Result<(), Native> {
         warn!(group = self.group.name, "a topic was deleted; joining the group anew");
         self.client.unsubscribe();
-        let topics: Vec<_> = self.topics.iter().map(String::as_str).collect();
-        self.client.subscribe(&topics)
+        self.subscription.subscribe(&self.client)
+    }
+
+    /// Its client will never reach a broker again, so another one becomes a member. The partitions are lost, as they
+    /// are when a session ends: what was not committed comes again.
+    fn begin_anew(&mut self) -> Result<(), KafkaError> {
+        warn!(group = self.group.name, "the consumer knows no broker any more; a new one takes its place");
+        self.client.context().retire();
+        self.group.assignment.clear();
+        self.backlog.clear();
+        (self.full, self.stored) = (None, Instant::now());
+        self.group.paused.store(false, Ordering::Relaxed);
+        let lost = std::mem::replace(&mut self.client, self.subscription.join(&self.group)?);
+        // It may take its time to give up what it cannot reach.
+        thread::spawn(move || drop(lost));
+        Ok(())
     }
 
     fn fill_buffer(&mut self) {

@@ -6,6 +6,7 @@ mod consumer;
 mod container;
 mod group;
 mod metrics;
+mod nameless;
 mod producer;
 mod progress;
 mod secured;
