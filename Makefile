@@ -39,9 +39,11 @@ lint: setup ## Check format, lints, documentation, scripts, and who depends on w
 	@$(call with,shellcheck,shellcheck .ci/run deploy/smoke deploy/image-sizes deploy/startup-time deploy/helm/verify)
 	@$(call with,go,go -C deploy/grafana/generate test)
 	@$(call with,dashboard-linter,for dashboard in deploy/grafana/dashboards/*.json; do dashboard-linter lint --strict "$$dashboard" || exit; done)
-	@$(call with,promtool,promtool check rules --lint=all deploy/prometheus/rules/*.yml && promtool test rules deploy/prometheus/tests/*.yml)
-	@if docker compose version >/dev/null 2>&1; then docker compose --profile observability --profile tools config --quiet; \
-	else echo 'SKIPPED, docker compose is not installed: docker compose config'; fi
+	@if command -v promtool >/dev/null; then $(call alerts,promtool); \
+	elif image=$$($(prometheus)) && { docker image inspect "$$image" || docker pull --quiet "$$image"; } >/dev/null 2>&1; then \
+		$(call alerts,$(promtool) "$$image"); \
+	else $(call missing,promtool,promtool check rules); fi
+	@if docker compose version >/dev/null 2>&1; then $(composition); else $(call missing,docker,docker compose config); fi
 	@$(call with,actionlint,actionlint)
 	@$(call with,cargo-machete,cargo machete)
 	@$(call with,helm,for values in deploy/helm/throughline/ci/*.yaml; do helm lint --strict --quiet --values "$$values" deploy/helm/throughline || exit; done)
@@ -54,7 +56,8 @@ dashboards: ## Make the Grafana dashboards anew, of what is in deploy/grafana/ge
 	cd deploy/grafana/generate && go run .
 
 up: ## Start the real environment: PostgreSQL, Kafka, the services, a third party; PROFILES=observability adds Grafana
-	$(strip $(environment) docker compose up --detach --build $(ARGS))
+	@$(hosted)
+	$(strip $(environment) docker compose up --detach --build --wait --wait-timeout 300 $(ARGS))
 
 down: ## Stop it; the data stays, unless ARGS=--volumes
 	docker compose --profile '*' down $(ARGS)
@@ -65,9 +68,13 @@ logs: ## Follow what the services say
 smoke: ## Send a request through it, follow it to the third party, and print its story
 	@deploy/smoke
 
-programs: setup ## Build the programs as they are released, for images too (BINARIES=host)
+programs: setup ## Build the programs as they are released, or in a hurry (PROFILE=debug); for images too (BINARIES=host)
+ifeq ($(PROFILE),debug)
+	cargo build --workspace --bins
+else
 	cargo auditable --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-auditable@0.7.7
 	cargo auditable build --release --package throughline --package throughline-ingest --package throughline-dispatch
+endif
 
 migrate: setup ## Bring the database's schema up to date; ARGS="--config FILE"
 	@cargo run --bin throughline -- migrate $(ARGS)
@@ -82,10 +89,31 @@ environment = $(if $(PROFILES),COMPOSE_PROFILES=$(subst $(space),$(comma),$(stri
 # Where known flaws of crates are told.
 advisories = https://github.com/rustsec/advisory-db
 
+# Docker sees no other folder: what is built elsewhere would not be in the images, but what is left here of an earlier day.
+hosted = if [ "$$BINARIES" = host ] && [ -n "$$CARGO_TARGET_DIR" ] && ! [ "$$CARGO_TARGET_DIR" -ef target ]; then \
+	echo "BINARIES=host takes the programs from target/, and CARGO_TARGET_DIR is $$CARGO_TARGET_DIR: unset it"; exit 1; fi
+
 # Run a command if its programs are there; say so loudly if one is not.
 with = for program in $(1); do \
-	command -v $$program >/dev/null || { echo "SKIPPED, $$program is not installed: "'$(2)'; exit; }; \
+	command -v $$program >/dev/null || { $(call missing,$$program,$(2)); }; \
 	done; echo '$(2)'; $(2)
+
+# With REQUIRE_TOOLS=1, which is for CI, what is missing has failed, but for those that EXCUSED_TOOLS names.
+missing = case "$$REQUIRE_TOOLS: $$EXCUSED_TOOLS " in \
+	1:*" $(1) "*) ;; \
+	1:*) echo "FAILED, $(1) is not installed: "'$(2)'; exit 1 ;; \
+	esac; echo "SKIPPED, $(1) is not installed: "'$(2)'; exit
+
+# The alerts, as promtool sees them; where it is not installed, that of the image in which Prometheus runs.
+alerts = echo 'promtool check rules, promtool test rules'; \
+	$(1) check rules --lint=all deploy/prometheus/rules/*.yml && $(1) test rules deploy/prometheus/tests/*.yml
+prometheus = docker compose --profile observability config --images prometheus 2>/dev/null
+promtool = docker run --rm --network none --entrypoint promtool --workdir / \
+	--volume '$(CURDIR)/deploy/prometheus:/deploy/prometheus:ro'
+
+# The whole environment, and with a configuration whose path is a bare name.
+composition = echo 'docker compose config'; docker compose --profile '*' config --quiet && \
+	THROUGHLINE_YAML=mine.yaml docker compose --profile '*' config --quiet
 
 # What the build needs beside Rust: librdkafka is C and C++, and its OpenSSL is configured by a whole
 # perl, which Debian's perl-base is not.

@@ -61,7 +61,8 @@ async fn run(options: &Options, verdict: &mut Verdict) -> anyhow::Result<()> {
     let programs = Programs::build()?;
     let chosen = options.custom.environment;
     if chosen == Some(Parts::Compose) {
-        let setting = Setting { environment: Environment::composed(programs).await?, payloads: None };
+        let payloads = payloads(verdict).await;
+        let setting = Setting { environment: Environment::composed(programs).await?, payloads };
         verdict.ran("compose", run_in(setting, options.clone()).await);
         return Ok(());
     }
@@ -78,10 +79,15 @@ async fn run(options: &Options, verdict: &mut Verdict) -> anyhow::Result<()> {
         verdict.skipped(Skipped::Containers, &why);
         return Ok(());
     }
-    let payloads = Payloads::fetch().await.map_err(|why| verdict.skipped(Skipped::RealInput, &why)).ok();
+    let payloads = payloads(verdict).await;
     let setting = Setting { environment: Environment::containers(programs).await?, payloads };
     verdict.ran("containers", run_in(setting, options.clone()).await);
     Ok(())
+}
+
+/// Real input, unless it is not to be had.
+async fn payloads(verdict: &mut Verdict) -> Option<Payloads> {
+    Payloads::fetch().await.map_err(|why| verdict.skipped(Skipped::RealInput, &why)).ok()
 }
 
 /// Runs what was chosen and can run in this setting, and counts.

@@ -1,6 +1,9 @@
+use std::env::var_os;
+use std::ffi::OsString;
 use std::io::{Cursor, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{self, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use crate::container::free_port;
 use crate::eventually::eventually;
 use crate::output::Output;
 use crate::program::Ended;
+use crate::programs::Programs;
 use crate::stage::Service;
 
 /// Not the one that a developer may have up, and beside it.
@@ -35,6 +39,9 @@ const UNSET: [&str; 6] = [
     "THROUGHLINE_ENVIRONMENT",
 ];
 
+/// WireMock tells of all its calls in one text: bodies of 28 MB are 80 MB of JSON, of which Java makes several copies.
+const THIRD_PARTY_MEMORY: &str = "2g";
+
 const DOWN: [&str; 4] = ["down", "--volumes", "--timeout", "1"];
 
 /// Where a wait status has the exit code, in bits from the right: wait(2).
@@ -55,6 +62,8 @@ pub(crate) const INSIDE: Addresses<'static> = Addresses {
 pub(crate) struct Composed {
     folder: TempDir,
     ports: Ports,
+    /// Which of the programs that are compiled already the images are built of, if they are.
+    profile: Option<OsString>,
 }
 
 /// The published ports.
@@ -87,11 +96,13 @@ impl Composed {
             kafka: free_port()?,
             third_party: free_port()?,
         };
-        let composed = Self { folder: TempDir::with_prefix("throughline-")?, ports };
+        let folder = TempDir::with_prefix("throughline-")?;
+        let composed = Self { folder, ports, profile: profile_on_host()? };
         composed.configure(configuration)?;
         // Of an earlier run, which was killed.
         composed.run(&DOWN, Some(DEADLINE)).await?;
         composed.run(&["build"], None).await?;
+        composed.run(&["pull", "--policy", "missing", "--ignore-buildable"], None).await?;
         composed.run(&["up", "--detach"], Some(DEADLINE)).await?;
         for service in [Service::Ingest, Service::Dispatch] {
             let healthy = async || {
@@ -244,6 +255,8 @@ impl Composed {
         command.envs(ports.map(|(name, port)| (name, port.to_string())));
         command.env("THROUGHLINE_YAML", self.folder.path().join("throughline.yaml"));
         command.env("THROUGHLINE_TAG", "features");
+        command.env("THIRD_PARTY_MEMORY", THIRD_PARTY_MEMORY);
+        command.envs(self.profile.iter().map(|profile| ("PROFILE", profile)));
         for name in UNSET {
             command.env_remove(name);
         }
@@ -267,6 +280,23 @@ impl Container {
     pub(crate) fn output(&self) -> &Output {
         &self.output
     }
+}
+
+/// With `BINARIES=host`, the profile of the programs that are tested: images are to be built of them, and of no others.
+fn profile_on_host() -> anyhow::Result<Option<OsString>> {
+    if var_os("BINARIES").is_none_or(|value| value != "host") {
+        return Ok(None);
+    }
+    let program = Programs::build()?.path("throughline").canonicalize()?;
+    let folder = program.parent().context("a program without a folder")?;
+    let taken = Path::new(PROJECT_FOLDER).canonicalize()?.join("target");
+    ensure!(
+        folder.parent() == Some(&taken),
+        "BINARIES=host takes the programs from {}, and these are in {}: unset CARGO_TARGET_DIR",
+        taken.display(),
+        folder.display(),
+    );
+    Ok(folder.file_name().map(ToOwned::to_owned))
 }
 
 fn name(service: Service) -> &'static str {
