@@ -3,10 +3,10 @@
 use throughline_kafka::Record;
 use throughline_messages::DeferralCause;
 
-use crate::delivery::NoCall;
 use crate::destination::Destination;
 use crate::gate::Hold;
 use crate::lanes::{self, Key, Place, Spot};
+use crate::no_call::NoCall;
 use crate::room::Taken;
 use crate::routing::Target;
 use crate::work::Deliveries;

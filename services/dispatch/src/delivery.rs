@@ -1,9 +1,6 @@
 //! A delivery of one request to one destination, as far as it comes now.
 
-use std::time::Duration;
-
 use chrono::{DateTime, SecondsFormat, Utc};
-use rand::RngExt as _;
 use throughline_clock::Clock;
 use throughline_kafka::Record;
 use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome};
@@ -15,7 +12,7 @@ use crate::admission::Admission;
 use crate::call::{Call, Called};
 use crate::classify::Made;
 use crate::destination::{Body, Destination};
-use crate::gate::Hold;
+use crate::no_call::NoCall;
 use crate::processor::Processor;
 use crate::reporter::origin;
 use crate::routing::Target;
@@ -26,14 +23,6 @@ pub(crate) struct Delivery<'a> {
     pub(crate) record: &'a Record,
     pub(crate) deliveries: &'a Deliveries,
     pub(crate) target: &'a Target,
-}
-
-/// Why no call was made.
-pub(crate) enum NoCall {
-    /// It has to wait.
-    Held(Hold),
-    /// It ended.
-    Dead(DeadReason, Failure),
 }
 
 /// When an attempt began, to tell and to measure.
@@ -175,43 +164,6 @@ impl Delivery<'_> {
             outcome,
         }
     }
-}
-
-impl NoCall {
-    pub(crate) fn unroutable(destination: &str) -> Self {
-        let error = format!("no destination is called {destination:?}");
-        Self::Dead(DeadReason::Unroutable, Failure { class: ErrorClass::Configuration, error })
-    }
-
-    fn expired(window: Duration) -> Self {
-        let error = format!("not delivered within {window:?}");
-        Self::Dead(DeadReason::Expired, Failure { class: ErrorClass::Timeout, error })
-    }
-
-    fn outcome(self, now: DateTime<Utc>) -> Outcome {
-        match self {
-            Self::Held(Hold { cause, wait }) => Outcome::Deferred { due_at: now + spread(wait), cause },
-            Self::Dead(reason, failure) => Outcome::Dead { reason, failure },
-        }
-    }
-}
-
-impl From<Hold> for NoCall {
-    fn from(hold: Hold) -> Self {
-        Self::Held(hold)
-    }
-}
-
-impl From<TransformError> for NoCall {
-    fn from(error: TransformError) -> Self {
-        let failure = Failure { class: ErrorClass::Transform, error: error.to_string() };
-        Self::Dead(DeadReason::Untransformable, failure)
-    }
-}
-
-/// Up to half as long again, so that those who wait for the same do not come again together.
-fn spread(wait: Duration) -> Duration {
-    wait + rand::rng().random_range(Duration::ZERO..=wait / 2)
 }
 
 /// The one line that says how an attempt ended. A filter's error may quote the body, so its words are left to

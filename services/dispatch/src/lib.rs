@@ -9,8 +9,8 @@
 //! In here: `app` puts the parts together; `work` says what a record asks for, with `routing`, and `processor` sees to
 //! it; a `delivery` is attempted at one `destination`, after its `admission`: its `lanes` keep the order of each key, and
 //! it has a share of the `room` that all have together. Its `gate` (breaker and `limits`) lets a call through, for which
-//! `credentials` must be good; `call` makes it and `classify` judges how it ended; `reporter` tells Kafka, and `metrics`
-//! count along. What cannot be called now is deferred: it waits in the database, not here.
+//! `credentials` must be good; `call` makes it and `classify` judges how it ended, or `no_call` says why there is none;
+//! `reporter` tells Kafka, and `metrics` count along. What cannot be called now is deferred: it waits in the database, not here.
 
 mod admission;
 mod app;
@@ -27,6 +27,7 @@ mod health;
 mod lanes;
 mod limits;
 mod metrics;
+mod no_call;
 mod policy;
 mod processor;
 mod reporter;
