@@ -33,8 +33,9 @@ func processes(board *dashboard.DashboardBuilder) {
 		}, over("max by (job, instance) (process_uptime_seconds{@service, @environment})", "{{job}} {{instance}}"))).
 		WithPanel(graph(facts{
 			title: "Node ids", unit: "short", empty: "no ingest", width: third, height: high,
-			description: "Leased in the database, of 1024: one for each replica of ingest, and those of replicas that died, until their lease ends.",
-		}, over("max by (deployment_environment_name) (throughline_nodes_leased{@environment})", "leased {{deployment_environment_name}}"))).
+			description: "Leased in the database: one for each replica of ingest, and those of replicas that died, until their lease ends. And how many may be.",
+		}, over("max by (deployment_environment_name) (throughline_nodes_leased{@environment})", "leased {{deployment_environment_name}}"),
+			over("min by (deployment_environment_name) (throughline_nodes_limit{@environment})", "limit {{deployment_environment_name}}"))).
 		WithPanel(graph(facts{
 			title: "CPU", unit: "none", empty: "none runs", width: third, height: high,
 			description: "Cores in use: seconds of CPU a second.",

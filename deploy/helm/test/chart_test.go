@@ -617,7 +617,7 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		"config.routes.one=null":                                           "/config/routes",
 		"config.shutdown_deadline=60s":                                     "/config/shutdown_deadline",
 		"config.database.url=postgres://me:secret@db/me":                   "/config/database/url",
-		"config.ingest.node_id=7":                                          "/config/ingest/node_id",
+		"config.ingest.node_ids=0-1":                                       "3 replicas of ingest at a time, and there are 2 node ids",
 		"config.http.address=0.0.0.0:80":                                   "/config/http/address",
 		"config.clients.shop.key=0123456789abcdef":                         "/config/clients/shop/key",
 		"config.kafka.properties.sasl\\.password=geheim":                   "/config/kafka/properties/sasl.password",
@@ -657,6 +657,7 @@ func TestWhatIsNotUsedIsNotRefused(t *testing.T) {
 		"secrets[0].name=a,secrets[0].mount=true,secrets[1].name=a,secrets[1].env.KEY=key",
 		"purge.enabled=false,purge.for=2h",
 		"networkPolicy.enabled=false,config.kafka.bootstrap_servers=k:99999",
+		"config.ingest.node_ids=10-12",
 	} {
 		render(t, "--set", values)
 	}

@@ -50,4 +50,4 @@ pub use settings::{
     AfterFailure, Breaker, Client, Compression, Credentials, Database, Destination, Dispatch, Http, Ingest,
     Kafka, Limits, Links, OAuth2, Retention, Retry, Route, SchemaSource, Settings, StatusMeaning, Topics,
 };
-pub use text::Rate;
+pub use text::{NodeIds, Rate};

@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::path::{Path, Segment};
 use crate::settings::Settings;
-use crate::text::{self, DurationText, Rate, SizeText};
+use crate::text::{self, DurationText, NodeIds, Rate, SizeText};
 
 pub(crate) struct Schema {
     document: Json,
@@ -45,6 +45,7 @@ impl Schema {
             .with_format(text::DURATION, |text: &str| DurationText::parse(text).is_some())
             .with_format(text::SIZE, |text: &str| SizeText::parse(text).is_some())
             .with_format(text::RATE, |text: &str| text.parse::<Rate>().is_ok())
+            .with_format(text::NODE_IDS, |text: &str| text.parse::<NodeIds>().is_ok())
             .with_format(text::ADDRESS, |text: &str| text.parse::<SocketAddr>().is_ok())
             .with_format("uri", |text: &str| Url::parse(text).is_ok())
             .offline()

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::layout::Layout;
 
@@ -14,6 +15,8 @@ pub struct InvalidNodeId(pub u16);
 impl NodeId {
     /// How many node ids there are.
     pub const COUNT: u16 = 1 << Layout::MACHINE_ID_BITS;
+    /// All of them.
+    pub const ALL: RangeInclusive<Self> = Self(0)..=Self(Self::COUNT - 1);
 
     /// Its number.
     #[must_use]

@@ -2,6 +2,7 @@
 //!
 //! All times are of the database's own clock, so that replicas whose clocks differ agree.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -29,8 +30,8 @@ pub struct Lease {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Leases a node id to `holder`: the one asked for, else the lowest that nobody ever had, else the one
-/// that is free for longest. `None` if it, or all of them, are taken.
+/// Leases one of these node ids to `holder`: the lowest that nobody ever had, else the one that is free for longest.
+/// `None` if all of them are taken.
 ///
 /// # Errors
 /// If the database cannot be asked.
@@ -38,7 +39,7 @@ pub async fn acquire(
     store: &Store,
     holder: &str,
     ttl: Duration,
-    fixed: Option<NodeId>,
+    ids: &RangeInclusive<NodeId>,
 ) -> Result<Option<Lease>, StoreError> {
     let transaction = store.begin().await?;
     let operation = Operation::new(&transaction, "lease_node");
@@ -47,7 +48,7 @@ pub async fn acquire(
         // Who else acquires waits, so that no two choose the same id; SQLite has one writer anyway.
         operation.execute_unprepared("LOCK TABLE nodes IN SHARE ROW EXCLUSIVE MODE").await?;
     }
-    let Some(free) = find_free(&operation, fixed).await? else { return Ok(None) };
+    let Some(free) = find_free(&operation, ids).await? else { return Ok(None) };
     let sql = format!(
         "INSERT INTO nodes (node_id, holder, epoch, expires_at) VALUES ($1, $2, 1, {}) \
          ON CONFLICT (node_id) DO UPDATE SET \
@@ -103,20 +104,19 @@ struct Free {
 
 async fn find_free(
     connection: &impl ConnectionTrait,
-    fixed: Option<NodeId>,
+    ids: &RangeInclusive<NodeId>,
 ) -> Result<Option<Free>, StoreError> {
     let dialect = Dialect::of(connection);
     let sql = format!(
         "WITH RECURSIVE ids (node_id) AS \
-             (SELECT 0 UNION ALL SELECT node_id + 1 FROM ids WHERE node_id + 1 < {}) \
+             (SELECT CAST($1 AS integer) UNION ALL SELECT node_id + 1 FROM ids WHERE node_id < $2) \
          SELECT ids.node_id, nodes.expires_at FROM ids LEFT JOIN nodes ON nodes.node_id = ids.node_id \
-         WHERE (nodes.node_id IS NULL OR nodes.expires_at <= {}) AND ids.node_id = COALESCE($1, ids.node_id) \
+         WHERE nodes.node_id IS NULL OR nodes.expires_at <= {} \
          ORDER BY nodes.expires_at NULLS FIRST, ids.node_id LIMIT 1",
-        NodeId::COUNT,
         dialect.now(),
     );
-    let fixed = fixed.map(|node| i64::from(node.as_u16()));
-    let statement = dialect.statement(sql, [fixed.into()]);
+    let bounds = [ids.start(), ids.end()].map(|node| i64::from(node.as_u16()).into());
+    let statement = dialect.statement(sql, bounds);
     Ok(Free::find_by_statement(statement).one(connection).await?)
 }
 

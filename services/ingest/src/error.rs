@@ -33,9 +33,11 @@ pub enum StartError {
         problem: String,
     },
     /// No node id is free.
-    #[error("{0}; wait for a lease to end (ingest.node_lease), end a replica, or set another ingest.node_id")]
-    NodeTaken(String),
-    /// The configured node id is not one.
-    #[error("ingest.node_id: {0}")]
-    NodeId(String),
+    #[error(
+        "all node ids ({0}) are leased; wait for a lease to end (ingest.node_lease), end a replica, or change ingest.node_ids"
+    )]
+    NodesTaken(String),
+    /// The configured node ids are none.
+    #[error("ingest.node_ids: {0}")]
+    NodeIds(String),
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use throughline_clock::Clock;
-use throughline_config::Settings;
+use throughline_config::{NodeIds, Settings};
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{Store, StoreError, idempotency, nodes, outbox};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -94,21 +94,16 @@ pub(crate) enum LeaseError {
     Store(#[from] StoreError),
 }
 
-/// Leases a node id, the configured one if there is one.
+/// Leases one of the configured node ids.
 ///
 /// # Errors
 /// If none is free, or the database cannot be asked.
 pub(crate) async fn acquire(store: &Store, settings: &Settings, holder: &str) -> Result<Lease, StartError> {
-    let fixed = settings.ingest.node_id.map(NodeId::try_from).transpose();
-    let fixed = fixed.map_err(|error| StartError::NodeId(error.to_string()))?;
+    let NodeIds { first, last } = settings.ingest.node_ids;
+    let id = |number: u16| NodeId::try_from(number).map_err(|error| StartError::NodeIds(error.to_string()));
     let asked = Instant::now();
-    let row = nodes::acquire(store, holder, settings.ingest.node_lease, fixed).await?;
-    let row = row.ok_or_else(|| {
-        StartError::NodeTaken(match fixed {
-            Some(node) => format!("node id {node} is leased to another replica"),
-            None => format!("all {} node ids are leased", NodeId::COUNT),
-        })
-    })?;
+    let row = nodes::acquire(store, holder, settings.ingest.node_lease, &(id(first)?..=id(last)?)).await?;
+    let row = row.ok_or_else(|| StartError::NodesTaken(settings.ingest.node_ids.to_string()))?;
     tracing::info!(node = %row.node, epoch = row.epoch, "node id leased");
     Ok(Lease { row, valid_until: Arc::new(Mutex::new(asked + settings.ingest.node_lease)) })
 }

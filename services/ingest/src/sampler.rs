@@ -7,6 +7,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use throughline_clock::Clock;
+use throughline_config::NodeIds;
 use throughline_lifecycle::Shutdown;
 use throughline_snowflake::NodeId;
 use throughline_store::backlog::{self, Backlog, Waiting};
@@ -26,6 +27,7 @@ pub(crate) struct Sampler {
     store: Store,
     clock: Clock,
     node: NodeId,
+    nodes: u64,
     destinations: Vec<String>,
     board: Arc<Board>,
     shutdown: Shutdown,
@@ -43,6 +45,8 @@ struct Board {
 struct Seen {
     backlog: Backlog,
     outbox: Lag,
+    /// How many node ids are configured.
+    nodes: u64,
 }
 
 /// A gauge: name, unit, description, and what it shows of what was seen.
@@ -51,7 +55,7 @@ type Gauge = (&'static str, &'static str, &'static str, fn(&Seen) -> Vec<Value>)
 /// A value and its attributes.
 type Value = (f64, Vec<KeyValue>);
 
-const GAUGES: [Gauge; 8] = [
+const GAUGES: [Gauge; 9] = [
     (
         "throughline.publisher.lag",
         "{request}",
@@ -93,8 +97,11 @@ const GAUGES: [Gauge; 8] = [
         "Dead letters that are neither replayed nor purged.",
         |seen| each(seen, |waiting| count(waiting.dead_letters)),
     ),
-    ("throughline.nodes.leased", "{node}", "Node ids that are leased, of 1024.", |seen| {
+    ("throughline.nodes.leased", "{node}", "Node ids that are leased.", |seen| {
         one(count(seen.backlog.nodes_leased))
+    }),
+    ("throughline.nodes.limit", "{node}", "Node ids that may be leased (`ingest.node_ids`).", |seen| {
+        one(count(seen.nodes))
     }),
 ];
 
@@ -103,14 +110,15 @@ impl Sampler {
     pub(crate) fn new(
         store: Store,
         clock: Clock,
-        node: NodeId,
+        (node, ids): (NodeId, NodeIds),
         destinations: Vec<String>,
         shutdown: Shutdown,
         meter: &Meter,
     ) -> Self {
         let board = Arc::<Board>::default();
         board.show(meter);
-        Self { store, clock, node, destinations, board, shutdown }
+        let nodes = u64::from(ids.last - ids.first) + 1;
+        Self { store, clock, node, nodes, destinations, board, shutdown }
     }
 
     /// Runs until told to stop.
@@ -139,7 +147,8 @@ impl Sampler {
         for destination in &self.destinations {
             backlog.destinations.entry(destination.clone()).or_default();
         }
-        Ok(Seen { backlog, outbox: outbox::lag(self.store.connection(), self.node, now).await? })
+        let outbox = outbox::lag(self.store.connection(), self.node, now).await?;
+        Ok(Seen { backlog, outbox, nodes: self.nodes })
     }
 }
 

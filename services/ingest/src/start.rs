@@ -130,7 +130,20 @@ impl Parts {
         let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
         let alarm = Arc::default();
         let (meter, metrics) = (meter.clone(), Metrics::new(meter));
-        Ok(Self { settings, topics, unseen, store, producer, window, alarm, broker, clock, shutdown, meter, metrics })
+        Ok(Self {
+            settings,
+            topics,
+            unseen,
+            store,
+            producer,
+            window,
+            alarm,
+            broker,
+            clock,
+            shutdown,
+            meter,
+            metrics,
+        })
     }
 
     async fn assemble(self, listener: TcpListener) -> Result<Tasks, StartError> {
@@ -273,7 +286,8 @@ impl Parts {
     fn sampler(&self, lease: &node::Lease) -> Sampler {
         let destinations = self.settings.destinations.keys().cloned().collect();
         let (store, clock) = (self.store.clone(), self.clock.clone());
-        Sampler::new(store, clock, lease.node(), destinations, self.shutdown.clone(), &self.meter)
+        let node = (lease.node(), self.settings.ingest.node_ids);
+        Sampler::new(store, clock, node, destinations, self.shutdown.clone(), &self.meter)
     }
 
     fn sweeper(&self) -> Result<Sweeper, StartError> {

@@ -219,6 +219,18 @@ readinessProbe: {{- toYaml .readinessProbe | nindent 2 }}
 {{- $seconds -}}
 {{- end -}}
 
+{{/* A replica without a node id does not start. While a new version is rolled out, there is one more of them. */}}
+{{- define "throughline.ingest.enoughNodeIds" -}}
+{{- $range := dig "ingest" "node_ids" "0-1023" .Values.config | toString | splitList "-" -}}
+{{- $ids := add 1 (sub (last $range | int) (first $range | int)) | int -}}
+{{- with .Values.ingest -}}
+{{- $replicas := add 1 (ternary .autoscaling.maxReplicas .replicas .autoscaling.enabled) | int -}}
+{{- if gt $replicas $ids -}}
+{{- fail (printf "there may be %d replicas of ingest at a time, and there are %d node ids: the others would not start; widen config.ingest.node_ids" $replicas $ids) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A replica without a partition has nothing to do. */}}
 {{- define "throughline.dispatch.enoughPartitions" -}}
 {{- $topics := dig "topics" dict .Values.config.kafka -}}

@@ -18,7 +18,7 @@ use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::text::{AddressText, DurationText, SizeText};
+use crate::text::{AddressText, DurationText, NodeIds, SizeText};
 
 pub use self::client::Client;
 pub use self::database::Database;
@@ -111,9 +111,9 @@ impl Default for Http {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ingest {
-    /// A fixed node id (0 to 1023); by default one is leased in the database.
-    #[schemars(range(max = 1023))]
-    pub node_id: Option<u16>,
+    /// The node ids, such as `0-511`, of which each replica leases one in the database; it becomes part of the ids of
+    /// its requests. Installations that call the same third party want different ones. Default 0-1023.
+    pub node_ids: NodeIds,
     /// How long a node id is leased; renewed after a third of it. Default 30 s.
     #[serde(with = "DurationText")]
     pub node_lease: Duration,
@@ -135,7 +135,7 @@ pub struct Ingest {
 impl Default for Ingest {
     fn default() -> Self {
         Self {
-            node_id: None,
+            node_ids: NodeIds::ALL,
             node_lease: Duration::from_secs(30),
             batch: at_least_one(512),
             queue: at_least_one(4096),

@@ -3,6 +3,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::{Case, LEAST, assert_problems};
+use crate::NodeIds;
 
 #[test]
 fn texts_become_the_types_of_their_settings() {
@@ -14,7 +15,7 @@ fn texts_become_the_types_of_their_settings() {
             ("THROUGHLINE_KAFKA__COMPRESSION", "zstd"),
             ("THROUGHLINE_KAFKA__GROUP_INSTANCE_ID", "12"),
             ("THROUGHLINE_KAFKA__PREFIX", "true"),
-            ("THROUGHLINE_INGEST__NODE_ID", "5"),
+            ("THROUGHLINE_INGEST__NODE_IDS", "5"),
             ("THROUGHLINE_SHUTDOWN_DEADLINE", "1m"),
             ("THROUGHLINE_DESTINATIONS__THREE__HEADERS__VERSION", "1.0"),
             ("THROUGHLINE_DESTINATIONS__THREE__RESPONSE_LIMIT", "1KiB"),
@@ -26,7 +27,7 @@ fn texts_become_the_types_of_their_settings() {
     assert_eq!(settings.http.body_limit, ByteSize::mib(2));
     assert_eq!(settings.kafka.group_instance_id.as_deref(), Some("12"));
     assert_eq!(settings.kafka.prefix, "true");
-    assert_eq!(settings.ingest.node_id, Some(5));
+    assert_eq!(settings.ingest.node_ids, NodeIds { first: 5, last: 5 });
     assert_eq!(settings.shutdown_deadline, Duration::from_mins(1));
     assert_eq!(settings.destinations["three"].headers["version"].expose(), "1.0");
     assert_eq!(settings.destinations["three"].response_limit, ByteSize::kib(1));
@@ -68,7 +69,7 @@ fn what_is_wrong_names_the_variable() {
         &Case::file(LEAST).environment(&[
             ("THROUGHLINE_HTTP__ADRESS", "x"),
             ("THROUGHLINE_HTTP__TIMEOUT", "5"),
-            ("THROUGHLINE_INGEST__NODE_ID", "1024"),
+            ("THROUGHLINE_INGEST__NODE_IDS", "1024"),
             ("THROUGHLINE_DATABASE__MIGRATE", "maybe"),
             ("THROUGHLINE_DISPATCHER__ADDRESS", "x"),
         ]),
@@ -76,8 +77,8 @@ fn what_is_wrong_names_the_variable() {
             "http.adress: there is no such key; did you mean `address`?  [environment THROUGHLINE_HTTP__ADRESS]",
             "http.timeout: expected a duration above zero, such as `500ms`, `30s` or `1h 30m`; found \"5\"  \
              [environment THROUGHLINE_HTTP__TIMEOUT]",
-            "ingest.node_id: expected a whole number from 0 to 1023; found 1024  \
-             [environment THROUGHLINE_INGEST__NODE_ID]",
+            "ingest.node_ids: expected node ids from 0 to 1023, such as `0-511`, or one of them; found \"1024\"  \
+             [environment THROUGHLINE_INGEST__NODE_IDS]",
             "database.migrate: expected `true` or `false`; found \"maybe\"  \
              [environment THROUGHLINE_DATABASE__MIGRATE]",
             "dispatcher: there is no such key; did you mean `dispatch`?  \

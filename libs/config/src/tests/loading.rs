@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::{Case, LEAST, assert_problems};
-use crate::{Compression, Credentials, Flags};
+use crate::{Compression, Credentials, Flags, NodeIds};
 
 #[test]
 fn what_is_not_said_has_its_default() {
@@ -18,7 +18,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(settings.kafka.compression, Compression::Lz4);
     assert_eq!(settings.kafka.topics.partitions.get(), 12);
     assert_eq!(settings.kafka.topics.replication.get(), 1);
-    assert_eq!(settings.ingest.node_id, None);
+    assert_eq!(settings.ingest.node_ids, NodeIds::ALL);
     assert_eq!(settings.ingest.node_lease, Duration::from_secs(30));
     assert_eq!(settings.ingest.batch.get(), 512);
     assert_eq!(settings.ingest.queue.get(), 4096);
@@ -52,7 +52,7 @@ kafka:
   group_instance_id: replica-1
   topics: {create: true, partitions: 6, replication: 3}
   properties: {ssl.ca.location: /ca, socket.timeout.ms: 30000, enable.sparse.connections: false}
-ingest: {node_id: 1023, node_lease: 9s, batch: 1, queue: 2, unacknowledged: 3, idempotency_window: 7days}
+ingest: {node_ids: 512-1023, node_lease: 9s, batch: 1, queue: 2, unacknowledged: 3, idempotency_window: 7days}
 dispatch: {address: '[::1]:9', concurrency: 7}
 routes:
   one:
@@ -90,7 +90,7 @@ shutdown_deadline: 1min
     assert_eq!(settings.kafka.compression, Compression::None);
     assert_eq!(settings.kafka.properties["socket.timeout.ms"].expose(), "30000");
     assert_eq!(settings.kafka.properties["enable.sparse.connections"].expose(), "false");
-    assert_eq!(settings.ingest.node_id, Some(1023));
+    assert_eq!(settings.ingest.node_ids, NodeIds { first: 512, last: 1023 });
     assert_eq!(settings.retention.delivered, Duration::from_hours(36));
     assert!(settings.retention.dead > Duration::from_hours(365 * 24));
     let shop = &settings.clients["shop"];

@@ -49,7 +49,7 @@ fn secrets_are_masked_and_every_value_has_its_origin() {
         "  bootstrap_servers: broker:9092  # --kafka",
         "    sasl.password: \"***\"  # throughline.yaml",
         "  concurrency: 7  # environment THROUGHLINE_DISPATCH__CONCURRENCY",
-        "  node_id: null  # default",
+        "  node_ids: 0-1023  # default",
         "  one:",
         "    path: /one  # default",
         "    destinations: [three]  # default",

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend};
 use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Outcome};
+use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::Cutoff;
 use throughline_store::{
@@ -194,7 +195,7 @@ async fn accept(store: &Store) {
     deliveries::postpone_all(connection, &ids, at(2000)).await.unwrap();
     outbox::remove(connection, &ids).await.unwrap();
     idempotency::purge(connection, at(0), 10).await.unwrap();
-    nodes::acquire(store, "somebody", Duration::from_secs(1), None).await.unwrap();
+    nodes::acquire(store, "somebody", Duration::from_secs(1), &NodeId::ALL).await.unwrap();
 }
 
 async fn manage(store: &Store) {

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use throughline_messages::{DeferralCause, Outcome};
+use throughline_snowflake::NodeId;
 use throughline_store::backlog::{self, Backlog, Waiting};
 use throughline_store::{NewRequest, Store, dead_letters, nodes};
 
@@ -73,7 +74,7 @@ pub(crate) async fn the_age_counts_from_when_the_time_of_a_delivery_began(db: Db
 
 pub(crate) async fn node_ids_are_counted_as_long_as_they_are_leased(db: Db) {
     for ttl in [Duration::from_mins(1), Duration::from_mins(1), Duration::ZERO] {
-        nodes::acquire(&db.store, "a", ttl, None).await.unwrap().unwrap();
+        nodes::acquire(&db.store, "a", ttl, &NodeId::ALL).await.unwrap().unwrap();
     }
     assert_eq!(sample(&db.store, 0).await.nodes_leased, 2);
 }

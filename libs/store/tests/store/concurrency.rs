@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use throughline_messages::{AttemptReport, DeferralCause, Outcome};
-use throughline_snowflake::RequestId;
+use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::dead_letters::{self, Filter, Replayed};
 use throughline_store::deliveries::Claim;
 use throughline_store::idempotency::{self, Verdict};
@@ -110,7 +110,11 @@ fn ten_who_acquire_at_once_get_ten_nodes() {
             let store = db.store.clone();
             let holder = format!("replica {number}");
             acquiring.spawn(async move {
-                nodes::acquire(&store, &holder, Duration::from_mins(1), None).await.unwrap().unwrap().node
+                nodes::acquire(&store, &holder, Duration::from_mins(1), &NodeId::ALL)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .node
             });
         }
         let nodes: BTreeSet<_> = acquiring.join_all().await.into_iter().collect();

@@ -68,7 +68,7 @@ on_both_databases! {
         a_renewed_lease_lasts_longer,
         a_released_id_is_free_at_once,
         ids_are_to_be_younger_than_all_that_are_there,
-        a_fixed_id_is_leased_or_refused,
+        one_of_a_range_is_leased_or_none,
         none_is_leased_when_all_are_taken,
         of_those_that_ran_out_the_longest_free_is_leased;
     outcomes:

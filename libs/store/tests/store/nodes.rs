@@ -1,3 +1,4 @@
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -11,8 +12,12 @@ use crate::fixtures::{insert, node, request};
 
 const LONG: Duration = Duration::from_mins(1);
 
+fn only(node: NodeId) -> RangeInclusive<NodeId> {
+    node..=node
+}
+
 async fn acquire(store: &Store, holder: &str, ttl: Duration) -> Lease {
-    nodes::acquire(store, holder, ttl, None).await.unwrap().unwrap()
+    nodes::acquire(store, holder, ttl, &NodeId::ALL).await.unwrap().unwrap()
 }
 
 pub(crate) async fn the_lowest_id_that_nobody_had_is_leased_first(db: Db) {
@@ -24,8 +29,8 @@ pub(crate) async fn the_lowest_id_that_nobody_had_is_leased_first(db: Db) {
 }
 
 pub(crate) async fn a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed(db: Db) {
-    let old = nodes::acquire(&db.store, "a", Duration::ZERO, Some(node(3))).await.unwrap().unwrap();
-    let new = nodes::acquire(&db.store, "b", LONG, Some(node(3))).await.unwrap().unwrap();
+    let old = nodes::acquire(&db.store, "a", Duration::ZERO, &only(node(3))).await.unwrap().unwrap();
+    let new = nodes::acquire(&db.store, "b", LONG, &only(node(3))).await.unwrap().unwrap();
     assert_eq!((new.node, new.epoch, new.not_before), (node(3), 2, old.expires_at));
     let connection = db.store.connection();
     assert!(!nodes::renew(connection, &old, "a", LONG).await.unwrap());
@@ -37,13 +42,13 @@ pub(crate) async fn a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed(db:
 pub(crate) async fn a_renewed_lease_lasts_longer(db: Db) {
     let lease = acquire(&db.store, "a", Duration::ZERO).await;
     assert!(nodes::renew(db.store.connection(), &lease, "a", LONG).await.unwrap());
-    assert_eq!(nodes::acquire(&db.store, "b", LONG, Some(lease.node)).await.unwrap(), None);
+    assert_eq!(nodes::acquire(&db.store, "b", LONG, &only(lease.node)).await.unwrap(), None);
 }
 
 pub(crate) async fn a_released_id_is_free_at_once(db: Db) {
     let lease = acquire(&db.store, "a", LONG).await;
     nodes::release(db.store.connection(), &lease, "a").await.unwrap();
-    let next = nodes::acquire(&db.store, "b", LONG, Some(lease.node)).await.unwrap().unwrap();
+    let next = nodes::acquire(&db.store, "b", LONG, &only(lease.node)).await.unwrap().unwrap();
     assert_eq!(next.epoch, 2);
     assert!(next.not_before < lease.expires_at, "it ended when it was released");
 }
@@ -53,14 +58,19 @@ pub(crate) async fn ids_are_to_be_younger_than_all_that_are_there(db: Db) {
     let ahead = RequestId::from_i64(7 << 60).unwrap();
     insert(&db.store, &[request(1), NewRequest { id: ahead, ..request(2) }]).await;
     assert_eq!(acquire(&db.store, "a", LONG).await.not_before, ahead.created_at());
-    let old = nodes::acquire(&db.store, "b", Duration::ZERO, Some(node(3))).await.unwrap().unwrap();
+    let old = nodes::acquire(&db.store, "b", Duration::ZERO, &only(node(3))).await.unwrap().unwrap();
     assert_eq!(old.not_before, ahead.created_at());
 }
 
-pub(crate) async fn a_fixed_id_is_leased_or_refused(db: Db) {
-    let lease = nodes::acquire(&db.store, "a", LONG, Some(node(1023))).await.unwrap().unwrap();
-    assert_eq!(lease.node, node(1023));
-    assert_eq!(nodes::acquire(&db.store, "b", LONG, Some(node(1023))).await.unwrap(), None);
+pub(crate) async fn one_of_a_range_is_leased_or_none(db: Db) {
+    let acquire = async |holder, ids| nodes::acquire(&db.store, holder, LONG, &ids).await.unwrap();
+    let range = node(1022)..=node(1023);
+    for expected in [1022, 1023] {
+        assert_eq!(acquire("a", range.clone()).await.unwrap().node, node(expected));
+    }
+    assert_eq!(acquire("b", range).await, None);
+    assert_eq!(acquire("b", only(node(7))).await.unwrap().node, node(7));
+    assert_eq!(acquire("c", only(node(7))).await, None);
 }
 
 async fn lease_all(db: &Db) {
@@ -75,7 +85,7 @@ async fn lease_all(db: &Db) {
 
 pub(crate) async fn none_is_leased_when_all_are_taken(db: Db) {
     lease_all(&db).await;
-    assert_eq!(nodes::acquire(&db.store, "a", LONG, None).await.unwrap(), None);
+    assert_eq!(nodes::acquire(&db.store, "a", LONG, &NodeId::ALL).await.unwrap(), None);
 }
 
 pub(crate) async fn of_those_that_ran_out_the_longest_free_is_leased(db: Db) {

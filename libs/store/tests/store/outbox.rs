@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use throughline_snowflake::NodeId;
 use throughline_store::{OutboxRequest, Store, nodes, outbox, requests};
 
 use crate::databases::Db;
@@ -62,8 +63,9 @@ pub(crate) async fn what_is_not_acknowledged_is_its_nodes_to_publish(db: Db) {
 }
 
 pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
-    let lease =
-        async |ttl| nodes::acquire(&db.store, "holder", ttl, None).await.unwrap().unwrap().node.as_u16();
+    let lease = async |ttl| {
+        nodes::acquire(&db.store, "holder", ttl, &NodeId::ALL).await.unwrap().unwrap().node.as_u16()
+    };
     let alive = lease(Duration::from_mins(1)).await;
     let survivor = lease(Duration::from_mins(1)).await;
     let gone = lease(Duration::ZERO).await;

@@ -78,7 +78,7 @@ async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
     let world = World::new("");
     let living = world.start().await;
     let store = world.store().await;
-    let dead = nodes::acquire(&store, "dead", Duration::from_millis(1), None).await.unwrap().unwrap();
+    let dead = nodes::acquire(&store, "dead", Duration::from_millis(1), &NodeId::ALL).await.unwrap().unwrap();
     let clock = Clock::system();
     let id = Generator::new(dead.node, clock.clone(), dead.not_before).generate();
     let left = new_request(id, clock.now());
@@ -90,12 +90,12 @@ async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
 }
 
 #[tokio::test]
-async fn a_configured_node_id_that_is_taken_is_refused() {
-    let world = World::new("ingest: {node_id: 7}");
+async fn without_a_free_node_id_of_those_configured_ingest_does_not_start() {
+    let world = World::new("ingest: {node_ids: 7}");
     let first = world.start().await;
     assert_eq!(world.accepted(&first, "{}").await.node(), NodeId::try_from(7).unwrap());
     let refused = world.try_start().await.unwrap_err().to_string();
-    assert!(refused.contains("node id 7 is leased to another replica"), "{refused}");
+    assert!(refused.contains("all node ids (7) are leased"), "{refused}");
     first.stop().await;
     // Given back at the end, not only when its term is over.
     let next: Running = world.start().await;

@@ -98,6 +98,7 @@ async fn what_waits_in_the_database_is_measured_and_so_is_that_nothing_does() {
     world.measures("throughline.publisher.lag", &[], 0).await;
     world.measures("throughline.deliveries.due", &[], 0).await;
     world.measures("throughline.nodes.leased", &[], 1).await;
+    world.measures("throughline.nodes.limit", &[], 1024).await;
 
     let dead = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400") };
     for id in ids {
