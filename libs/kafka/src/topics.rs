@@ -34,15 +34,10 @@ pub async fn ensure_topics(settings: &Kafka, names: &[&str], deadline: Duration)
     let config = client::config(settings, &[("log.connection.close", "true")])?;
     let client = producer::connect(&config).map_err(client::not_created)?;
     let topics = Topics { client, settings, deadline };
-    let missing = topics.missing(names).await?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    if !settings.topics.create {
-        return Err(KafkaError::MissingTopics { names: missing });
-    }
-    topics.create(&missing).await?;
-    topics.wait_for(names).await
+    let seen_to = topics.see_to(names).await;
+    // To drop it is to wait for its thread, which looks up ten times a second.
+    thread::spawn(move || drop(topics.client));
+    seen_to
 }
 
 struct Topics<'a> {
@@ -53,6 +48,18 @@ struct Topics<'a> {
 }
 
 impl Topics<'_> {
+    async fn see_to(&self, names: &[&str]) -> Result<(), KafkaError> {
+        let missing = self.missing(names).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !self.settings.topics.create {
+            return Err(KafkaError::MissingTopics { names: missing });
+        }
+        self.create(&missing).await?;
+        self.wait_for(names).await
+    }
+
     async fn missing(&self, names: &[&str]) -> Result<Vec<String>, KafkaError> {
         let there = self.there().await?;
         Ok(names.iter().filter(|name| !there.contains(**name)).map(ToString::to_string).collect())

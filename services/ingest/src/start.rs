@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures_util::TryFutureExt as _;
 use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
 use throughline_config::Settings;
@@ -113,19 +114,15 @@ impl Parts {
         meter: &Meter,
     ) -> Result<Self, StartError> {
         let topics = Topics::new(&settings.kafka.prefix);
-        let store = Store::connect(&settings.database, meter).await?;
-        if settings.database.migrate {
-            store.migrate().await?;
-        }
-        store.check_schema().await?;
+        let routes = settings.routes.values().map(|route| route.topic.as_str());
+        let names = routes.chain(topics.all()).map(ToOwned::to_owned).collect();
+        let topics_are_there = topics::see_to(settings.kafka.clone(), names).map_err(StartError::from);
+        let (store, unseen) = tokio::try_join!(store(&settings, meter), topics_are_there)?;
         if broker == Broker::Forgetful {
             deliveries::make_published_due(store.connection(), clock.now()).await?;
         }
         let name = format!("{}-ingest-producer", settings.kafka.prefix);
         let producer = Producer::new(&settings.kafka, &name, meter)?;
-        let routes = settings.routes.values().map(|route| route.topic.as_str());
-        let names = routes.chain(topics.all()).map(ToOwned::to_owned).collect();
-        let unseen = topics::see_to(&settings.kafka, &producer, names).await?;
         let unacknowledged = settings.ingest.unacknowledged.get() as usize;
         let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
         let alarm = Arc::default();
@@ -314,6 +311,16 @@ impl Parts {
             shutdown: self.shutdown.clone(),
         })
     }
+}
+
+/// The database, with a schema that fits.
+async fn store(settings: &Settings, meter: &Meter) -> Result<Store, StartError> {
+    let store = Store::connect(&settings.database, meter).await?;
+    if settings.database.migrate {
+        store.migrate().await?;
+    }
+    store.check_schema().await?;
+    Ok(store)
 }
 
 /// Names this process among the holders of node ids.
