@@ -26,6 +26,9 @@ impl Last {
         match self.code {
             Some(Code::Authentication) => Some(KafkaError::Credentials { reason }),
             Some(Code::SSL) => Some(KafkaError::Tls { reason }),
+            // Where the broker answers so soon that the handshake fails in its first step, librdkafka takes that for a
+            // failure of the connection.
+            _ if reason.contains("certificate verify failed") => Some(KafkaError::Tls { reason }),
             _ => None,
         }
     }
@@ -80,6 +83,32 @@ impl Trouble {
             Some(last) => last
                 .refusal()
                 .unwrap_or_else(|| KafkaError::Unreachable { servers, reason: last.reason.clone() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_refused_in_whichever_step_of_the_handshake() {
+        let of_first_step =
+            "sasl_ssl://h:1/bootstrap: error:0A000086:SSL routines::certificate verify failed (after 2ms)";
+        let silence = Native::MetadataFetch(Code::OperationTimedOut);
+        for (code, reason, is_refused) in [
+            (Code::SSL, "sasl_ssl://h:1/bootstrap: SSL handshake failed: certificate verify failed", true),
+            (Code::BrokerTransportFailure, of_first_step, true),
+            (
+                Code::BrokerTransportFailure,
+                "error:0A000126:SSL routines::unexpected eof while reading",
+                false,
+            ),
+        ] {
+            let trouble = Trouble::default();
+            trouble.note(&Native::Global(code), reason);
+            let error = trouble.explain("h:1", &silence);
+            assert_eq!(matches!(error, KafkaError::Tls { .. }), is_refused, "{code:?}: {error:?}");
         }
     }
 }
