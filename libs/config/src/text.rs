@@ -224,6 +224,12 @@ pub struct NodeIds {
 impl NodeIds {
     /// As many as an id has room for.
     pub const ALL: Self = Self { first: 0, last: 1023 };
+
+    /// How many they are.
+    #[must_use]
+    pub fn count(self) -> u16 {
+        self.last - self.first + 1
+    }
 }
 
 /// The name of the format in the schema.
@@ -306,6 +312,7 @@ mod tests {
             assert_eq!(text.parse::<Rate>(), Err(()), "{text}");
         }
     }
+
     #[test]
     fn node_ids_are_a_range_or_one() {
         for (text, first, last, shown) in

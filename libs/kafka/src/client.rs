@@ -1,5 +1,7 @@
 //! From our settings to librdkafka's.
 
+use std::thread;
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as Native;
@@ -68,6 +70,12 @@ pub(crate) fn config(settings: &Kafka, ours: &[(&str, &str)]) -> Result<ClientCo
         config.set(preferred(name), value.expose());
     }
     Ok(config)
+}
+
+/// Drops a client beside the caller, who is not to wait: its own thread looks up only ten times a second, and what it
+/// cannot reach it gives up late.
+pub(crate) fn let_go(client: impl Send + 'static) {
+    thread::spawn(move || drop(client));
 }
 
 /// The name under which we set a property that has two, so that ours and theirs do not both apply.

@@ -199,8 +199,7 @@ impl Producer {
             tracing::error!(reason, "the producer broke; a new one takes its place");
             let new = connect_measured(&self.0.config, &self.0.common).map_err(SendError::new)?;
             let useless = std::mem::replace(&mut *client, new);
-            // Dropping it joins its thread, which the caller is not to wait for.
-            std::thread::spawn(move || drop(useless));
+            client::let_go(useless);
         }
         Ok(())
     }

@@ -35,8 +35,7 @@ pub async fn ensure_topics(settings: &Kafka, names: &[&str], deadline: Duration)
     let client = producer::connect(&config).map_err(client::not_created)?;
     let topics = Topics { client, settings, deadline };
     let seen_to = topics.see_to(names).await;
-    // To drop it is to wait for its thread, which looks up ten times a second.
-    thread::spawn(move || drop(topics.client));
+    client::let_go(topics.client);
     seen_to
 }
 

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 use crate::publisher::Window;
-use crate::refusals::{DeadLetters, Refusal};
+use crate::refusals::DeadLetters;
 use crate::sweeper::Alarm;
 use crate::{Broker, CLOSE_DEADLINE};
 
@@ -66,11 +66,7 @@ impl Recorder {
                     receipts.push(received.receipt);
                 }
                 Err(error) => {
-                    if self
-                        .dead_letters
-                        .put(&received.record, Refusal::malformed(&received.record, &error))
-                        .await
-                    {
+                    if self.dead_letters.put_malformed(&received.record, &error).await {
                         received.receipt.done();
                     }
                 }
@@ -104,9 +100,7 @@ impl Recorder {
                 }
                 Err(error) => {
                     return match reports.first() {
-                        Some((_, record)) => {
-                            self.dead_letters.put(record, Refusal::malformed(record, &error)).await
-                        }
+                        Some((_, record)) => self.dead_letters.put_malformed(record, &error).await,
                         None => true,
                     };
                 }

@@ -51,6 +51,11 @@ impl Refusal {
 }
 
 impl DeadLetters {
+    /// Puts a record that cannot be read.
+    pub(crate) async fn put_malformed(&self, record: &Record, error: &impl ToString) -> bool {
+        self.put(record, Refusal::malformed(record, error)).await
+    }
+
     /// Publishes a record, or what it stands for, and waits for the acknowledgement. False if told to stop before:
     /// then the record must be read again.
     pub(crate) async fn put(&self, record: &Record, refusal: Refusal) -> bool {

@@ -27,7 +27,7 @@ pub(crate) struct Sampler {
     store: Store,
     clock: Clock,
     node: NodeId,
-    nodes: u64,
+    ids: NodeIds,
     destinations: Vec<String>,
     board: Arc<Board>,
     shutdown: Shutdown,
@@ -110,15 +110,15 @@ impl Sampler {
     pub(crate) fn new(
         store: Store,
         clock: Clock,
-        (node, ids): (NodeId, NodeIds),
+        node: NodeId,
+        ids: NodeIds,
         destinations: Vec<String>,
         shutdown: Shutdown,
         meter: &Meter,
     ) -> Self {
         let board = Arc::<Board>::default();
         board.show(meter);
-        let nodes = u64::from(ids.last - ids.first) + 1;
-        Self { store, clock, node, nodes, destinations, board, shutdown }
+        Self { store, clock, node, ids, destinations, board, shutdown }
     }
 
     /// Runs until told to stop.
@@ -148,7 +148,7 @@ impl Sampler {
             backlog.destinations.entry(destination.clone()).or_default();
         }
         let outbox = outbox::lag(self.store.connection(), self.node, now).await?;
-        Ok(Seen { backlog, outbox, nodes: self.nodes })
+        Ok(Seen { backlog, outbox, nodes: self.ids.count().into() })
     }
 }
 

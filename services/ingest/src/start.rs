@@ -283,8 +283,8 @@ impl Parts {
     fn sampler(&self, lease: &node::Lease) -> Sampler {
         let destinations = self.settings.destinations.keys().cloned().collect();
         let (store, clock) = (self.store.clone(), self.clock.clone());
-        let node = (lease.node(), self.settings.ingest.node_ids);
-        Sampler::new(store, clock, node, destinations, self.shutdown.clone(), &self.meter)
+        let (node, ids) = (lease.node(), self.settings.ingest.node_ids);
+        Sampler::new(store, clock, node, ids, destinations, self.shutdown.clone(), &self.meter)
     }
 
     fn sweeper(&self) -> Result<Sweeper, StartError> {

@@ -140,8 +140,7 @@ impl Pump {
         (self.full, self.stored) = (None, Instant::now());
         self.group.paused.store(false, Ordering::Relaxed);
         let lost = std::mem::replace(&mut self.client, self.subscription.join(&self.group)?);
-        // It may take its time to give up what it cannot reach.
-        thread::spawn(move || drop(lost));
+        client::let_go(lost);
         Ok(())
     }
 
