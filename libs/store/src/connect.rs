@@ -4,32 +4,35 @@ use std::path::Path;
 use std::str::FromStr as _;
 
 use rustls::crypto::CryptoProvider;
-use sea_orm::{DatabaseConnection, SqlxPostgresConnector, SqlxSqliteConnector};
+use sea_orm::{DatabaseConnection, SqlxSqliteConnector};
 use sqlx::ConnectOptions as _;
 use sqlx::Connection as _;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use throughline_config::Database;
+use throughline_config as configured;
 
+use crate::bounds::Bounds;
+use crate::connection::Database;
 use crate::error::StoreError;
+use crate::postgres::Postgres;
 
 /// Notices in under a minute that a client's machine is gone, and frees the rows it had locked; by
 /// default that takes PostgreSQL two hours. In seconds.
 const KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
-pub(crate) async fn connect(settings: &Database) -> Result<DatabaseConnection, StoreError> {
+pub(crate) async fn connect(settings: &configured::Database) -> Result<Database, StoreError> {
     let url = settings.url.expose();
     match url.split_once(':') {
-        Some(("postgres" | "postgresql", _)) => postgres(url, settings).await,
-        Some(("sqlite", _)) => sqlite(url, settings).await,
+        Some(("postgres" | "postgresql", _)) => postgres(url, settings).await.map(Database::Postgres),
+        Some(("sqlite", _)) => sqlite(url, settings).await.map(Database::Sqlite),
         Some((scheme, _)) => Err(StoreError::Url { problem: format!("{scheme} is not supported") }),
         None => Err(StoreError::Url { problem: "it names no kind of database".to_owned() }),
     }
 }
 
-async fn postgres(url: &str, settings: &Database) -> Result<DatabaseConnection, StoreError> {
+async fn postgres(url: &str, settings: &configured::Database) -> Result<Postgres, StoreError> {
     choose_cryptography();
     let mut options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url { problem: error.to_string() })?
@@ -38,18 +41,16 @@ async fn postgres(url: &str, settings: &Database) -> Result<DatabaseConnection, 
         options = options.application_name("throughline");
     }
     // A pool tries again until its time is up and then says only that; a single connection says why.
-    let first = tokio::time::timeout(settings.connect_timeout, options.connect())
+    let bounds = Bounds::new(settings.timeout);
+    let bounded = options.clone().options(bounds.options());
+    let first = tokio::time::timeout(settings.connect_timeout, bounded.connect())
         .await
         .map_err(|_| io::Error::from(ErrorKind::TimedOut).into())
         .flatten()
         .map_err(|error| not_connected(&options, error))?;
     // It has served its purpose; an error now would say nothing about the next one.
     let _ = first.close().await;
-    let pool = PgPoolOptions::new()
-        .max_connections(settings.max_connections.get())
-        .acquire_timeout(settings.connect_timeout)
-        .connect_lazy_with(options);
-    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+    Ok(Postgres::new(options, bounds, settings.max_connections.get(), settings.connect_timeout))
 }
 
 /// For `sslmode=verify-ca`, sqlx asks rustls for the cryptography of the process, and where several are
@@ -99,7 +100,7 @@ fn without_tls(error: &sqlx::Error, options: &PgConnectOptions) -> Option<String
 /// `SQLite`'s lock, and whoever polls can starve.
 ///
 /// The file stays readable for other processes meanwhile (WAL).
-async fn sqlite(url: &str, settings: &Database) -> Result<DatabaseConnection, StoreError> {
+async fn sqlite(url: &str, settings: &configured::Database) -> Result<DatabaseConnection, StoreError> {
     let options = SqliteConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url { problem: error.to_string() })?
         .create_if_missing(true)

@@ -7,17 +7,34 @@ use sea_orm::{
 use tokio::time::timeout;
 
 use crate::operation::{Operations, Session};
+use crate::postgres::{Answer, Postgres, execution_error, query_error};
 
 /// The connections, for single statements; each has to be answered in time.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    pub(crate) pool: DatabaseConnection,
+    pub(crate) database: Database,
     pub(crate) patience: Patience,
     pub(crate) operations: Operations,
 }
 
+/// Either of the two.
+#[derive(Debug, Clone)]
+pub(crate) enum Database {
+    Postgres(Postgres),
+    Sqlite(DatabaseConnection),
+}
+
+impl Database {
+    pub(crate) async fn ping(&self) -> Result<(), DbErr> {
+        match self {
+            Self::Postgres(postgres) => postgres.ping().await,
+            Self::Sqlite(sqlite) => sqlite.ping().await,
+        }
+    }
+}
+
 /// How long the database may take to answer. A host that vanished says nothing, and TCP gives it a quarter of an
-/// hour.
+/// hour. PostgreSQL gives up on its own before; see [`Bounds`](crate::bounds::Bounds).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience(pub(crate) Duration);
 
@@ -33,23 +50,56 @@ impl Patience {
 #[async_trait]
 impl ConnectionTrait for Connection {
     fn get_database_backend(&self) -> DbBackend {
-        self.pool.get_database_backend()
+        match &self.database {
+            Database::Postgres(_) => DbBackend::Postgres,
+            Database::Sqlite(_) => DbBackend::Sqlite,
+        }
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.patience.with(self.pool.execute_raw(statement)).await
+        let executed = async {
+            match &self.database {
+                Database::Postgres(postgres) => {
+                    postgres.answer(statement).await.map(Answer::executed).map_err(execution_error)
+                }
+                Database::Sqlite(sqlite) => sqlite.execute_raw(statement).await,
+            }
+        };
+        self.patience.with(executed).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.patience.with(self.pool.execute_unprepared(sql)).await
+        let executed = async {
+            match &self.database {
+                Database::Postgres(postgres) => postgres.execute_unprepared(sql).await,
+                Database::Sqlite(sqlite) => sqlite.execute_unprepared(sql).await,
+            }
+        };
+        self.patience.with(executed).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.patience.with(self.pool.query_one_raw(statement)).await
+        let found = async {
+            match &self.database {
+                Database::Postgres(postgres) => {
+                    postgres.answer(statement).await.map(Answer::one).map_err(query_error)
+                }
+                Database::Sqlite(sqlite) => sqlite.query_one_raw(statement).await,
+            }
+        };
+        self.patience.with(found).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.patience.with(self.pool.query_all_raw(statement)).await
+        let found = async {
+            match &self.database {
+                Database::Postgres(postgres) => {
+                    postgres.answer(statement).await.map(Answer::all).map_err(query_error)
+                }
+                Database::Sqlite(sqlite) => sqlite.query_all_raw(statement).await,
+            }
+        };
+        self.patience.with(found).await
     }
 }
 

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgDatabaseError;
 
 /// Why the database did not do what it was asked. No text of it holds a password.
 #[derive(Debug, thiserror::Error)]
@@ -185,8 +186,22 @@ fn is_passing(error: &DbErr) -> bool {
     }
 }
 
+/// Whether a statement was prepared for a schema that has changed since, or the server has forgotten it. The same
+/// statement is well on another connection.
+pub(crate) fn is_outdated(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() else { return false };
+    match postgres.code() {
+        // "cached plan must not change result type", in whatever language; anything else is not supported for good.
+        "0A000" => postgres.routine() == Some("RevalidateCachedQuery"),
+        "26000" => true,
+        _ => false,
+    }
+}
+
 fn is_passing_in_sqlx(error: &sqlx::Error) -> bool {
     match error {
+        error if is_outdated(error) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| is_passing_code(&code)),
         // `Protocol`: what a connection that broke in the middle of a message leaves behind.
         sqlx::Error::Io(_)
@@ -210,8 +225,9 @@ fn is_passing_code(code: &str) -> bool {
         _ => {
             // Connection, rollback (serialization, deadlock), resources, intervention, system error.
             ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-                // Lock not available; read-only, as a primary is that has just become a standby.
-                || matches!(code, "55P03" | "25006")
+                // Lock not available; a transaction that stood idle for too long; read-only, as a primary is that has
+                // just become a standby.
+                || matches!(code, "55P03" | "25P03" | "25006")
         }
     }
 }
@@ -234,8 +250,10 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_told_from_what_will_not() {
-        // Deadlock, serialization, shutdown, no more connections, disk full, read-only standby.
-        for code in ["40P01", "40001", "57P01", "53300", "53100", "08006", "25006"] {
+        // Deadlock, serialization, shutdown, no more connections, disk full, read-only standby; the server's own bounds
+        // on locks, statements and idle transactions.
+        for code in ["40P01", "40001", "57P01", "53300", "53100", "08006", "25006", "55P03", "57014", "25P03"]
+        {
             assert!(is_passing_code(code), "{code}");
         }
         // BUSY, BUSY_SNAPSHOT, LOCKED, IOERR_WRITE, FULL.

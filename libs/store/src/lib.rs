@@ -37,6 +37,7 @@ pub mod replays;
 pub mod requests;
 pub mod retention;
 
+mod bounds;
 mod connect;
 mod connection;
 mod dialect;
@@ -46,6 +47,7 @@ mod life;
 mod migrations;
 mod operation;
 mod pool;
+mod postgres;
 mod rows;
 mod store;
 mod transaction;

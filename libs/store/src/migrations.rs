@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, FromQueryResult};
+use sea_orm::{ConnectionTrait, FromQueryResult};
 use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
-use sqlx::{Connection as _, PgPool, SqlitePool};
+use sqlx::{Connection as _, Executor as _, PgPool, SqlitePool};
 
+use crate::connection::{Connection, Database};
 use crate::dialect::Dialect;
 use crate::error::StoreError;
 
@@ -16,16 +17,21 @@ static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 const TABLE: &str = "_sqlx_migrations";
 
-pub(crate) async fn migrate(connection: &DatabaseConnection) -> Result<Vec<String>, StoreError> {
-    match Dialect::of(connection) {
-        Dialect::Postgres => migrate_postgres(connection.get_postgres_connection_pool()).await,
-        Dialect::Sqlite => migrate_sqlite(connection.get_sqlite_connection_pool()).await,
+/// A migration takes as long as it takes: that of a large table, or of another process that migrates too.
+const UNBOUNDED: &str = "SET lock_timeout = 0; SET statement_timeout = 0; \
+     SET idle_in_transaction_session_timeout = 0";
+
+pub(crate) async fn migrate(database: &Database) -> Result<Vec<String>, StoreError> {
+    match database {
+        Database::Postgres(postgres) => migrate_postgres(postgres.pool()).await,
+        Database::Sqlite(sqlite) => migrate_sqlite(sqlite.get_sqlite_connection_pool()).await,
     }
 }
 
 async fn migrate_postgres(pool: &PgPool) -> Result<Vec<String>, StoreError> {
     // The lock belongs to the session: a connection of its own, so that an error frees it too.
     let mut connection = pool.acquire().await.map_err(MigrateError::from)?.detach();
+    connection.execute(UNBOUNDED).await.map_err(MigrateError::from)?;
     let applied = apply_missing(&POSTGRES, &mut connection).await;
     // What was applied is committed, whatever this says.
     let _ = connection.close().await;
@@ -54,7 +60,7 @@ async fn apply_missing<C: Migrate>(known: &Migrator, connection: &mut C) -> Resu
     Ok(missing.into_iter().map(name).collect())
 }
 
-pub(crate) async fn check(connection: &DatabaseConnection) -> Result<(), StoreError> {
+pub(crate) async fn check(connection: &Connection) -> Result<(), StoreError> {
     let known = match Dialect::of(connection) {
         Dialect::Sqlite => &SQLITE,
         Dialect::Postgres => &POSTGRES,
@@ -77,7 +83,7 @@ struct AppliedRow {
 }
 
 /// Without creating the table, unlike sqlx: whoever checks may not be allowed to.
-async fn applied(connection: &DatabaseConnection) -> Result<Applied, StoreError> {
+async fn applied(connection: &Connection) -> Result<Applied, StoreError> {
     let dialect = Dialect::of(connection);
     let exists = match dialect {
         Dialect::Sqlite => "SELECT 1 FROM sqlite_schema WHERE name = $1",

@@ -2,10 +2,9 @@ use std::sync::{Arc, Weak};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
-use sea_orm::DatabaseConnection;
 use sqlx::{PgPool, SqlitePool};
 
-use crate::dialect::Dialect;
+use crate::connection::Database;
 
 /// The connections, to be counted.
 #[derive(Debug)]
@@ -15,13 +14,13 @@ pub(crate) enum Pool {
 }
 
 impl Pool {
-    /// Has the connections of a database counted whenever metrics are collected, as long as what this gives is kept.
-    pub(crate) fn observed(meter: &Meter, database: &DatabaseConnection) -> Arc<Self> {
-        let pool = Arc::new(match Dialect::of(database) {
-            Dialect::Postgres => Self::Postgres(database.get_postgres_connection_pool().clone()),
-            Dialect::Sqlite => Self::Sqlite(database.get_sqlite_connection_pool().clone()),
+    /// Has the connections of a database counted whenever metrics are collected, as long as the result is kept.
+    pub(crate) fn observed(meter: &Meter, name: &'static str, database: &Database) -> Arc<Self> {
+        let pool = Arc::new(match database {
+            Database::Postgres(postgres) => Self::Postgres(postgres.pool().clone()),
+            Database::Sqlite(sqlite) => Self::Sqlite(sqlite.get_sqlite_connection_pool().clone()),
         });
-        let name = KeyValue::new("db.client.connection.pool.name", "throughline");
+        let name = KeyValue::new("db.client.connection.pool.name", name);
         let state = |state| [name.clone(), KeyValue::new("db.client.connection.state", state)];
         let (idle, used) = (state("idle"), state("used"));
         // A callback stays with the meter, and must not keep connections open.

@@ -4,22 +4,35 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult
 use crate::connection::{Connection, Patience};
 use crate::error::StoreError;
 use crate::operation::{Operations, Session};
+use crate::postgres::{self, Answer, execution_error, query_error};
 
 /// A transaction that may write. Dropped without [`commit`](Self::commit), it leaves nothing behind.
 ///
 /// On `SQLite` it is the only one, and keeps everybody else waiting while it is open.
 #[derive(Debug)]
 pub struct Transaction {
-    open: DatabaseTransaction,
+    open: Open,
     patience: Patience,
     operations: Operations,
 }
 
+#[derive(Debug)]
+pub(crate) enum Open {
+    Postgres(postgres::Open),
+    Sqlite(DatabaseTransaction),
+}
+
+impl Open {
+    async fn commit(self) -> Result<(), DbErr> {
+        match self {
+            Self::Postgres(open) => open.commit().await,
+            Self::Sqlite(open) => open.commit().await,
+        }
+    }
+}
+
 impl Transaction {
-    pub(crate) fn new(
-        open: DatabaseTransaction,
-        Connection { patience, operations, .. }: Connection,
-    ) -> Self {
+    pub(crate) fn new(open: Open, Connection { patience, operations, .. }: Connection) -> Self {
         Self { open, patience, operations }
     }
 
@@ -35,23 +48,52 @@ impl Transaction {
 #[async_trait]
 impl ConnectionTrait for Transaction {
     fn get_database_backend(&self) -> DbBackend {
-        self.open.get_database_backend()
+        match &self.open {
+            Open::Postgres(_) => DbBackend::Postgres,
+            Open::Sqlite(_) => DbBackend::Sqlite,
+        }
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.patience.with(self.open.execute_raw(statement)).await
+        let executed = async {
+            match &self.open {
+                Open::Postgres(open) => {
+                    open.answer(statement).await.map(Answer::executed).map_err(execution_error)
+                }
+                Open::Sqlite(open) => open.execute_raw(statement).await,
+            }
+        };
+        self.patience.with(executed).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.patience.with(self.open.execute_unprepared(sql)).await
+        let executed = async {
+            match &self.open {
+                Open::Postgres(open) => open.execute_unprepared(sql).await,
+                Open::Sqlite(open) => open.execute_unprepared(sql).await,
+            }
+        };
+        self.patience.with(executed).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.patience.with(self.open.query_one_raw(statement)).await
+        let found = async {
+            match &self.open {
+                Open::Postgres(open) => open.answer(statement).await.map(Answer::one).map_err(query_error),
+                Open::Sqlite(open) => open.query_one_raw(statement).await,
+            }
+        };
+        self.patience.with(found).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.patience.with(self.open.query_all_raw(statement)).await
+        let found = async {
+            match &self.open {
+                Open::Postgres(open) => open.answer(statement).await.map(Answer::all).map_err(query_error),
+                Open::Sqlite(open) => open.query_all_raw(statement).await,
+            }
+        };
+        self.patience.with(found).await
     }
 }
 

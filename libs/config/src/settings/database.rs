@@ -21,7 +21,8 @@ pub struct Database {
     /// How long to wait for a connection. Default 5 s.
     #[serde(with = "DurationText")]
     pub connect_timeout: Duration,
-    /// How long the database may take to answer a statement. Default 30 s.
+    /// How long the database may take to answer a statement. PostgreSQL is told too, and gives up by itself. Default
+    /// 30 s.
     #[serde(with = "DurationText")]
     pub timeout: Duration,
     /// Whether a service migrates the schema at its start. Default false.

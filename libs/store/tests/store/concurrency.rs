@@ -159,7 +159,7 @@ fn a_recorder_decides_on_what_another_one_left() {
     });
 }
 
-async fn somebody_waits_for_a_lock(store: &Store) {
+pub(crate) async fn somebody_waits_for_a_lock(store: &Store) {
     so_many_wait_for_a_lock(store, 1).await;
 }
 

@@ -19,6 +19,7 @@ mod outcomes;
 mod requests;
 mod retention;
 mod schema;
+mod stalled;
 mod tls;
 
 use crate::databases::{on_postgres, on_sqlite};
