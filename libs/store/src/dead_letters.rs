@@ -95,8 +95,11 @@ pub async fn list(
     // As a number, so that the plan is for so many; what belongs to them is looked up for those alone.
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql = format!(
-        "SELECT page.*, q.route, q.accepted_at, a.response_excerpt, a.trace_id \
-         FROM (SELECT d.* FROM deliveries AS d WHERE {} \
+        "SELECT page.request_id, page.destination, page.updated_at, page.reason, page.last_error_class, \
+             page.last_error, page.last_status, page.attempts, \
+             q.route, q.accepted_at, a.response_excerpt, a.trace_id \
+         FROM (SELECT d.request_id, d.destination, d.updated_at, d.reason, d.last_error_class, \
+                 d.last_error, d.last_status, d.attempts FROM deliveries AS d WHERE {} \
              ORDER BY d.request_id DESC, d.destination DESC LIMIT {limit}) AS page \
          JOIN requests AS q ON q.id = page.request_id \
          LEFT JOIN attempts AS a ON a.request_id = page.request_id AND a.destination = page.destination \

@@ -10,7 +10,7 @@ use throughline_messages::TraceContext;
 use throughline_snowflake::{NodeId, RequestId};
 
 use crate::dialect::Dialect;
-use crate::entity::{outbox, request};
+use crate::entity::{columns, outbox, request};
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::requests::{NewRequest, number, request_id, trace};
@@ -81,7 +81,8 @@ pub async fn pending(
         number(most_rows).into(),
         number(most_bytes).into(),
     ];
-    let statement = Dialect::of(connection).statement(PENDING, parameters);
+    let sql = pending_sql();
+    let statement = Dialect::of(connection).statement(sql, parameters);
     let rows = request::Model::find_by_statement(statement).all(connection).await?;
     let mut page: Vec<_> = rows.into_iter().map(OutboxRequest::try_from).collect::<Result<_, _>>()?;
     let mut held = held(connection, &page).await?;
@@ -117,14 +118,18 @@ async fn held(
 }
 
 /// The length of a body is known without reading it, so that only those of the page are read.
-const PENDING: &str = "\
-    SELECT requests.* FROM ( \
-        SELECT id, length(body) AS own, sum(length(body)) OVER (ORDER BY id) AS total \
-        FROM (SELECT request_id FROM outbox WHERE node_id = $1 AND request_id > $2 \
-              ORDER BY request_id LIMIT $3) AS next \
-        JOIN requests ON id = next.request_id \
-    ) AS page JOIN requests ON requests.id = page.id \
-    WHERE page.total - page.own < $4 ORDER BY requests.id";
+fn pending_sql() -> String {
+    format!(
+        "SELECT {} FROM ( \
+            SELECT id, length(body) AS own, sum(length(body)) OVER (ORDER BY id) AS total \
+            FROM (SELECT request_id FROM outbox WHERE node_id = $1 AND request_id > $2 \
+                  ORDER BY request_id LIMIT $3) AS next \
+            JOIN requests ON id = next.request_id \
+        ) AS page JOIN requests ON requests.id = page.id \
+        WHERE page.total - page.own < $4 ORDER BY requests.id",
+        columns::<request::Entity>("requests")
+    )
+}
 
 /// Takes out what the broker has acknowledged, or will never take.
 ///

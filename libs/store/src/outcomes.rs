@@ -9,7 +9,7 @@ use throughline_snowflake::RequestId;
 
 use crate::deliveries::Ended;
 use crate::dialect::{self, Dialect};
-use crate::entity::delivery;
+use crate::entity::{columns, delivery};
 use crate::error::StoreError;
 use crate::holds::{self, News};
 use crate::life::advance;
@@ -126,9 +126,10 @@ async fn lock(
         return Ok(BTreeMap::new());
     }
     let sql = format!(
-        "SELECT deliveries.* FROM deliveries JOIN r \
+        "SELECT {} FROM deliveries JOIN r \
          ON deliveries.request_id = r.request_id AND deliveries.destination = r.destination \
          ORDER BY deliveries.request_id, deliveries.destination {}",
+        columns::<delivery::Entity>("deliveries"),
         Dialect::of(connection).lock_rows_of("deliveries")
     );
     let keys: Vec<_> = keys.iter().collect();

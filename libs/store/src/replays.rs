@@ -51,6 +51,9 @@ struct Row {
     next_at: DateTime<Utc>,
 }
 
+const COLUMNS: &str = "id, route, destination, reason, error_class, died_since, died_before, rate_count, \
+     rate_millis, state, replayed, last_request_id, last_destination, next_at";
+
 impl Row {
     fn filter(&self) -> Filter {
         Filter {
@@ -120,7 +123,8 @@ pub async fn begin(
 /// If the database cannot be asked.
 pub async fn find(session: &impl Session, id: i64) -> Result<Option<Replay>, StoreError> {
     let connection = &Operation::new(session, "find_replay");
-    let statement = Dialect::of(connection).statement("SELECT * FROM replays WHERE id = $1", [id.into()]);
+    let sql = format!("SELECT {COLUMNS} FROM replays WHERE id = $1");
+    let statement = Dialect::of(connection).statement(sql, [id.into()]);
     Row::find_by_statement(statement).one(connection).await?.map(Replay::try_from).transpose()
 }
 
@@ -155,9 +159,9 @@ pub async fn purge(session: &impl Session, over_before: DateTime<Utc>) -> Result
 /// If the database cannot be asked.
 pub async fn go_on(store: &Store, now: DateTime<Utc>) -> Result<u64, StoreError> {
     let dialect = Dialect::of(store.connection());
-    let due = "SELECT * FROM replays WHERE state = 'running' AND next_at <= $1";
+    let due = format!("SELECT {COLUMNS} FROM replays WHERE state = 'running' AND next_at <= $1");
     // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
-    let statement = dialect.statement(due, [dialect.time(now)]);
+    let statement = dialect.statement(due.as_str(), [dialect.time(now)]);
     let connection = Operation::new(store.connection(), "look_at_replays");
     if connection.query_one_raw(statement).await?.is_none() {
         return Ok(0);

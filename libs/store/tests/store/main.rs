@@ -13,6 +13,7 @@ mod holds;
 mod idempotency;
 mod lanes;
 mod metrics;
+mod newer;
 mod nodes;
 mod outbox;
 mod outcomes;
