@@ -137,6 +137,9 @@ pub enum SendError {
     /// The producer holds as much as it may; later there is room again.
     #[error("the producer's queue is full")]
     QueueFull,
+    /// The producer's client was replaced, and records that the old one failed to deliver come before this one.
+    #[error("the producer's client was replaced, and records before this one are not settled")]
+    Replaced,
     /// This record will never be taken, e.g. because it is too large.
     #[error("the record was refused: {source}")]
     Refused {

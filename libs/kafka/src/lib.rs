@@ -39,7 +39,7 @@ pub use consumer::{Claim, Consumer, Receipt, Received};
 pub use embedded::EmbeddedBroker;
 pub use error::{Cause, KafkaError, SendError};
 pub use pool::{Handled, Pool};
-pub use producer::{Acknowledgement, Producer};
+pub use producer::{Acknowledgement, Producer, QueueLimits};
 pub use progress::{Mark, Progress};
 pub use record::{Outgoing, Position, Record};
 pub use topics::ensure_topics;

@@ -1,6 +1,8 @@
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
-use std::task::{Context, Poll, ready};
+mod generation;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
@@ -9,17 +11,20 @@ use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, Statistics};
 use throughline_config::{Compression, Kafka};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub use self::generation::Acknowledgement;
+use self::generation::{Generation, Waiting};
 use crate::lost::Lost;
 use crate::metrics::{STATISTICS_INTERVAL, Sending, Vitals};
 use crate::trouble::Trouble;
 use crate::{KafkaError, Outgoing, Position, SendError, client, log};
 
+const QUEUE_RECORDS: &str = "queue.buffering.max.messages";
+const QUEUE_KBYTES: &str = "queue.buffering.max.kbytes";
 /// How often a full queue is asked for room: librdkafka does not say when there is some.
 const ROOM_POLL: Duration = Duration::from_millis(5);
 /// The first pause before a record that was not delivered is sent again; each is twice the one before.
@@ -31,15 +36,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 ///
 /// It is idempotent and waits for all replicas in sync. Records never time out: through an outage
 /// they wait in memory, in their order, and the caller bounds how many it leaves unacknowledged.
-/// Should librdkafka declare the client broken, or lose its way to the brokers, what was on its way fails, and the next
-/// record finds a new client.
+/// If librdkafka declares the client broken, or the client knows no broker any more, a new client replaces it. The
+/// unacknowledged records of the old client then fail, and the new client takes no record until the caller has seen
+/// that: a later record cannot overtake them.
 #[derive(Clone)]
 pub struct Producer(Arc<Inner>);
+
+/// How much a producer's queue takes, by librdkafka's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// `queue.buffering.max.messages`.
+    pub records: usize,
+    /// Bytes of values: `queue.buffering.max.kbytes`.
+    pub bytes: usize,
+}
 
 struct Inner {
     config: ClientConfig,
     servers: String,
-    client: RwLock<Client>,
+    current: RwLock<Generation>,
     common: Arc<Common>,
 }
 
@@ -52,22 +67,6 @@ struct Common {
 }
 
 pub(crate) type Client = ThreadedProducer<Reports>;
-type Report = Result<Position, SendError>;
-
-/// Resolves when the broker has acknowledged a record, or it is known that it will not.
-#[must_use = "without its acknowledgement it is not known whether a record was taken"]
-#[derive(Debug)]
-pub struct Acknowledgement(oneshot::Receiver<Report>);
-
-impl Future for Acknowledgement {
-    type Output = Report;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Report> {
-        let report = ready!(Pin::new(&mut self.0).poll(context));
-        Poll::Ready(report.unwrap_or_else(|_| Err(SendError::new(Native::Canceled))))
-    }
-}
-
 impl Producer {
     /// Creates the client; it connects by itself in the background. By its name, the `client.id`, brokers and metrics
     /// tell it from others. Measured with `meter` are the records that are produced, and how librdkafka does.
@@ -80,9 +79,22 @@ impl Producer {
         let common = Arc::new(Common { sending, vitals, producer: OnceLock::new() });
         let client = connect_measured(&config, &common).map_err(client::not_created)?;
         let servers = settings.bootstrap_servers.clone();
-        let inner = Arc::new(Inner { config, servers, client: RwLock::new(client), common });
+        let current = RwLock::new(Generation::new(client));
+        let inner = Arc::new(Inner { config, servers, current, common });
         inner.common.producer.get_or_init(|| Arc::downgrade(&inner));
         Ok(Self(inner))
+    }
+
+    /// How much the queue takes.
+    #[must_use]
+    pub fn queue(&self) -> QueueLimits {
+        let limit = |name| self.0.config.get(name).and_then(|limit| limit.trim().parse::<usize>().ok());
+        let of = |name| match limit(name) {
+            // To librdkafka, none.
+            Some(0) | None => usize::MAX,
+            Some(limit) => limit,
+        };
+        QueueLimits { records: of(QUEUE_RECORDS), bytes: of(QUEUE_KBYTES).saturating_mul(1 << 10) }
     }
 
     /// Hands a record to librdkafka, which copies it. Never blocks.
@@ -90,17 +102,17 @@ impl Producer {
     /// Records of one key lie in the order of these calls.
     ///
     /// # Errors
-    /// [`SendError::QueueFull`] when enough is waiting already, and what can be said without asking
-    /// the broker.
+    /// [`SendError::QueueFull`] when enough is waiting already, [`SendError::Replaced`] while records of a replaced
+    /// client are unsettled, and what can be said without asking the broker.
     pub fn enqueue(&self, record: &Outgoing) -> Result<Acknowledgement, SendError> {
-        match self.try_enqueue(record) {
-            Err(error) if error.rdkafka_error_code() == Some(Code::Fatal) => {
-                self.renew()?;
-                self.try_enqueue(record)
-            }
-            other => other,
+        let mut enqueued = self.current().enqueue(record);
+        if let Some(Err(error)) = &enqueued
+            && error.rdkafka_error_code() == Some(Code::Fatal)
+        {
+            self.renew()?;
+            enqueued = self.current().enqueue(record);
         }
-        .map_err(|error| self.not_enqueued(record, error))
+        enqueued.ok_or(SendError::Replaced)?.map_err(|error| self.not_enqueued(record, error))
     }
 
     fn not_enqueued(&self, record: &Outgoing, error: Native) -> SendError {
@@ -111,14 +123,14 @@ impl Producer {
         SendError::new(error)
     }
 
-    /// Produces a record and waits for its acknowledgement, before that for room in the queue.
+    /// Produces a record and waits for its acknowledgement, before that until the queue takes it.
     ///
     /// # Errors
     /// If the record was refused, or not delivered.
     pub async fn send(&self, record: &Outgoing) -> Result<Position, SendError> {
         loop {
             match self.enqueue(record) {
-                Err(SendError::QueueFull) => tokio::time::sleep(ROOM_POLL).await,
+                Err(SendError::QueueFull | SendError::Replaced) => tokio::time::sleep(ROOM_POLL).await,
                 other => return other?.await,
             }
         }
@@ -171,35 +183,22 @@ impl Producer {
     }
 
     fn client(&self) -> Client {
-        self.0.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current().client.clone()
     }
 
-    fn try_enqueue(&self, record: &Outgoing) -> Result<Acknowledgement, Native> {
-        let (report, acknowledgement) = oneshot::channel();
-        let native = BaseRecord {
-            topic: &record.topic,
-            partition: None,
-            payload: Some(record.payload.as_ref()),
-            key: record.key.as_deref(),
-            timestamp: None,
-            headers: Some(record.native_headers()),
-            delivery_opaque: Box::new(Waiting { report, since: Instant::now() }),
-        };
-        let client = self.0.client.read().unwrap_or_else(PoisonError::into_inner);
-        client.send(native).map_err(|(error, _)| error)?;
-        Ok(Acknowledgement(acknowledgement))
+    fn current(&self) -> RwLockReadGuard<'_, Generation> {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces a client that is of no use any more, unless another call did so already.
     fn renew(&self) -> Result<(), SendError> {
-        let mut client = self.0.client.write().unwrap_or_else(PoisonError::into_inner);
-        let broken = client.client().fatal_error().map(|(_, reason)| reason);
-        let lost = || client.context().lost.is_so().then(|| "it knows no broker any more".to_owned());
+        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
+        let broken = current.client.client().fatal_error().map(|(_, reason)| reason);
+        let lost = || current.client.context().lost.is_so().then(|| "it knows no broker any more".to_owned());
         if let Some(reason) = broken.or_else(lost) {
             tracing::error!(reason, "the producer broke; a new one takes its place");
             let new = connect_measured(&self.0.config, &self.0.common).map_err(SendError::new)?;
-            let useless = std::mem::replace(&mut *client, new);
-            client::let_go(useless);
+            client::let_go(current.replace(new));
         }
         Ok(())
     }
@@ -257,8 +256,8 @@ fn config(settings: &Kafka, name: &str) -> Result<ClientConfig, KafkaError> {
             // two; waiting longer for company adds latency and no company.
             ("linger.ms", "2"),
             // librdkafka's default of 1 GiB is more than a service should hold for a broker that is away.
-            ("queue.buffering.max.kbytes", "131072"),
-            ("queue.buffering.max.messages", "100000"),
+            (QUEUE_KBYTES, "131072"),
+            (QUEUE_RECORDS, "100000"),
             // A topic's limit decides what is too large, and it counts compressed bytes.
             ("message.max.bytes", &settings.largest_record().to_string()),
             // Below a broker's usual limit of 1 MiB, so that what is refused as too large was alone in
@@ -284,13 +283,6 @@ pub(crate) struct Reports {
     pub(crate) trouble: Trouble,
     lost: Lost,
     common: Option<Arc<Common>>,
-}
-
-/// Who waits for a delivery report.
-pub(crate) struct Waiting {
-    report: oneshot::Sender<Report>,
-    /// When the record was enqueued.
-    since: Instant,
 }
 
 impl ClientContext for Reports {
@@ -328,69 +320,9 @@ impl ProducerContext for Reports {
         if let Some(common) = &self.common {
             common.sending.ended(message.topic(), waiting.since, error);
         }
-        let report = match error {
+        waiting.answer(match error {
             None => Ok(Position { partition: message.partition(), offset: message.offset() }),
             Some(error) => Err(SendError::new(error.clone())),
-        };
-        // Nobody waits any more: that is the caller's choice.
-        let _ = waiting.report.send(report);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-    use throughline_testkit::{Measured, unmeasured};
-
-    use super::*;
-    use crate::EmbeddedBroker;
-
-    fn record() -> Outgoing {
-        Outgoing {
-            topic: "topic".to_owned(),
-            key: None,
-            headers: Vec::new(),
-            payload: Bytes::from_static(b"x"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_broken_client_is_replaced() {
-        let broker = EmbeddedBroker::start(1).unwrap();
-        let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
-        let measured = Measured::new();
-        let producer = Producer::new(&settings, "test", &measured.meter()).unwrap();
-        producer.send(&record()).await.unwrap();
-        let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
-        broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);
-        let error = producer.send(&record()).await.unwrap_err();
-        assert!(matches!(error, SendError::Failed { .. }), "{error:?}");
-        assert!(producer.client().client().fatal_error().is_some());
-        producer.send(&record()).await.unwrap();
-        let sent = |with: &[_]| measured.value("messaging.client.sent.messages", with).unwrap();
-        assert_eq!(sent(&[]), 3);
-        assert_eq!(sent(&[("error.type", "OutOfOrderSequenceNumber")]), 1);
-    }
-
-    #[tokio::test]
-    async fn a_record_is_sent_until_it_is_taken_or_refused() {
-        let broker = EmbeddedBroker::start(1).unwrap();
-        let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
-        let producer = Producer::new(&settings, "test", &unmeasured()).unwrap();
-        producer.send(&record()).await.unwrap();
-        let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
-        broker.cluster().unwrap().request_errors(RDKafkaApiKey::Produce, &fatal);
-        producer.send_until_taken(&record()).await.unwrap();
-        let too_large = Outgoing { payload: vec![b'x'; 9 << 20].into(), ..record() };
-        assert!(producer.send_until_taken(&too_large).await.unwrap_err().is_refusal());
-    }
-
-    #[tokio::test]
-    async fn only_the_record_that_is_invalid_is_refused() {
-        let refused = |code| SendError::new(Native::MessageProduction(code)).is_refusal();
-        assert!(refused(Code::InvalidRecord) && refused(Code::MessageSizeTooLarge));
-        assert!(!refused(Code::InvalidDifferentRecord) && !refused(Code::MessageTimedOut));
-        assert!(!refused(Code::TopicAuthorizationFailed) && !refused(Code::UnknownTopic));
+        });
     }
 }
