@@ -337,6 +337,10 @@ func breakerStates() []dashboard.ValueMapping {
 	return meanings(meaning{"0", "closed", good}, meaning{"1", "probing", mild}, meaning{"2", "open", worst})
 }
 
+func publisherModes() []dashboard.ValueMapping {
+	return meanings(meaning{"0", "memory", good}, meaning{"1", "table", mild})
+}
+
 func in(unit string) dashboard.DynamicConfigValue {
 	return dashboard.DynamicConfigValue{Id: "unit", Value: unit}
 }

@@ -140,7 +140,11 @@ func backlog(board *dashboard.DashboardBuilder) {
 		WithPanel(graph(facts{
 			title: "Committed, not in Kafka yet", unit: "short", empty: "no ingest", width: third, height: high,
 			description: "Requests that Kafka has not acknowledged, by replica of ingest. They are safe in the database.",
-		}, over("sum by (instance) (throughline_publisher_lag{@environment})", "{{instance}}")))
+		}, over("sum by (instance) (throughline_publisher_lag{@environment})", "{{instance}}"))).
+		WithPanel(states(facts{
+			title: "Source of the publisher", unit: "none", empty: "no ingest", width: whole, height: low,
+			description: "Where each replica of ingest learns of what it has to publish. From the table after an outage of Kafka or a take-over; back to memory once it has caught up.",
+		}, publisherModes(), over("max by (instance) (throughline_publisher_mode{@environment})", "{{instance}}")))
 }
 
 func trouble(board *dashboard.DashboardBuilder) {

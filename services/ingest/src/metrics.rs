@@ -1,9 +1,11 @@
 //! What ingest measures, but for HTTP: its own numbers.
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use throughline_messages::DeadReason;
 use throughline_store::{Due, Ended};
+
+use crate::publisher::Source;
 
 pub(crate) const DESTINATION: &str = "throughline.destination";
 const ROUTE: &str = "throughline.route";
@@ -19,6 +21,7 @@ pub(crate) struct Metrics {
     accepted: Counter<u64>,
     batch: Histogram<u64>,
     published: Counter<u64>,
+    mode: Gauge<u64>,
     swept: Counter<u64>,
     deliveries: Counter<u64>,
     dead_letters: Counter<u64>,
@@ -42,6 +45,12 @@ impl Metrics {
                 .u64_counter("throughline.publisher.published")
                 .with_unit("{request}")
                 .with_description("Requests that Kafka acknowledged.")
+                .build(),
+            mode: meter
+                .u64_gauge("throughline.publisher.mode")
+                .with_description(
+                    "Where the publisher learns of commits: 0 from memory, 1 from the outbox table.",
+                )
                 .build(),
             swept: meter
                 .u64_counter("throughline.sweeper.published")
@@ -76,6 +85,11 @@ impl Metrics {
     /// Kafka has a request.
     pub(crate) fn published(&self, route: &str) {
         self.published.add(1, &[KeyValue::new(ROUTE, route.to_owned())]);
+    }
+
+    /// The publisher learns of commits there from now on.
+    pub(crate) fn publisher_reads(&self, source: Source) {
+        self.mode.record(u64::from(source == Source::Table), &[]);
     }
 
     /// Kafka has so many deliveries again.

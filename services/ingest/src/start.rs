@@ -124,7 +124,7 @@ impl Parts {
         let name = format!("{}-ingest-producer", settings.kafka.prefix);
         let producer = Producer::new(&settings.kafka, &name, meter)?;
         let unacknowledged = settings.ingest.unacknowledged.get() as usize;
-        let window = Arc::new(Window::new(unacknowledged, broker, settings.ingest.patience));
+        let window = Window::within(producer.queue(), unacknowledged, broker, settings.ingest.patience);
         let alarm = Arc::default();
         let (meter, metrics) = (meter.clone(), Metrics::new(meter));
         Ok(Self {
@@ -133,7 +133,7 @@ impl Parts {
             unseen,
             store,
             producer,
-            window,
+            window: Arc::new(window),
             alarm,
             broker,
             clock,

@@ -122,7 +122,7 @@ pub struct Ingest {
     /// Most requests waiting for the writer; beyond, 503. Default 4096.
     pub queue: NonZeroU32,
     /// Most requests published and not yet acknowledged; beyond, they are published later, from the
-    /// table. Default 10000.
+    /// table. Never more than three quarters of librdkafka's queue (`queue.buffering.max.messages`). Default 10000.
     pub unacknowledged: NonZeroU32,
     /// How long an answer given under an `Idempotency-Key` is repeated. Default 24 h.
     #[serde(with = "DurationText")]

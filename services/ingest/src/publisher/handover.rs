@@ -1,20 +1,34 @@
 //! How the writer hands over what it has committed.
 //!
-//! The publisher learns of a commit either from memory or from the outbox table, never from both and
-//! never from neither. The writer holds its [`Turn`] over the commit; so when the publisher holds it,
-//! no commit is under way, and an outbox that is empty then is empty for good: from there on every
-//! commit comes from memory.
+//! The publisher learns of a commit either from memory or from the outbox table: never from both, never from neither,
+//! and always in the order of ids. The writer holds its [`Turn`] over the commit and the hand-over; the publisher takes
+//! the same lock to change the source.
+//!
+//! *From the table to memory.* The publisher reads the table in the order of ids, each page behind the one before, so
+//! at any time it has published exactly the rows up to its place. When it holds the lock, no commit is under way. It
+//! reads the rows behind its place, publishes all of them and sets [`Source::Memory`] before it releases the lock. Every
+//! earlier commit is then published, from the table, before any later one, which comes from memory: neither both nor
+//! neither, and in order. If it cannot publish them all at once, the source stays the table.
+//!
+//! *From memory to the table.* Whichever side sets [`Source::Table`] holds the lock, so each commit is entirely before
+//! or after that. The publisher then discards what memory still holds (those requests are in the table as well), waits
+//! until all records under way are settled and out of the table, and reads from the beginning.
+//!
+//! A row may also appear before the publisher's place: of another node's outbox that was taken over, or of a commit
+//! that was cut off and took effect later. Each has [`Gate::look_in_the_table`] called after it is visible, which the
+//! publisher remembers until it reads from the beginning the next time.
 
 use std::sync::Arc;
 
 use throughline_store::OutboxRequest;
 use tokio::sync::{Mutex, MutexGuard, Notify, mpsc};
 
+use super::send::size_of;
 use super::window::{Hold, Window};
 
 /// Where the publisher learns of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     Memory,
     Table,
 }
@@ -34,7 +48,7 @@ pub(crate) struct Handover {
 #[derive(Debug)]
 pub(crate) struct Gate {
     source: Mutex<Source>,
-    /// Somebody found reason to look in the table.
+    /// The table has to be read from its beginning.
     pub(super) look: Notify,
 }
 
@@ -67,7 +81,7 @@ impl Handover {
     /// With nobody at the other end: what is committed is left to the table.
     #[cfg(test)]
     pub(crate) fn unread() -> Self {
-        let window = Window::new(1, crate::Broker::Durable, std::time::Duration::ZERO);
+        let window = Window::new(1, 1 << 20, crate::Broker::Durable, std::time::Duration::ZERO);
         handover(Arc::new(window)).0
     }
 
@@ -84,10 +98,10 @@ impl Turn<'_> {
             if *self.source == Source::Table {
                 return;
             }
-            let hold = self.handover.window.try_hold(request.id, request.body.len());
+            let hold = self.handover.window.try_hold(request.id, size_of(&request));
             let handed_over = hold.is_some_and(|hold| self.handover.fresh.send((request, hold)).is_ok());
             if !handed_over {
-                // Memory is full: what comes now must not overtake what is left to the table.
+                // The window is full: what comes now must not overtake this request, which is left to the table.
                 self.look_in_the_table();
             }
         }

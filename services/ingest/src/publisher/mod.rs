@@ -1,8 +1,9 @@
-//! Sees what is committed into Kafka, in the order of ids.
+//! Publishes committed requests to Kafka, in the order of ids.
 //!
-//! As a rule straight from memory. After an outage, when memory's bounded tail ran over, and for a
-//! node that is gone, from the outbox table until that is empty, then from memory again
-//! ([`handover`] says why nothing falls between the two).
+//! As a rule from memory. The outbox table is the source at the start, after a failure, when the window of
+//! unacknowledged requests is full, and for requests of another node. The publisher reads the table page by page and
+//! returns to memory at its end, also while the writer commits ([`handover`] proves that no request falls between the
+//! two, or comes from both).
 
 mod handover;
 mod removal;
@@ -12,6 +13,7 @@ mod tests;
 mod window;
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,22 +29,22 @@ use throughline_kafka::{Position, Producer, SendError};
 use throughline_messages::DeadReason;
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{OutboxRequest, Store, StoreError, outbox};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{MutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::handover::{Fresh, Source};
-pub(crate) use self::handover::{Gate, Handover};
+use self::handover::Fresh;
+pub(crate) use self::handover::{Gate, Handover, Source};
 use self::removal::{Remover, Settled};
 use self::send::unroutable;
-pub(crate) use self::send::{note, outgoing};
+pub(crate) use self::send::{note, outgoing, size_of};
 use self::window::Hold;
 pub(crate) use self::window::Window;
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 use crate::refusals::{DeadLetters, Stub};
 
-/// How long the writer may be kept waiting for a look into the table.
+/// How long a read of the table may keep the writer from committing.
 const GATED_READ: Duration = Duration::from_secs(1);
 
 /// What the publisher works with.
@@ -86,7 +88,7 @@ struct Sent {
 /// What the table gave.
 enum Page {
     Rows(Vec<OutboxRequest>),
-    /// It is empty, and commits come from memory.
+    /// The rest is published, and commits come from memory.
     End,
 }
 
@@ -122,8 +124,12 @@ impl Publisher {
     /// Runs until the writer is gone and all it committed is published, or until told to stop.
     pub(crate) async fn run(mut self) -> Result<(), StoreError> {
         loop {
-            let flow = match self.empty_the_table().await? {
-                Ok(()) => self.follow_the_writer().await,
+            self.terms.metrics.publisher_reads(Source::Table);
+            let flow = match self.catch_up().await? {
+                Ok(()) => {
+                    self.terms.metrics.publisher_reads(Source::Memory);
+                    self.follow_the_writer().await
+                }
                 Err(Stopped) => ControlFlow::Break(()),
             };
             if flow.is_break() {
@@ -132,7 +138,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes from memory, as it comes. Ends when it is the table's turn, or for good.
+    /// Publishes from memory as the writer commits. Ends when the table is the source again, or for good.
     async fn follow_the_writer(&mut self) -> ControlFlow<()> {
         let gate = Arc::clone(&self.gate);
         loop {
@@ -153,18 +159,19 @@ impl Publisher {
                 break;
             }
         }
-        // From here on nothing comes from memory; what is still there is in the table too.
+        // From here on nothing comes from memory; requests that are still there are in the table too.
         *gate.source().await = Source::Table;
         while self.fresh.try_recv().is_ok() {}
         ControlFlow::Continue(())
     }
 
-    /// Publishes page after page from the table, the next one while the last is under way, until the
-    /// table is empty while nobody commits.
-    async fn empty_the_table(&mut self) -> Result<Result<(), Stopped>, StoreError> {
+    /// Publishes page after page from the table, the next one while the last is under way, until commits come from
+    /// memory again.
+    async fn catch_up(&mut self) -> Result<Result<(), Stopped>, StoreError> {
         let mut backoff = Backoff::default();
         let hard = self.terms.hard.clone();
         let mut after = None;
+        let mut is_near_end = false;
         loop {
             if after.is_none() {
                 // From the beginning: rows of records that are under way would be published twice.
@@ -177,7 +184,14 @@ impl Publisher {
                     return Ok(Err(Stopped));
                 }
             }
-            let page = match self.next_page(after).await {
+            let page = if is_near_end {
+                let gate = Arc::clone(&self.gate);
+                let Ok(source) = self.settling(gate.source()).await else { return Ok(Err(Stopped)) };
+                self.finish(after, source).await
+            } else {
+                self.read_page(after).await.map(Page::Rows)
+            };
+            let rows = match page {
                 Ok(Page::End) => return Ok(Ok(())),
                 Ok(Page::Rows(rows)) => rows,
                 Err(error) if error.is_unavailable() => {
@@ -188,35 +202,50 @@ impl Publisher {
                 }
                 Err(error) => return Err(error),
             };
-            // What was taken over meanwhile may stand before the rows that were read last.
-            after = page.last().map(|request| request.id);
-            if self.publish(page).await.is_err() {
+            // Between two reads that keep the writer waiting there is one that does not.
+            is_near_end = !is_near_end && self.is_all(&rows);
+            after = rows.last().map(|request| request.id).or(after);
+            if self.publish(rows).await.is_err() {
                 return Ok(Err(Stopped));
             }
             if self.failure.is_some() {
-                after = None;
+                (after, is_near_end) = (None, false);
             }
         }
     }
 
-    /// The next rows of the table. Its end comes only after it was found empty, from the beginning,
-    /// while nobody commits; from then on commits come from memory.
-    async fn next_page(&mut self, after: Option<RequestId>) -> Result<Page, StoreError> {
-        let rows = self.read_page(after).await?;
-        if !rows.is_empty() || after.is_some() {
+    /// Publishes the rest of the table while no commit is under way, and has commits come from memory from then on. If
+    /// the rest is more than a page, or than the window has room for, gives what of it is still to be published.
+    async fn finish(
+        &mut self,
+        after: Option<RequestId>,
+        mut source: MutexGuard<'_, Source>,
+    ) -> Result<Page, StoreError> {
+        let Ok(rows) = timeout(GATED_READ, self.read_page(after)).await else {
+            return Ok(Page::Rows(Vec::new()));
+        };
+        let rows = rows?;
+        if !self.is_all(&rows) {
             return Ok(Page::Rows(rows));
         }
-        let gate = Arc::clone(&self.gate);
-        let mut source = gate.source().await;
-        // The writer waits meanwhile: better to try again than to have it wait for long.
-        match timeout(GATED_READ, self.read_page(None)).await {
-            Ok(Ok(rows)) if rows.is_empty() => {
+        let mut rows = rows.into_iter();
+        while self.failure.is_none() {
+            let Some(request) = rows.next() else {
                 *source = Source::Memory;
-                Ok(Page::End)
-            }
-            Ok(rows) => rows.map(Page::Rows),
-            Err(_) => Ok(Page::Rows(Vec::new())),
+                return Ok(Page::End);
+            };
+            let Some(hold) = self.window.try_hold(request.id, size_of(&request)) else {
+                return Ok(Page::Rows(iter::once(request).chain(rows).collect()));
+            };
+            self.enqueue(request, hold);
         }
+        Ok(Page::Rows(Vec::new()))
+    }
+
+    /// Whether a page holds all rows that there were after its predecessor: neither bound cut it short.
+    fn is_all(&self, page: &[OutboxRequest]) -> bool {
+        let bytes: u64 = page.iter().map(|request| request.body.len() as u64).sum();
+        (page.len() as u64) < self.terms.page_rows && bytes < self.terms.page_bytes
     }
 
     async fn read_page(&mut self, after: Option<RequestId>) -> Result<Vec<OutboxRequest>, StoreError> {
@@ -236,14 +265,20 @@ impl Publisher {
         Ok(())
     }
 
-    /// Waits for a share of the window, which what is settled meanwhile sets free.
+    /// Waits for a share of the window.
     async fn hold(&mut self, request: &OutboxRequest) -> Result<Hold, Stopped> {
         let window = Arc::clone(&self.window);
-        let mut hold = pin!(window.hold(request.id, request.body.len()));
+        self.settling(window.hold(request.id, size_of(request))).await?.ok_or(Stopped)
+    }
+
+    /// Waits for something, and meanwhile settles records that the broker answers for.
+    async fn settling<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, Stopped> {
+        let hard = self.terms.hard.clone();
+        let mut awaited = pin!(awaited);
         loop {
             tokio::select! {
-                () = self.terms.hard.cancelled() => return Err(Stopped),
-                hold = &mut hold => return hold.ok_or(Stopped),
+                () = hard.cancelled() => return Err(Stopped),
+                output = &mut awaited => return Ok(output),
                 Some(sent) = self.sent.next(), if !self.sent.is_empty() => self.settle(sent),
             }
         }

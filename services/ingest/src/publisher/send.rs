@@ -9,6 +9,24 @@ use tracing::{Span, info_span};
 
 use crate::refusals::Stub;
 
+/// Bytes of a record's fixed headers, and of librdkafka's bookkeeping for it.
+const OVERHEAD: usize = 512;
+
+/// Bytes that a request takes as a record, at most.
+pub(crate) fn size_of(request: &OutboxRequest) -> usize {
+    let trace =
+        |trace: &TraceContext| trace.traceparent.len() + trace.tracestate.as_ref().map_or(0, String::len);
+    // Each name that is held is a header of its own.
+    let held: usize = request.held.iter().map(|destination| destination.len() + 64).sum();
+    OVERHEAD
+        + request.body.len()
+        + request.ordering_key.as_ref().map_or(0, String::len)
+        + request.route.len()
+        + request.content_type.len()
+        + request.trace.as_ref().map_or(0, trace)
+        + held
+}
+
 /// The record of a request for a topic, and the span of its sending, which is over when dropped.
 ///
 /// `headers` makes the record's headers from what they say of the request.

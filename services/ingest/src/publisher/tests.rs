@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use throughline_config::{Database, Kafka, Secret};
-use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing};
+use throughline_kafka::{Consumer, EmbeddedBroker, KafkaError, Outgoing};
 use throughline_messages::{RequestRecord, Topics, name};
 use throughline_snowflake::Generator;
 use throughline_store::deliveries::DeliveryState;
@@ -25,6 +25,7 @@ struct Press {
     _folder: tempfile::TempDir,
     broker: Arc<EmbeddedBroker>,
     kafka: Kafka,
+    producer: Producer,
     store: Store,
     ids: Generator,
     node: NodeId,
@@ -59,16 +60,17 @@ impl Press {
             metrics: Metrics::new(&unmeasured()),
             hard: CancellationToken::new(),
         };
-        let window = Arc::new(Window::new(window, Broker::Durable, SOON));
+        let window = Arc::new(Window::new(window, 1 << 20, Broker::Durable, SOON));
         let (producer, hard) = (Producer::new(&kafka, "test", &unmeasured()).unwrap(), terms.hard.clone());
         let metrics = terms.metrics.clone();
-        let dead_letters = DeadLetters { producer, topics, metrics, hard };
+        let dead_letters = DeadLetters { producer: producer.clone(), topics, metrics, hard };
         let (publisher, remover, handover) =
             publisher(terms, store.clone(), dead_letters, Arc::clone(&window));
         let press = Self {
             _folder: folder,
             broker: Arc::new(broker),
             kafka,
+            producer,
             store,
             ids: Generator::new(node, Clock::system(), DateTime::UNIX_EPOCH),
             node,
@@ -101,6 +103,15 @@ impl Press {
         timeout(SOON, published).await.expect("the publisher looks into the table");
     }
 
+    async fn all_is_acknowledged(&self) {
+        let acknowledged = async {
+            while !self.window.is_free() {
+                yield_now().await;
+            }
+        };
+        timeout(SOON, acknowledged).await.expect("the broker acknowledges all");
+    }
+
     fn request(&self, route: &str) -> NewRequest {
         let request = new_request(self.ids.generate(), Clock::system().now());
         NewRequest { route: route.to_owned(), ordering_key: Some("key".to_owned()), ..request }
@@ -114,8 +125,12 @@ impl Press {
 
     /// Commits as the writer does.
     async fn commit(&self, count: usize) -> Vec<RequestId> {
+        self.commit_to("one", count).await
+    }
+
+    async fn commit_to(&self, route: &str, count: usize) -> Vec<RequestId> {
         let mut turn = self.handover.turn().await;
-        let requests: Vec<_> = (0..count).map(|_| self.request("one")).collect();
+        let requests: Vec<_> = (0..count).map(|_| self.request(route)).collect();
         self.insert(&requests).await;
         let ids = requests.iter().map(|request| request.id).collect();
         turn.committed(requests.into_iter().map(OutboxRequest::from).collect());
@@ -167,6 +182,27 @@ async fn what_comes_after_a_full_memory_does_not_overtake() {
     press.follows_the_writer().await;
     committed.extend(press.commit(1).await);
     assert_eq!(press.end().await, committed);
+}
+
+#[tokio::test]
+async fn it_returns_to_memory_while_the_writer_commits_without_a_pause() {
+    // Many times what it takes.
+    const MOST_COMMITS: usize = 300;
+    let press = Press::start(10, &[]).await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        press.all_is_acknowledged().await;
+        let taken: Vec<_> = iter::from_fn(|| press.window.try_hold(press.ids.generate(), 1)).collect();
+        let mut committed = press.commit(1).await;
+        assert_eq!(*press.gate.source().await, Source::Table, "the window is full");
+        drop(taken);
+        while *press.gate.source().await == Source::Table {
+            assert!(committed.len() < MOST_COMMITS, "still in the table");
+            committed.extend(press.commit(1).await);
+        }
+        all.append(&mut committed);
+    }
+    assert_eq!(press.end().await, all);
 }
 
 #[tokio::test]

@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use throughline_kafka::QueueLimits;
 use throughline_snowflake::RequestId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::Broker;
 
-/// Bytes of bodies in librdkafka's hands: well below its own bound, so that a record is refused only
-/// for what it is.
-const BYTES: usize = 128 << 20;
 /// The embedded broker keeps some 5 MB a partition and forgets what is older; all may fall into one.
 const FORGETFUL_BYTES: usize = 4 << 20;
 const UNIT: usize = 1 << 10;
@@ -54,18 +52,28 @@ pub(crate) struct Hold {
 }
 
 impl Window {
-    pub(crate) fn new(requests: usize, broker: Broker, patience: Duration) -> Self {
+    /// A window for so many requests, and so many bytes of them.
+    pub(crate) fn new(requests: usize, bytes: usize, broker: Broker, patience: Duration) -> Self {
         let (bytes, forgetful) = match broker {
-            Broker::Durable => (BYTES, None),
-            Broker::Forgetful => (FORGETFUL_BYTES, Some(Forgetful { published: Mutex::default(), patience })),
+            Broker::Durable => (bytes, None),
+            Broker::Forgetful => {
+                (bytes.min(FORGETFUL_BYTES), Some(Forgetful { published: Mutex::default(), patience }))
+            }
         };
-        let most_units = bytes / UNIT;
+        let most_units = (bytes / UNIT).max(1);
         Self {
             requests: Arc::new(Semaphore::new(requests)),
             units: Arc::new(Semaphore::new(most_units)),
             most_units,
             forgetful,
         }
+    }
+
+    /// A window that fits into the producer's queue and leaves a quarter of it to records that no window bounds (dead
+    /// letters): a full window makes the publisher wait, and the queue never refuses a record for want of room.
+    pub(crate) fn within(queue: QueueLimits, requests: usize, broker: Broker, patience: Duration) -> Self {
+        let QueueLimits { records, bytes } = queue;
+        Self::new(requests.min(records - records / 4), bytes - bytes / 4, broker, patience)
     }
 
     /// Takes a share for a request, if there is one now.
@@ -131,9 +139,17 @@ impl Forgetful {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+    use throughline_config::{Kafka, Secret};
+    use throughline_kafka::Producer;
+    use throughline_store::NewRequest;
+    use throughline_testkit::{new_request, unmeasured};
+
+    use super::super::send::{outgoing, size_of};
     use super::*;
 
     const PATIENCE: Duration = Duration::from_mins(1);
+    const BYTES: usize = 1 << 20;
 
     fn id(n: i64) -> RequestId {
         RequestId::from_i64(n).unwrap()
@@ -141,7 +157,7 @@ mod tests {
 
     #[test]
     fn where_the_broker_keeps_what_it_takes_the_hold_is_all() {
-        let window = Window::new(1, Broker::Durable, PATIENCE);
+        let window = Window::new(1, BYTES, Broker::Durable, PATIENCE);
         let hold = window.try_hold(id(1), 10).unwrap();
         assert!(window.try_hold(id(2), 10).is_none());
         drop(hold);
@@ -150,7 +166,7 @@ mod tests {
 
     #[test]
     fn where_the_broker_forgets_only_an_outcome_frees_the_share_whatever_comes_first() {
-        let window = Window::new(1, Broker::Forgetful, PATIENCE);
+        let window = Window::new(1, BYTES, Broker::Forgetful, PATIENCE);
         drop(window.try_hold(id(1), 10).unwrap());
         assert!(window.try_hold(id(2), 10).is_none(), "acknowledged, and not heard of");
         window.heard_of(id(1));
@@ -162,16 +178,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_window_gives_up_what_patience_has_given_up() {
-        let window = Window::new(1, Broker::Forgetful, PATIENCE);
+        let window = Window::new(1, BYTES, Broker::Forgetful, PATIENCE);
         window.try_hold(id(1), 10).unwrap();
         let began = Instant::now();
         assert!(window.hold(id(2), 10).await.is_some());
         assert!(began.elapsed() >= PATIENCE && began.elapsed() < PATIENCE + 2 * LOOK_AGAIN);
     }
 
+    #[tokio::test]
+    async fn a_full_window_of_large_bodies_fits_into_the_producers_queue() {
+        for (name, limit) in [("queue.buffering.max.kbytes", "1024"), ("queue.buffering.max.messages", "8")] {
+            let properties = [(name.to_owned(), Secret::from(limit))].into();
+            // No broker is there: whatever is taken stays in the queue.
+            let kafka = Kafka { bootstrap_servers: "localhost:1".to_owned(), properties, ..Kafka::default() };
+            let producer = Producer::new(&kafka, "test", &unmeasured()).unwrap();
+            let window = Window::within(producer.queue(), 10_000, Broker::Durable, PATIENCE);
+            let mut under_way = Vec::new();
+            for number in 1.. {
+                let body = vec![b'x'; 50 << 10].into();
+                let request = NewRequest { body, ..new_request(id(number), DateTime::UNIX_EPOCH) }.into();
+                let Some(hold) = window.try_hold(id(number), size_of(&request)) else { break };
+                let (record, _span) = outgoing("topic", request, |record| record.to_headers());
+                under_way.push((hold, producer.enqueue(&record).unwrap()));
+            }
+            assert!(under_way.len() > 5, "{}", under_way.len());
+        }
+    }
+
     #[test]
     fn a_body_larger_than_the_window_goes_alone() {
-        let window = Window::new(10, Broker::Durable, PATIENCE);
+        let window = Window::new(10, BYTES, Broker::Durable, PATIENCE);
         let hold = window.try_hold(id(1), 1 << 30).unwrap();
         assert!(window.try_hold(id(2), 1).is_none());
         drop(hold);

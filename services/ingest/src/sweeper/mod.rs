@@ -27,7 +27,7 @@ use tracing::Span;
 use crate::backoff::Backoff;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
-use crate::publisher::{Window, note, outgoing};
+use crate::publisher::{Window, note, outgoing, size_of};
 use crate::refusals::{DeadLetters, Stub};
 
 /// Most deliveries claimed at once: with bodies of 1 MiB, what the window holds.
@@ -227,7 +227,7 @@ impl Sweeper {
         let mut under_way = FuturesUnordered::new();
         for delivery in claimed {
             let key = (delivery.request.id, delivery.destination.clone());
-            let size = delivery.request.body.len();
+            let size = size_of(&delivery.request);
             let mut hold = pin!(timeout_at(deadline, self.window.hold(key.0, size)));
             let hold = loop {
                 tokio::select! {

@@ -58,7 +58,7 @@ impl Floor {
             },
             clock: clock.clone(),
             patience: PATIENCE,
-            window: Arc::new(Window::new(WINDOW, Broker::Durable, SOON)),
+            window: Arc::new(Window::new(WINDOW, 1 << 20, Broker::Durable, SOON)),
             alarm: Arc::default(),
             metrics,
             listener: Listener::new(Some(groups), clock.clone()),
