@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::handover::Fresh;
 pub(crate) use self::handover::{Gate, Handover, Source};
-use self::removal::{Remover, Settled};
+use self::removal::{Refused, Remover, Settled};
 use self::send::unroutable;
 pub(crate) use self::send::{note, outgoing, size_of};
 use self::window::Hold;
@@ -340,7 +340,6 @@ impl Publisher {
     }
 
     fn refuse(&self, id: RequestId, stub: Stub, reason: DeadReason, error: String, hold: Hold) {
-        tracing::error!(request_id = %id, %error, "a request cannot be published, its deliveries end dead");
-        let _ = self.settled.send(Settled::Refused { id, stub, reason, error, hold });
+        let _ = self.settled.send(Settled::Refused(Refused { id, stub, reason, error, hold }));
     }
 }

@@ -1,6 +1,7 @@
 //! Takes what the broker has acknowledged out of the outbox, in batches.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
 use throughline_clock::Clock;
 use throughline_messages::{DeadReason, ErrorClass};
 use throughline_snowflake::RequestId;
@@ -19,10 +20,18 @@ const BATCH: usize = 1024;
 pub(super) enum Settled {
     /// Kafka has it, which was accepted then.
     Published(RequestId, DateTime<Utc>, Hold),
-    /// Kafka will never take it, or nobody knows where to publish it: its deliveries end dead.
-    Refused { id: RequestId, stub: Stub, reason: DeadReason, error: String, hold: Hold },
+    Refused(Refused),
     /// Answers once all that came before is out of the table.
     Flush(oneshot::Sender<()>),
+}
+
+/// A request that Kafka refuses, or whose route has no topic: its deliveries end dead.
+pub(super) struct Refused {
+    pub(super) id: RequestId,
+    pub(super) stub: Stub,
+    pub(super) reason: DeadReason,
+    pub(super) error: String,
+    pub(super) hold: Hold,
 }
 
 pub(super) struct Remover {
@@ -50,36 +59,53 @@ impl Remover {
 
     /// Whether to go on.
     async fn step(&self, batch: Vec<Settled>) -> Result<bool, StoreError> {
-        let mut gone = Gone::default();
+        let mut published = Gone::default();
         let mut holds = Vec::with_capacity(batch.len());
+        let mut refused = Vec::new();
         let mut flushed = Vec::new();
         for settled in batch {
             match settled {
                 Settled::Published(id, accepted_at, hold) => {
-                    gone.ids.push(id);
-                    gone.published.push((id, accepted_at));
+                    published.ids.push(id);
+                    published.published.push((id, accepted_at));
                     holds.push(hold);
                 }
-                Settled::Refused { id, stub, reason, error, hold } => {
-                    // Before it is known to be dead: who is told twice is told.
-                    if !self.dead_letters.tell(stub, None, reason, &error).await {
-                        return Ok(false);
-                    }
-                    gone.refuse(id, reason, error);
-                    drop(hold);
-                }
+                Settled::Refused(request) => refused.push(request),
                 Settled::Flush(answer) => flushed.push(answer),
             }
         }
-        if !self.remove(&gone).await? {
+        if !self.remove(&published).await? {
             return Ok(false);
         }
         drop(holds);
+        if !refused.is_empty() && !self.refuse(refused).await? {
+            return Ok(false);
+        }
         for answer in flushed {
-            // Whoever asked may have been told to stop.
+            // The publisher may have been told to stop.
             let _ = answer.send(());
         }
         Ok(true)
+    }
+
+    /// Reports refused requests to dead letters, all of them at once, and ends their deliveries. Whether to go on.
+    async fn refuse(&self, refused: Vec<Refused>) -> Result<bool, StoreError> {
+        log(&refused);
+        let mut gone = Gone::default();
+        let mut holds = Vec::with_capacity(refused.len());
+        let mut letters = Vec::with_capacity(refused.len());
+        for Refused { id, stub, reason, error, hold } in refused {
+            gone.refuse(id, reason, error.clone());
+            holds.push(hold);
+            letters.push(async move { self.dead_letters.tell(stub, None, reason, &error).await });
+        }
+        // Before their deliveries end: a crash in between writes the dead letters twice, and loses none.
+        if join_all(letters).await.contains(&false) {
+            return Ok(false);
+        }
+        let goes_on = self.remove(&gone).await?;
+        drop(holds);
+        Ok(goes_on)
     }
 
     /// Tries until it is done, or until it must stop: then the rows stay, and are published again.
@@ -111,6 +137,17 @@ impl Remover {
         transaction.commit().await?;
         self.metrics.ended(&ended);
         Ok(())
+    }
+}
+
+/// One line for neighbours with the same error: a route that is removed from the configuration may leave many.
+fn log(refused: &[Refused]) {
+    for same in refused.chunk_by(|one, next| one.reason == next.reason && one.error == next.error) {
+        let (requests, Refused { id, error, .. }) = (same.len(), &same[0]);
+        tracing::error!(
+            requests, request_id = %id, error,
+            "requests cannot be published, their deliveries end dead; request_id is the first of them"
+        );
     }
 }
 

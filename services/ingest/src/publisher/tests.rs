@@ -277,3 +277,29 @@ async fn what_can_never_be_published_ends_dead_and_holds_nothing_up() {
     assert_eq!(header(name::REASON), Some(&b"unroutable"[..]));
     assert_eq!((header(name::LEFT_OUT), letter.payload.len()), (Some(&b"value"[..]), 0));
 }
+
+#[tokio::test]
+async fn refused_requests_do_not_wait_for_each_others_dead_letters() {
+    // Fewer than the publisher hands on before another task has its turn.
+    const REFUSED: usize = 20;
+    let press = Press::start(1000, &[]).await;
+    press.broker.down().unwrap();
+    let refused = press.commit_to("gone", REFUSED).await;
+    let all_wait_for_the_broker = async {
+        let enough = async || match press.producer.flush(Duration::ZERO).await {
+            Err(KafkaError::Unflushed { records, .. }) => records >= REFUSED,
+            _ => false,
+        };
+        while !enough().await {
+            yield_now().await;
+        }
+    };
+    timeout(SOON, all_wait_for_the_broker).await.expect("all dead letters are under way at once");
+    press.broker.up().unwrap();
+    let store = press.store.clone();
+    assert_eq!(press.end().await, []);
+    for id in refused {
+        let status = requests::find(store.connection(), id).await.unwrap().unwrap();
+        assert_eq!(status.deliveries[0].state, DeliveryState::Dead);
+    }
+}
