@@ -69,6 +69,7 @@ CREATE INDEX deliveries_lane ON deliveries (lane, destination, request_id)
 CREATE INDEX deliveries_in_turn ON deliveries (lane, destination)
     WHERE lane IS NOT NULL AND due_at IS NOT NULL AND deferred_by IS DISTINCT FROM 'order';
 CREATE INDEX deliveries_dead ON deliveries (request_id, destination) WHERE state = 'dead';
+CREATE INDEX deliveries_dead_at_destination ON deliveries (destination, request_id) WHERE state = 'dead';
 
 -- A destination whose deliveries are deferred, and how many of them may go on next.
 CREATE TABLE holds (

@@ -184,11 +184,16 @@ pub struct Lag {
     pub age: Duration,
 }
 
-/// Counts what `node` has to publish at `now`.
+/// Counts what `node` has to publish at `now`, `most` of it at most.
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn lag(session: &impl Session, node: NodeId, now: DateTime<Utc>) -> Result<Lag, StoreError> {
+pub async fn lag(
+    session: &impl Session,
+    node: NodeId,
+    now: DateTime<Utc>,
+    most: u64,
+) -> Result<Lag, StoreError> {
     #[derive(FromQueryResult)]
     struct Row {
         requests: i64,
@@ -196,9 +201,12 @@ pub async fn lag(session: &impl Session, node: NodeId, now: DateTime<Utc>) -> Re
     }
     let connection = &Operation::new(session, "sample_outbox");
     let sql = "SELECT lag.requests, requests.accepted_at AS since FROM ( \
-             SELECT count(*) AS requests, min(request_id) AS oldest FROM outbox WHERE node_id = $1 \
+             SELECT count(*) AS requests, min(request_id) AS oldest FROM ( \
+                 SELECT request_id FROM outbox WHERE node_id = $1 ORDER BY request_id LIMIT $2 \
+             ) AS next \
          ) AS lag LEFT JOIN requests ON requests.id = lag.oldest";
-    let statement = Dialect::of(connection).statement(sql, [i64::from(node.as_u16()).into()]);
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let statement = Dialect::of(connection).statement(sql, [i64::from(node.as_u16()).into(), most.into()]);
     let row = Row::find_by_statement(statement).one(connection).await?;
     let row = row.ok_or_else(|| StoreError::foreign("outbox", "it was not counted"))?;
     let age = row.since.map(|since| (now - since).to_std().unwrap_or_default());

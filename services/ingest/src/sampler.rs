@@ -1,5 +1,9 @@
 //! What is asked of the database for metrics: how much waits there, and for how long.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,41 +14,53 @@ use throughline_clock::Clock;
 use throughline_config::NodeIds;
 use throughline_lifecycle::Shutdown;
 use throughline_snowflake::NodeId;
-use throughline_store::backlog::{self, Backlog, Waiting};
+use throughline_store::backlog::{self, Due, Unended};
 use throughline_store::outbox::{self, Lag};
 use throughline_store::{Store, StoreError};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::metrics::DESTINATION;
 
 /// Least time from one look to the next.
 const GAP: Duration = Duration::from_secs(5);
+/// A sample that takes longer is given up: `MOST` rows take PostgreSQL some 0.2 s.
+pub(crate) const LONGEST: Duration = Duration::from_secs(5);
+/// Most rows that a count reads. Beyond, how long the oldest has waited tells more than how many do.
+const MOST: u64 = 100_000;
 
-/// Looks into the database after each collection of metrics, for the next one: a collection never waits, and
-/// where nobody collects, nobody looks.
+/// Looks into the database after each collection of metrics, for the next one: a collection never waits, and a replica
+/// whose metrics are not collected does not look.
+///
+/// Each replica samples its own outbox and the leases. Of the replicas the one with the lowest leased node id samples the
+/// rest, which is the same for all, and the others export nothing of it: the database is never scanned by two at once,
+/// and the maximum over the replicas is right.
 pub(crate) struct Sampler {
     store: Store,
     clock: Clock,
     node: NodeId,
-    ids: NodeIds,
     destinations: Vec<String>,
     board: Arc<Board>,
     shutdown: Shutdown,
 }
 
 /// What was seen last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Board {
-    seen: Mutex<Option<Seen>>,
-    /// Somebody has read it.
+    seen: Mutex<Seen>,
+    /// A collection has read it.
     read: Notify,
 }
 
+/// One field for each sample; `None` while it fails, or is another replica's to take: what was seen before would look
+/// like all is as it was.
 #[derive(Debug, Clone, Default)]
 struct Seen {
-    backlog: Backlog,
-    outbox: Lag,
+    outbox: Option<Lag>,
+    nodes_leased: Option<u64>,
+    due: Option<Due>,
+    unended: Option<BTreeMap<String, Unended>>,
+    dead_letters: Option<BTreeMap<String, u64>>,
     /// How many node ids are configured.
     nodes: u64,
 }
@@ -59,29 +75,29 @@ const GAUGES: [Gauge; 9] = [
     (
         "throughline.publisher.lag",
         "{request}",
-        "Requests that this replica has committed and Kafka has not acknowledged.",
-        |seen| one(count(seen.outbox.requests)),
+        "Requests that this replica has committed and Kafka has not acknowledged; 100,000 are that many or more.",
+        |seen| one(seen.outbox.map(|lag| count(lag.requests))),
     ),
     ("throughline.publisher.lag.age", "s", "Age of the oldest of those.", |seen| {
-        one(seen.outbox.age.as_secs_f64())
+        one(seen.outbox.map(|lag| lag.age.as_secs_f64()))
     }),
     (
         "throughline.deliveries.due",
         "{delivery}",
-        "Deliveries whose time has come, and that no sweeper has published.",
-        |seen| one(count(seen.backlog.due)),
+        "Deliveries whose time has come, and that no sweeper has published; 100,000 are that many or more.",
+        |seen| one(seen.due.map(|due| count(due.deliveries))),
     ),
     ("throughline.deliveries.due.age", "s", "For how long the oldest of those has been due.", |seen| {
-        one(seen.backlog.due_for.as_secs_f64())
+        one(seen.due.map(|due| due.age.as_secs_f64()))
     }),
     (
         "throughline.deliveries.unended",
         "{delivery}",
-        "Deliveries that have not ended: not tried yet, or to be tried again.",
+        "Deliveries that have not ended: not tried yet, or to be tried again; counted up to 100,000 for each way to wait.",
         |seen| {
-            let states = |waiting: &Waiting| [("pending", waiting.pending), ("retrying", waiting.retrying)];
-            let values = seen.backlog.destinations.iter().flat_map(|(destination, waiting)| {
-                states(waiting).map(|(state, deliveries)| {
+            let states = |of: &Unended| [("pending", of.pending), ("retrying", of.retrying)];
+            let values = seen.unended.iter().flatten().flat_map(|(destination, unended)| {
+                states(unended).map(|(state, deliveries)| {
                     (count(deliveries), vec![at(destination), KeyValue::new("throughline.state", state)])
                 })
             });
@@ -89,19 +105,19 @@ const GAUGES: [Gauge; 9] = [
         },
     ),
     ("throughline.deliveries.unended.age", "s", "Age of the oldest delivery that has not ended.", |seen| {
-        each(seen, |waiting| waiting.age.as_secs_f64())
+        each(seen.unended.as_ref(), |unended| unended.age.as_secs_f64())
     }),
     (
         "throughline.dead_letters.waiting",
         "{dead_letter}",
-        "Dead letters that are neither replayed nor purged.",
-        |seen| each(seen, |waiting| count(waiting.dead_letters)),
+        "Dead letters that are neither replayed nor purged; 100,000 are that many or more.",
+        |seen| each(seen.dead_letters.as_ref(), |&waiting| count(waiting)),
     ),
     ("throughline.nodes.leased", "{node}", "Node ids that are leased.", |seen| {
-        one(count(seen.backlog.nodes_leased))
+        one(seen.nodes_leased.map(count))
     }),
     ("throughline.nodes.limit", "{node}", "Node ids that may be leased (`ingest.node_ids`).", |seen| {
-        one(count(seen.nodes))
+        one(Some(count(seen.nodes)))
     }),
 ];
 
@@ -116,24 +132,19 @@ impl Sampler {
         shutdown: Shutdown,
         meter: &Meter,
     ) -> Self {
-        let board = Arc::<Board>::default();
+        let seen = Mutex::new(Seen { nodes: ids.count().into(), ..Seen::default() });
+        let board = Arc::new(Board { seen, read: Notify::new() });
         board.show(meter);
-        Self { store, clock, node, ids, destinations, board, shutdown }
+        Self { store, clock, node, destinations, board, shutdown }
     }
 
     /// Runs until told to stop.
     pub(crate) async fn run(self) -> Result<(), Infallible> {
         let look = async {
+            let mut is_first = false;
             loop {
                 self.board.read.notified().await;
-                match self.look().await {
-                    Ok(seen) => *self.board.seen() = Some(seen),
-                    // Those for whom it matters say so. What was seen last would look like all is as it was.
-                    Err(error) => {
-                        tracing::debug!(%error, "the database does not say what waits");
-                        *self.board.seen() = None;
-                    }
-                }
+                self.look(&mut is_first).await;
                 sleep(GAP).await;
             }
         };
@@ -141,14 +152,56 @@ impl Sampler {
         Ok(())
     }
 
-    async fn look(&self) -> Result<Seen, StoreError> {
-        let now = self.clock.now();
-        let mut backlog = backlog::sample(self.store.connection(), now).await?;
-        for destination in &self.destinations {
-            backlog.destinations.entry(destination.clone()).or_default();
+    /// Takes each sample by itself: one that fails leaves the others as they are. `is_first` says whether this replica
+    /// takes those that are the same for all, and stays as it was if the leases cannot be read.
+    async fn look(&self, is_first: &mut bool) {
+        let (connection, now) = (self.store.connection(), self.clock.now());
+        // The cheapest and most urgent first: each is to be seen though the next one hangs.
+        let outbox = within("outbox", outbox::lag(connection, self.node, now, MOST)).await;
+        self.board.seen().outbox = outbox;
+        let leases = within("leases", backlog::leases(connection)).await;
+        self.board.seen().nodes_leased = leases.map(|leases| leases.nodes);
+        if let Some(leases) = leases {
+            *is_first = leases.first == Some(self.node);
         }
-        let outbox = outbox::lag(self.store.connection(), self.node, now).await?;
-        Ok(Seen { backlog, outbox, nodes: self.ids.count().into() })
+        if !*is_first {
+            self.board.seen().forget_the_common();
+            return;
+        }
+        let due = within("due", backlog::due(connection, now, MOST)).await;
+        self.board.seen().due = due;
+        let unended = within("unended", backlog::unended(connection, now, MOST)).await;
+        self.board.seen().unended = unended.map(|unended| self.with_all_destinations(unended));
+        let dead = within("dead_letters", backlog::dead_letters(connection, MOST)).await;
+        self.board.seen().dead_letters = dead.map(|dead| self.with_all_destinations(dead));
+    }
+
+    fn with_all_destinations<T: Default>(&self, mut of: BTreeMap<String, T>) -> BTreeMap<String, T> {
+        for destination in &self.destinations {
+            of.entry(destination.clone()).or_default();
+        }
+        of
+    }
+}
+
+/// Gives a sample, if it is there in time. A database that does not answer is logged by the parts that need it.
+async fn within<T>(name: &str, sample: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    match timeout(LONGEST, sample).await {
+        Ok(Ok(sample)) => Some(sample),
+        Ok(Err(error)) => {
+            tracing::debug!(sample = name, %error, "a sample of the database failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(sample = name, longest = ?LONGEST, "a sample of the database took too long");
+            None
+        }
+    }
+}
+
+impl Seen {
+    fn forget_the_common(&mut self) {
+        (self.due, self.unended, self.dead_letters) = (None, None, None);
     }
 }
 
@@ -159,7 +212,7 @@ impl Board {
             let board = Arc::clone(self);
             let observe = move |gauge: &dyn AsyncInstrument<f64>| {
                 board.read.notify_one();
-                for (value, attributes) in board.seen().as_ref().map(values).unwrap_or_default() {
+                for (value, attributes) in values(&board.seen()) {
                     gauge.observe(value, &attributes);
                 }
             };
@@ -169,26 +222,26 @@ impl Board {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
         // Every change is complete in itself: a panic leaves nothing half done.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn one(value: f64) -> Vec<Value> {
-    vec![(value, Vec::new())]
+fn one(value: Option<f64>) -> Vec<Value> {
+    value.map(|value| (value, Vec::new())).into_iter().collect()
 }
 
-fn each(seen: &Seen, value: fn(&Waiting) -> f64) -> Vec<Value> {
-    let destinations = seen.backlog.destinations.iter();
-    destinations.map(|(destination, waiting)| (value(waiting), vec![at(destination)])).collect()
+fn each<T>(of: Option<&BTreeMap<String, T>>, value: fn(&T) -> f64) -> Vec<Value> {
+    let destinations = of.into_iter().flatten();
+    destinations.map(|(destination, of)| (value(of), vec![at(destination)])).collect()
 }
 
 fn at(destination: &str) -> KeyValue {
     KeyValue::new(DESTINATION, destination.to_owned())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nobody looks at the last digit of so many")]
+#[expect(clippy::cast_precision_loss, reason = "the last digit of such numbers does not matter")]
 fn count(number: u64) -> f64 {
     number as f64
 }

@@ -21,8 +21,8 @@ use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::Cutoff;
 use throughline_store::{
-    Due, NewRequest, Refusal, Store, deliveries, holds, idempotency, nodes, outbox, outcomes, replays,
-    requests, retention,
+    Due, NewRequest, Refusal, Store, backlog, deliveries, holds, idempotency, nodes, outbox, outcomes,
+    replays, requests, retention,
 };
 
 use crate::databases::{Db, on_postgres, on_sqlite};
@@ -246,9 +246,23 @@ async fn purge(store: &Store) {
     replays::purge(connection, at(1)).await.unwrap();
 }
 
+/// For metrics; a sample reads `most` rows at most of each way to wait.
+async fn sample(store: &Store) {
+    let (connection, most) = (store.connection(), 100);
+    let due = backlog::due(connection, at(9999), most).await.unwrap();
+    assert_eq!(due.deliveries, most);
+    let unended = backlog::unended(connection, at(9999), most).await.unwrap();
+    let counted = unended["three"].pending + unended["three"].retrying;
+    assert_eq!(counted, 4 * most, "for an outcome, for their time, for their turn, for their destination");
+    assert_eq!(backlog::dead_letters(connection, most).await.unwrap()["three"], most);
+    backlog::leases(connection).await.unwrap();
+    outbox::lag(connection, node(1), at(9999), most).await.unwrap();
+}
+
 async fn nothing_is_read_whole(db: Db) {
     fill(&db.store).await;
     statements::listen();
+    sample(&db.store).await;
     accept(&db.store).await;
     sweep(&db.store).await;
     release(&db.store).await;

@@ -1,16 +1,23 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use throughline_messages::{DeferralCause, Outcome};
-use throughline_snowflake::NodeId;
-use throughline_store::backlog::{self, Backlog, Waiting};
+use throughline_messages::{AttemptReport, DeferralCause, Outcome};
+use throughline_store::backlog::{self, Due, Leases, Unended};
 use throughline_store::{NewRequest, Store, dead_letters, nodes};
 
 use crate::databases::Db;
 use crate::fixtures::{at, deferred, id, insert, publish, rejected, report, request, retry};
 use crate::outcomes::record;
 
-async fn sample(store: &Store, now: i64) -> Backlog {
-    backlog::sample(store.connection(), at(now)).await.unwrap()
+/// More than any test has.
+const MANY: u64 = 1000;
+
+async fn unended(store: &Store, now: i64) -> BTreeMap<String, Unended> {
+    backlog::unended(store.connection(), at(now), MANY).await.unwrap()
+}
+
+async fn dead(store: &Store) -> BTreeMap<String, u64> {
+    backlog::dead_letters(store.connection(), MANY).await.unwrap()
 }
 
 fn seconds(count: u64) -> Duration {
@@ -18,7 +25,11 @@ fn seconds(count: u64) -> Duration {
 }
 
 pub(crate) async fn nothing_waits_in_an_empty_database(db: Db) {
-    assert_eq!(sample(&db.store, 0).await, Backlog::default());
+    let connection = db.store.connection();
+    assert_eq!(unended(&db.store, 0).await, BTreeMap::new());
+    assert_eq!(dead(&db.store).await, BTreeMap::new());
+    assert_eq!(backlog::due(connection, at(0), MANY).await.unwrap(), Due::default());
+    assert_eq!(backlog::leases(connection).await.unwrap(), Leases::default());
 }
 
 pub(crate) async fn what_has_not_ended_is_counted_by_destination_and_state(db: Db) {
@@ -34,10 +45,11 @@ pub(crate) async fn what_has_not_ended_is_counted_by_destination_and_state(db: D
         report(9, 1, deferred(DeferralCause::KeyBusy, 40)),
     ];
     record(&db.store, &reports, 5).await;
-    let backlog = sample(&db.store, 25).await;
-    let three = Waiting { pending: 5, retrying: 1, age: seconds(25), dead_letters: 1 };
-    let four = Waiting { pending: 1, age: seconds(25), ..Waiting::default() };
-    assert_eq!(backlog.destinations, [("four".to_owned(), four), ("three".to_owned(), three)].into());
+    let three = Unended { pending: 5, retrying: 1, age: seconds(25) };
+    let four = Unended { pending: 1, age: seconds(25), ..Unended::default() };
+    let expected = [("four".to_owned(), four), ("three".to_owned(), three)].into();
+    assert_eq!(unended(&db.store, 25).await, expected);
+    assert_eq!(dead(&db.store).await, [("three".to_owned(), 1)].into());
 }
 
 pub(crate) async fn what_a_sweeper_is_to_publish_is_due(db: Db) {
@@ -52,8 +64,8 @@ pub(crate) async fn what_a_sweeper_is_to_publish_is_due(db: Db) {
     ];
     record(&db.store, &reports, 3).await;
     let due = async |now| {
-        let backlog = sample(&db.store, now).await;
-        (backlog.due, backlog.due_for)
+        let due = backlog::due(db.store.connection(), at(now), MANY).await.unwrap();
+        (due.deliveries, due.age)
     };
     assert_eq!(due(19).await, (0, seconds(0)), "one is silent, which may be for want of a dispatch");
     assert_eq!(due(20).await, (1, seconds(0)), "the one whose time has come");
@@ -67,14 +79,44 @@ pub(crate) async fn the_age_counts_from_when_the_time_of_a_delivery_began(db: Db
     let transaction = db.store.begin().await.unwrap();
     dead_letters::replay(&transaction, id(1), "three", at(100)).await.unwrap();
     transaction.commit().await.unwrap();
-    let backlog = sample(&db.store, 130).await;
-    assert_eq!(backlog.destinations["three"].age, seconds(30));
-    assert_eq!(sample(&db.store, 90).await.destinations["three"].age, seconds(0), "clocks that do not agree");
+    assert_eq!(unended(&db.store, 130).await["three"].age, seconds(30));
+    assert_eq!(unended(&db.store, 90).await["three"].age, seconds(0), "clocks that do not agree");
+}
+
+pub(crate) async fn a_sample_reads_no_more_rows_than_it_may(db: Db) {
+    let to = |number, destination: &str| NewRequest {
+        destinations: vec![destination.to_owned()],
+        ..request(number)
+    };
+    let destinations = ["five", "four", "three"];
+    // Of each destination five are down, five are dead and five wait for an outcome.
+    let all: Vec<_> = (0..45).map(|number| to(number + 1, destinations[number as usize % 3])).collect();
+    publish(&db.store, &all).await;
+    let report_on = |number: i64, outcome| AttemptReport {
+        destination: destinations[(number - 1) as usize % 3].to_owned(),
+        ..report(number, 1, outcome)
+    };
+    let down = (1..16).map(|number| report_on(number, deferred(DeferralCause::BreakerOpen, 40)));
+    let dead_ones = (16..31).map(|number| report_on(number, rejected()));
+    record(&db.store, &down.chain(dead_ones).collect::<Vec<_>>(), 5).await;
+    let connection = db.store.connection();
+    for (most, expected) in [(2, 2 * 3 + 2), (5, 5 * 3 + 5), (MANY, 5 * 3 + 15)] {
+        let unended = backlog::unended(connection, at(25), most).await.unwrap();
+        let counted: u64 = unended.values().map(|of| of.pending + of.retrying).sum();
+        assert_eq!(counted, expected, "those that are down of each, and of the others altogether");
+        assert_eq!(unended.len(), 3, "a destination with many does not hide another that is down");
+        let dead = backlog::dead_letters(connection, most).await.unwrap();
+        assert_eq!(dead.into_values().collect::<Vec<_>>(), [most.min(5); 3]);
+    }
 }
 
 pub(crate) async fn node_ids_are_counted_as_long_as_they_are_leased(db: Db) {
-    for ttl in [Duration::from_mins(1), Duration::from_mins(1), Duration::ZERO] {
-        nodes::acquire(&db.store, "a", ttl, &NodeId::ALL).await.unwrap().unwrap();
+    let leases = async || backlog::leases(db.store.connection()).await.unwrap();
+    let mut leased = Vec::new();
+    for ttl in [Duration::ZERO, Duration::from_mins(1), Duration::from_mins(1)] {
+        let range = 7 + leased.len() as u16..=9;
+        let range = (*range.start()).try_into().unwrap()..=(*range.end()).try_into().unwrap();
+        leased.push(nodes::acquire(&db.store, "a", ttl, &range).await.unwrap().unwrap().node);
     }
-    assert_eq!(sample(&db.store, 0).await.nodes_leased, 2);
+    assert_eq!(leases().await, Leases { nodes: 2, first: Some(leased[1]) });
 }

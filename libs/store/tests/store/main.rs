@@ -161,6 +161,7 @@ on_both_databases! {
         what_has_not_ended_is_counted_by_destination_and_state,
         what_a_sweeper_is_to_publish_is_due,
         the_age_counts_from_when_the_time_of_a_delivery_began,
+        a_sample_reads_no_more_rows_than_it_may,
         node_ids_are_counted_as_long_as_they_are_leased;
     connecting:
         a_connected_database_answers,

@@ -82,7 +82,7 @@ pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
 }
 
 pub(crate) async fn what_a_node_has_to_publish_is_counted(db: Db) {
-    let lag = async |now| outbox::lag(db.store.connection(), node(1), at(now)).await.unwrap();
+    let lag = async |now| outbox::lag(db.store.connection(), node(1), at(now), 3).await.unwrap();
     assert_eq!(lag(5).await, outbox::Lag::default());
     insert_for(&db.store, 1, &[1, 2]).await;
     let accepted = request(1).accepted_at;
