@@ -22,7 +22,7 @@ const FIRE: [&str; 5] = [
 ];
 
 /// What was away for seconds, or is well.
-const SILENT: &str = "PublisherStuck|SweeperStuck|RecorderLagging|NoIngest|NoDispatch|NodeIdsRunningOut|DeadLettersMany|DeliveryObjectiveBurning|TokenEndpointFailing";
+const SILENT: &str = "PublisherStuck|SweeperStuck|RequestsRefused|RequestsFailing|SamplesMissing|RecorderLagging|NoIngest|NoDispatch|NodeIdsRunningOut|DeadLettersMany|DeliveryObjectiveBurning|TokenEndpointFailing";
 
 /// All that is wrong.
 pub(super) async fn read(backends: &Backends, scene: &Scene, unseen: usize) -> Vec<String> {
