@@ -28,7 +28,7 @@ use crate::node::{self, Keeper};
 use crate::publisher::{self, Window, publisher};
 use crate::recorder::Recorder;
 use crate::refusals::DeadLetters;
-use crate::sampler::Sampler;
+use crate::sampler::{self, Sampler};
 use crate::sweeper::{Alarm, Desk, Sweeper};
 use crate::topics::{self, Unseen};
 use crate::writer::{self, Writer};
@@ -282,7 +282,9 @@ impl Parts {
 
     fn sampler(&self, lease: &node::Lease) -> Sampler {
         let destinations = self.settings.destinations.keys().cloned().collect();
-        let (store, clock) = (self.store.clone(), self.clock.clone());
+        // A connection of its own: samples wait for nothing else, and nothing else waits for them.
+        let store = self.store.apart("throughline-sampling", 1, sampler::LONGEST);
+        let clock = self.clock.clone();
         let (node, ids) = (lease.node(), self.settings.ingest.node_ids);
         Sampler::new(store, clock, node, ids, destinations, self.shutdown.clone(), &self.meter)
     }
