@@ -283,7 +283,7 @@ impl Parts {
     fn sampler(&self, lease: &node::Lease) -> Sampler {
         let destinations = self.settings.destinations.keys().cloned().collect();
         // A connection of its own: samples wait for nothing else, and nothing else waits for them.
-        let store = self.store.apart("throughline-sampling", 1, sampler::LONGEST);
+        let store = self.store.apart("throughline.sampling", 1, sampler::LONGEST);
         let clock = self.clock.clone();
         let (node, ids) = (lease.node(), self.settings.ingest.node_ids);
         Sampler::new(store, clock, node, ids, destinations, self.shutdown.clone(), &self.meter)

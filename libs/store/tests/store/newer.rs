@@ -39,7 +39,7 @@ async fn works(store: &Store, first: i64) {
     let pending = outbox::pending(connection, node(1), None, 100, u64::MAX).await.unwrap();
     assert_eq!(pending.len(), all.len());
     outbox::oldest(connection, node(1)).await.unwrap();
-    outbox::lag(connection, node(1), at(1)).await.unwrap();
+    outbox::lag(connection, node(1), at(1), 10).await.unwrap();
     outbox::node_of(connection, id(first)).await.unwrap();
     outbox::take_over(connection, lease.node).await.unwrap();
     outbox::remove(connection, &pending.iter().map(|request| request.id).collect::<Vec<_>>()).await.unwrap();
@@ -57,7 +57,10 @@ async fn works(store: &Store, first: i64) {
     }
     assert!(holds::release(store, at(1000)).await.unwrap() > 0);
     deliveries::next_due(connection).await.unwrap();
-    backlog::sample(connection, at(1000)).await.unwrap();
+    backlog::due(connection, at(1000), 10).await.unwrap();
+    backlog::unended(connection, at(1000), 10).await.unwrap();
+    backlog::dead_letters(connection, 10).await.unwrap();
+    backlog::leases(connection).await.unwrap();
     requests::find(connection, id(first)).await.unwrap().unwrap();
     requests::body(connection, id(first)).await.unwrap().unwrap();
     assert_eq!(dead_letters::list(connection, &Filter::default(), None, 10).await.unwrap().len(), 2);
