@@ -77,6 +77,12 @@ impl Breaker {
         }
     }
 
+    /// Whether it is open and its pause over, so that the next call is a probe.
+    #[must_use]
+    pub fn awaits_probe(&self, now: Instant) -> bool {
+        matches!(self.state, State::Open { until, .. } if until <= now)
+    }
+
     /// How long calls are held back from now on; none if one can be made.
     #[must_use]
     pub fn hold(&self, now: Instant) -> Option<Duration> {
@@ -283,6 +289,17 @@ mod tests {
             call(&mut breaker, second % 3 == 0, then);
             assert_eq!(breaker.state(), BreakerState::Closed, "after {second} calls");
         }
+    }
+
+    #[test]
+    fn after_its_pause_an_open_one_awaits_a_probe_until_one_is_made() {
+        let now = start();
+        let mut breaker = open(now);
+        assert!(!breaker.awaits_probe(now + 4 * SECOND));
+        let then = now + 3600 * SECOND;
+        assert!(breaker.awaits_probe(then) && breaker.state() == BreakerState::Open);
+        call(&mut breaker, false, then);
+        assert!(!breaker.awaits_probe(then));
     }
 
     #[test]

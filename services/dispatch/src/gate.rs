@@ -62,9 +62,10 @@ impl Gate {
         Ok(Pass { gate: self, permit: Some(permit), _turn: turn })
     }
 
-    /// Which state its breaker is in.
+    /// Which state its breaker is in; half-open also while it awaits a probe, which without traffic never comes.
     pub(crate) fn state(&self) -> BreakerState {
-        self.breaker().state()
+        let breaker = self.breaker();
+        if breaker.awaits_probe(now()) { BreakerState::HalfOpen } else { breaker.state() }
     }
 
     /// The most calls at once.
@@ -172,6 +173,17 @@ mod tests {
         let expected = Hold { cause: DeferralCause::BreakerOpen, wait: Duration::from_secs(5) };
         assert_eq!(second.err(), Some(expected));
         assert_eq!(gate.pass().await.err(), Some(expected));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_breaker_without_traffic_is_half_open_after_its_pause() {
+        let gate = gate(&json!({"url": "http://localhost/", "breaker": {"consecutive": 1}}));
+        fail(&gate).await;
+        assert_eq!(gate.state(), BreakerState::Open);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(gate.state(), BreakerState::HalfOpen);
+        fail(&gate).await;
+        assert_eq!(gate.state(), BreakerState::Open);
     }
 
     #[tokio::test(start_paused = true)]

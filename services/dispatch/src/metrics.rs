@@ -207,7 +207,7 @@ pub(crate) fn observe(meter: &Meter, routing: &Routing) {
     gauge(
         "throughline.breaker.state",
         "",
-        "The state of the destination's breaker: 0 closed, 1 half-open, 2 open.",
+        "The state of the destination's breaker: 0 closed, 1 half-open or to be probed by the next call, 2 open.",
         |destination| match destination.gate.state() {
             BreakerState::Closed => 0,
             BreakerState::HalfOpen => 1,
