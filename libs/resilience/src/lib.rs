@@ -14,16 +14,20 @@
 //! - [`RetryPolicy::after`] says what a failed attempt is followed by: another one at once, one at a later
 //!   time, or none. What a third party puts off with [`RetryAfter`] costs time and no attempt.
 //! - A [`Breaker`] holds calls back that would fail, and lets a few through to probe.
-//! - A [`Line`] says who may wait for a destination that is full, and when the others should come again.
+//! - A [`Line`] says which deliveries may wait for a destination that is full, and when the others should come back.
+//! - [`Moment`]s divide the time between them: how much of it is the third party's, and how much this program's own, which
+//!   is short of processor time.
 
 mod breaker;
 mod line;
 mod meaning;
+mod moment;
 mod retry;
 mod retry_after;
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState, Permit};
 pub use line::Line;
 pub use meaning::{Fault, Meaning, Statuses};
+pub use moment::{Moment, Spent};
 pub use retry::{Cause, Failed, Next, Pauses, RetryPolicy, Verdict};
 pub use retry_after::RetryAfter;

@@ -5,31 +5,51 @@ use throughline_messages::DeferralCause;
 
 use crate::destination::Destination;
 use crate::gate::Hold;
-use crate::lanes::{self, Key, Place, Spot};
+use crate::lanes::{Key, Place};
 use crate::no_call::NoCall;
 use crate::room::Taken;
 use crate::routing::Target;
 use crate::work::Deliveries;
 
 /// Leave to work on a delivery to a destination, until it is dropped: its turn in its lane, and its share of what is
-/// in work.
+/// in work and in memory.
 pub(crate) struct Admission<'a> {
     pub(crate) destination: &'a Destination,
     _place: Option<Place>,
     _share: Taken,
+    _bytes: Taken,
 }
 
-/// Takes a place at each destination, if the record has an ordering key: one that is not its id.
+/// Where a delivery stands before it is admitted, or why it has no place there.
+pub(crate) type Spot = Result<Standing, Hold>;
+
+/// A delivery that waits to be admitted.
+pub(crate) struct Standing {
+    /// In a lane; none if no order is kept.
+    place: Option<Place>,
+    /// None if there is no destination.
+    bytes: Option<Taken>,
+}
+
+/// Takes room for the record's bytes at each destination, and a place, if the record has an ordering key: one that is
+/// not its id.
 pub(crate) fn line_up(record: &Record, deliveries: &Deliveries) -> Vec<Spot> {
     let Deliveries { request, targets, .. } = deliveries;
     let key = record.key.as_ref().filter(|key| **key != request.id.to_string().as_bytes());
-    let spot = |target: &Target| match (key, target) {
-        (Some(key), Target::Destination(destination)) => {
-            destination.line_up(Key { route: request.route.clone(), key: key.clone() }).map(Some)
-        }
-        (None, _) | (_, Target::Unknown(_)) => Ok(None),
+    let spot = |target: &Target| {
+        let Target::Destination(destination) = target else {
+            return Ok(Standing { place: None, bytes: None });
+        };
+        let bytes = destination.gate.hold(record.payload.len())?;
+        let place =
+            key.map(|key| destination.line_up(Key { route: request.route.clone(), key: key.clone() }));
+        Ok(Standing { place: place.transpose().map_err(key_busy)?, bytes: Some(bytes) })
     };
     targets.iter().map(spot).collect()
+}
+
+fn key_busy(wait: std::time::Duration) -> Hold {
+    Hold { cause: DeferralCause::KeyBusy, wait }
 }
 
 impl<'a> Admission<'a> {
@@ -38,13 +58,18 @@ impl<'a> Admission<'a> {
     /// # Errors
     /// Why there is nothing to attempt now, or at all.
     pub(crate) async fn wait(target: &'a Target, spot: Spot) -> Result<Self, NoCall> {
-        let destination = match target {
-            Target::Destination(destination) => destination,
-            Target::Unknown(name) => return Err(NoCall::unroutable(name)),
+        let Standing { mut place, bytes } = spot?;
+        let (Target::Destination(destination), Some(bytes)) = (target, bytes) else {
+            return Err(NoCall::unroutable(target.name()));
         };
-        let busy = |wait| Hold { cause: DeferralCause::KeyBusy, wait };
-        let place = lanes::turn(spot).await.map_err(busy)?;
-        let share = destination.take_share().await?;
-        Ok(Self { destination, _place: place, _share: share })
+        let gate = &destination.gate;
+        if let Some(place) = &mut place {
+            place.turn(|| gate.limits().is_slow()).await.map_err(key_busy)?;
+        }
+        let share = gate.admit().await?;
+        if let Some(place) = &mut place {
+            place.begin();
+        }
+        Ok(Self { destination, _place: place, _share: share, _bytes: bytes })
     }
 }

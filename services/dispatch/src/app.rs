@@ -1,6 +1,7 @@
 //! The service, put together.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::error::StartError;
 use crate::health::{self, Readiness};
 use crate::metrics::{self, Metrics};
 use crate::processor::Processor;
+use crate::pulse::Pulse;
 use crate::reporter::Reporter;
 use crate::room::{Room, Rooms};
 use crate::routing::Routing;
@@ -28,7 +30,8 @@ use crate::routing::Routing;
 /// How many records are held for each that is in work: most of them wait for others of their key.
 const HELD_PER_CALL: usize = 16;
 
-/// What may be held of payloads, all together: room for many of common size, and for some of the largest.
+/// How many bytes of payloads are held, all together and so shared by the destinations: room for many of common size,
+/// and for some of the largest.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// How long the broker may take to list and create topics before the start is given up.
@@ -75,11 +78,13 @@ pub async fn start(
     let calls = usize::try_from(settings.dispatch.concurrency.get()).unwrap_or(usize::MAX);
     let held = calls.saturating_mul(HELD_PER_CALL);
     let rooms = Rooms {
-        work: Room::new(settings.dispatch.concurrency.get()),
-        // What is left is for those that do not wait.
-        waiting: Room::new(u32::try_from(held.saturating_sub(calls)).unwrap_or(u32::MAX)),
+        work: Room::new(calls),
+        // The rest is for deliveries that do not wait.
+        waiting: Room::new(held.saturating_sub(calls)),
+        bytes: Room::new(HELD_BYTES),
     };
-    let routing = Routing::new(&settings, &rooms, meter)?;
+    let pulse = Arc::<Pulse>::default();
+    let routing = Routing::new(&settings, &rooms, &pulse, meter)?;
     metrics::observe(meter, &routing);
     let tokens = Tokens::new(token_client()?);
 
@@ -111,6 +116,13 @@ pub async fn start(
         let _finishing = finishing;
         work_off(consumer, Pool::new(held, HELD_BYTES), processor, &shutdown).await?;
         producer.flush(FLUSH_DEADLINE).await
+    });
+    tasks.spawn("pulse", {
+        let finished = finished.clone();
+        async move {
+            finished.run_until_cancelled(pulse.beat()).await;
+            Ok::<_, Infallible>(())
+        }
     });
     tasks.spawn("health", async move {
         axum::serve(listener, health::router(readiness))

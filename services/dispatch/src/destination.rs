@@ -15,11 +15,12 @@ use url::Url;
 use crate::classify::Rules;
 use crate::credentials::Health;
 use crate::error::StartError;
-use crate::gate::{Gate, Hold};
+use crate::gate::Gate;
 use crate::lanes::{Key, Lanes, Place};
 use crate::metrics::Calls;
 use crate::policy;
-use crate::room::{Rooms, Share, Taken};
+use crate::pulse::Pulse;
+use crate::room::Rooms;
 
 /// Idle connections are closed before the 60 s after which common load balancers do: a request that
 /// meets a connection which is just being closed fails.
@@ -43,8 +44,6 @@ pub(crate) struct Destination {
     pub(crate) credentials: Health,
     pub(crate) calls: Calls,
     lanes: Arc<Lanes>,
-    work: Arc<Share>,
-    waiting: Arc<Share>,
     client: Client,
     url: Url,
     headers: HeaderMap,
@@ -66,17 +65,18 @@ pub(crate) struct Body {
 }
 
 impl Destination {
-    /// The `rooms` are shared by all destinations.
+    /// All destinations share the `rooms` and the `pulse`.
     pub(crate) fn new(
         name: &str,
         settings: &config::Destination,
         rooms: &Rooms,
+        pulse: &Arc<Pulse>,
         meter: &Meter,
     ) -> Result<Self, StartError> {
         let client = client_builder().connect_timeout(settings.connect_timeout).build();
         let own = || name.to_owned();
         let shown = Shown::of(&settings.url);
-        let waiting = Share::of(&rooms.waiting);
+        let shares = rooms.share();
         Ok(Self {
             name: own(),
             oauth2: settings.oauth2.clone(),
@@ -85,11 +85,9 @@ impl Destination {
             calls: Calls::new(meter, name, &shown.host),
             shown,
             rules: Rules { retry: policy::retry(&settings.retry), statuses: policy::statuses(settings) },
-            gate: Gate::new(name, settings, &rooms.work),
+            lanes: Lanes::new(Arc::clone(&shares.waiting), Arc::clone(pulse)),
+            gate: Gate::new(name, settings, shares, Arc::clone(pulse)),
             credentials: Health::new(name),
-            lanes: Lanes::new(Arc::clone(&waiting)),
-            work: Share::of(&rooms.work),
-            waiting,
             client: client.map_err(|source| StartError::Client { destination: own(), source })?,
             url: settings.url.clone(),
             headers: static_headers(name, &settings.headers, settings.oauth2.is_some())?,
@@ -102,15 +100,7 @@ impl Destination {
     /// # Errors
     /// If there are too many: how long to stay away.
     pub(crate) fn line_up(&self, key: Key) -> Result<Place, Duration> {
-        self.lanes.enter(key, || self.gate.call())
-    }
-
-    /// Takes its share of what is in work.
-    ///
-    /// # Errors
-    /// If there is none for too long, or too many wait for it.
-    pub(crate) async fn take_share(&self) -> Result<Taken, Hold> {
-        self.gate.take(&self.work, &self.waiting).await
+        self.lanes.enter(key, || self.gate.limits().call())
     }
 
     /// The body this destination wants: the filter's output, or byte for byte what came.

@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use crate::limits::{Limits, Turn};
 use crate::policy;
-use crate::room::{Room, Share, Taken};
+use crate::pulse::Pulse;
+use crate::room::{Shares, Taken};
 
 /// The gate of one destination.
 pub(crate) struct Gate {
@@ -36,12 +37,12 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Gate {
-    /// `room` is shared by all destinations.
-    pub(crate) fn new(name: &str, settings: &config::Destination, room: &Room) -> Self {
+    /// With the destination's part of the rooms.
+    pub(crate) fn new(name: &str, settings: &config::Destination, shares: Shares, pulse: Arc<Pulse>) -> Self {
         Self {
             destination: name.to_owned(),
             breaker: Mutex::new(Breaker::new(policy::breaker(&settings.breaker))),
-            limits: Limits::new(&settings.limits, room),
+            limits: Limits::new(&settings.limits, shares, pulse),
         }
     }
 
@@ -68,23 +69,19 @@ impl Gate {
         if breaker.awaits_probe(now()) { BreakerState::HalfOpen } else { breaker.state() }
     }
 
-    /// The most calls at once.
-    pub(crate) fn most_calls(&self) -> u32 {
-        self.limits.most_calls()
+    /// Its limits.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
-    /// Takes its share of the room to `work`. Who finds none waits for it a little, if there is room to wait.
-    pub(crate) async fn take(&self, work: &Arc<Share>, waiting: &Arc<Share>) -> Result<Taken, Hold> {
-        if let Some(taken) = work.try_take() {
-            return Ok(taken);
-        }
-        let _waiting = waiting.try_take().ok_or_else(|| full(self.limits.send_away()))?;
-        self.limits.wait_for(work.take()).await.map_err(full)
+    /// Takes room for the bytes of a delivery.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<Taken, Hold> {
+        self.limits.hold(bytes).map_err(full)
     }
 
-    /// How long a call takes on average; zero as long as nobody knows.
-    pub(crate) fn call(&self) -> Duration {
-        self.limits.call()
+    /// Takes room for a delivery to be worked on, and waits for it.
+    pub(crate) async fn admit(&self) -> Result<Taken, Hold> {
+        self.limits.admit().await.map_err(full)
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -153,10 +150,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::pulse::tests::beating;
+    use crate::room::tests::rooms;
 
     fn gate(settings: &serde_json::Value) -> Gate {
         let settings = serde_json::from_value(settings.clone()).unwrap();
-        Gate::new("three", &settings, &Room::new(100))
+        Gate::new("three", &settings, rooms(100).share(), beating())
     }
 
     async fn fail(gate: &Gate) {

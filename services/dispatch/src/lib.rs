@@ -8,7 +8,8 @@
 //!
 //! In here: `app` puts the parts together; `work` says what a record asks for, with `routing`, and `processor` sees to
 //! it; a `delivery` is attempted at one `destination`, after its `admission`: its `lanes` keep the order of each key, and
-//! it has a share of the `room` that all have together. Its `gate` (breaker and `limits`) lets a call through, for which
+//! it has a share of the `room` that all have together. Its `gate` (breaker and `limits`) lets a call through; the `pulse`
+//! tells a destination that is slow from a dispatch that is short of processor time. For a call
 //! `credentials` must be good; `call` makes it and `classify` judges how it ended, or `no_call` says why there is none;
 //! `reporter` tells Kafka, and `metrics` count along. What cannot be called now is deferred: it waits in the database, not here.
 
@@ -30,6 +31,7 @@ mod metrics;
 mod no_call;
 mod policy;
 mod processor;
+mod pulse;
 mod reporter;
 mod room;
 mod routing;

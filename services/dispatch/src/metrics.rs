@@ -218,7 +218,7 @@ pub(crate) fn observe(meter: &Meter, routing: &Routing) {
         "throughline.limit.concurrency",
         "{call}",
         "Most calls that this replica makes to the destination at once.",
-        |destination| destination.gate.most_calls().into(),
+        |destination| u64::try_from(destination.gate.limits().most_calls()).unwrap_or(u64::MAX),
     );
     gauge(
         "throughline.token.refused",

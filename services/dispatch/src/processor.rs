@@ -12,9 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, error, info, info_span};
 
-use crate::admission::{Admission, line_up};
+use crate::admission::{Admission, Spot, line_up};
 use crate::delivery::Delivery;
-use crate::lanes::Spot;
 use crate::metrics::Metrics;
 use crate::reporter::{Reporter, origin};
 use crate::routing::{Routing, Target};

@@ -8,6 +8,7 @@ use throughline_config::Settings;
 
 use crate::destination::Destination;
 use crate::error::StartError;
+use crate::pulse::Pulse;
 use crate::room::Rooms;
 
 /// The configured routes and destinations.
@@ -28,9 +29,14 @@ pub(crate) enum Target {
 impl Routing {
     /// # Errors
     /// If a destination cannot be made ready: its filter, headers or client.
-    pub(crate) fn new(settings: &Settings, rooms: &Rooms, meter: &Meter) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        settings: &Settings,
+        rooms: &Rooms,
+        pulse: &Arc<Pulse>,
+        meter: &Meter,
+    ) -> Result<Self, StartError> {
         let ready = |(name, destination): (&String, &throughline_config::Destination)| {
-            let destination = Destination::new(name, destination, rooms, meter)?;
+            let destination = Destination::new(name, destination, rooms, pulse, meter)?;
             Ok((name.clone(), Arc::new(destination)))
         };
         let destinations = settings.destinations.iter().map(ready).collect::<Result<_, StartError>>()?;

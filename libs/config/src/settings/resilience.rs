@@ -118,8 +118,8 @@ pub struct Limits {
     pub concurrency: NonZeroU32,
     /// Most calls in a time, such as `100/s`. Default none.
     pub rate: Option<Rate>,
-    /// How long a delivery may wait for its turn before it is deferred; at once, if waiting is likely to be in
-    /// vain. Default 1 s.
+    /// How long a delivery may wait for its destination before it is deferred; at once, if the destination is likely to
+    /// take longer. Time for which dispatch itself is the reason does not count. Default 1 s.
     #[serde(with = "DurationText")]
     pub patience: Duration,
 }

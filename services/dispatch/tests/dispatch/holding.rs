@@ -306,3 +306,20 @@ async fn a_key_waits_at_the_destination_that_hangs_alone() {
     assert_eq!(both, ["right", "right"]);
     assert_eq!(world.calls("/left").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_requests_for_a_destination_that_hangs_slow_no_other() {
+    // As many as it has calls at once are all that dispatch holds in bytes.
+    let large: &'static str = "x".repeat(4 << 20).leak();
+    let world = Hanging::start(&["hanging"], async |kafka| {
+        kafka.publish(&request("hanging"), None, "{}").await;
+    })
+    .await;
+    for _ in 0..24 {
+        world.kafka.publish(&request("hanging"), None, large).await;
+    }
+    let heard = &world.kafka.heard;
+    let of_it = |records: &[_]| heard.reports_in(records).find(|report| report.destination == "hanging");
+    assert_eq!(deferred(&heard.wait_for(of_it).await).1, DeferralCause::Limit);
+    world.all_is_well_elsewhere().await;
+}
