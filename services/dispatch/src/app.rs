@@ -23,6 +23,7 @@ use crate::health::{self, Readiness};
 use crate::metrics::{self, Metrics};
 use crate::processor::Processor;
 use crate::pulse::Pulse;
+use crate::recent::Recent;
 use crate::reporter::Reporter;
 use crate::room::{Room, Rooms};
 use crate::routing::Routing;
@@ -102,6 +103,7 @@ pub async fn start(
         tokens,
         reporter: Reporter::new(producer.clone(), topics.clone()),
         metrics: Metrics::new(meter),
+        recent: Recent::default(),
         clock,
         stopping: shutdown.soft().clone(),
         retries: topics.retries,

@@ -115,7 +115,7 @@ impl Call<'_> {
             server.address = shown.host,
             server.port = shown.port,
             url.full = shown.url,
-            throughline.destination = self.destination.name,
+            throughline.destination = &*self.destination.name,
             throughline.delivery.attempt = self.attempt,
             throughline.request.id = %self.id,
         );

@@ -1,5 +1,7 @@
 //! A delivery of one request to one destination, as far as it comes now.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use throughline_clock::Clock;
 use throughline_kafka::Record;
@@ -14,6 +16,7 @@ use crate::classify::Made;
 use crate::destination::{Body, Destination};
 use crate::no_call::NoCall;
 use crate::processor::Processor;
+use crate::recent::{Asked, InWork, Known};
 use crate::reporter::origin;
 use crate::routing::Target;
 use crate::work::{Deliveries, Standing};
@@ -52,15 +55,36 @@ impl Delivery<'_> {
                 return;
             }
         };
+        let Some(in_work) = self.begin(processor, admission.destination).await else { return };
         for repeats in 0.. {
             let report = self.attempt(processor, admission.destination, standing, repeats).await;
             // Before the next attempt: outcomes are told in the order of their attempts.
             self.tell(processor, &report).await;
             if !matches!(report.outcome, Outcome::Retry { due_at: None, .. }) {
+                in_work.ended(&report);
                 return;
             }
             standing = Standing { attempt: standing.attempt + 1, spent: report.spent, ..standing };
         }
+    }
+
+    /// Begins, unless the same attempt was asked for by another record and ended here, whose report is made again, or is
+    /// in work.
+    async fn begin<'p>(&self, processor: &'p Processor, destination: &Destination) -> Option<InWork<'p>> {
+        let Standing { attempt, since, .. } = self.deliveries.standing;
+        let (request, destination) = (self.deliveries.request.id, Arc::clone(&destination.name));
+        match processor.recent.begin(Asked { request, destination, attempt, since }) {
+            Known::New(in_work) => return Some(in_work),
+            Known::InWork => {
+                info!(request_id = %request, attempt, origin = %origin(self.record), "the attempt is in work by another record");
+            }
+            Known::Ended(report) => {
+                let destination = &report.destination;
+                info!(request_id = %request, destination, attempt, origin = %origin(self.record), "the attempt was made by another record: its outcome is reported again");
+                processor.reporter.outcome(&report).await;
+            }
+        }
+        None
     }
 
     async fn tell(&self, processor: &Processor, report: &AttemptReport) {

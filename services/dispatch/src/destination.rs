@@ -34,7 +34,7 @@ pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 
 /// A third-party API with its own connections, so that none waits for those of another.
 pub(crate) struct Destination {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) oauth2: Option<config::OAuth2>,
     pub(crate) timeout: Duration,
     pub(crate) response_limit: usize,
@@ -78,7 +78,7 @@ impl Destination {
         let shown = Shown::of(&settings.url);
         let shares = rooms.share();
         Ok(Self {
-            name: own(),
+            name: name.into(),
             oauth2: settings.oauth2.clone(),
             timeout: settings.timeout,
             response_limit: usize::try_from(settings.response_limit.as_u64()).unwrap_or(usize::MAX),

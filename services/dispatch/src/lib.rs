@@ -7,7 +7,7 @@
 //! calls and loses none; the third party recognises a repeated call by its `Idempotency-Key`.
 //!
 //! In here: `app` puts the parts together; `work` says what a record asks for, with `routing`, and `processor` sees to
-//! it; a `delivery` is attempted at one `destination`, after its `admission`: its `lanes` keep the order of each key, and
+//! it; a `delivery` is attempted at one `destination`, unless it was `recent`ly, after its `admission`: its `lanes` keep the order of each key, and
 //! it has a share of the `room` that all have together. Its `gate` (breaker and `limits`) lets a call through; the `pulse`
 //! tells a destination that is slow from a dispatch that is short of processor time. For a call
 //! `credentials` must be good; `call` makes it and `classify` judges how it ended, or `no_call` says why there is none;
@@ -32,6 +32,7 @@ mod no_call;
 mod policy;
 mod processor;
 mod pulse;
+mod recent;
 mod reporter;
 mod room;
 mod routing;

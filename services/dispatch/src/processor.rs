@@ -15,6 +15,7 @@ use tracing::{Instrument as _, Span, error, info, info_span};
 use crate::admission::{Admission, Spot, line_up};
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
+use crate::recent::Recent;
 use crate::reporter::{Reporter, origin};
 use crate::routing::{Routing, Target};
 use crate::work::{Deliveries, Work};
@@ -29,6 +30,7 @@ pub(crate) struct Processor {
     pub(crate) tokens: Tokens,
     pub(crate) reporter: Reporter,
     pub(crate) metrics: Metrics,
+    pub(crate) recent: Recent,
     pub(crate) clock: Clock,
     /// A shut-down has begun: what is in work is finished.
     pub(crate) stopping: CancellationToken,

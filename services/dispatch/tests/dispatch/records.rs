@@ -1,7 +1,8 @@
 //! Records that are not simply a request to deliver.
 
 use bytes::Bytes;
-use throughline_messages::{Adoption, DeadReason, ErrorClass, Outcome, RetryRecord, name};
+use chrono::{DateTime, TimeDelta, Utc};
+use throughline_messages::{Adoption, DeadReason, ErrorClass, Outcome, RequestRecord, RetryRecord, name};
 use wiremock::matchers::path;
 use wiremock::{Mock, ResponseTemplate};
 
@@ -89,5 +90,47 @@ fn a_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead_lett
         let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, (name::CE_ID, &id)).await;
         assert_eq!(header(&letter, name::DESTINATION), Some("abolished"));
         assert_eq!(header(&letter, name::REASON), Some("unroutable"));
+    });
+}
+
+/// A record on the retries topic for the first attempt of a request.
+fn again(request: &RequestRecord, since: DateTime<Utc>) -> RetryRecord {
+    let destination = request.route.clone();
+    RetryRecord { request: request.clone(), destination, attempt: 1, spent: 0, since }
+}
+
+#[test]
+fn a_second_record_of_an_attempt_is_told_the_first_ones_outcome_and_leads_to_no_call() {
+    in_the_world(async |world| {
+        for (route, status, expected) in [("repeated", 200, "delivered"), ("repeated-rejection", 400, "dead")]
+        {
+            let answer = Mock::given(path(format!("/{route}"))).respond_with(ResponseTemplate::new(status));
+            answer.mount(&world.third).await;
+            let request = request(route);
+            world.kafka.publish(&request, None, "{}").await;
+            let first = world.kafka.heard.report(request.id).await;
+            assert_eq!(first.outcome.as_str(), expected);
+            world.kafka.publish(&request, None, "{}").await;
+            world.kafka.retry(&again(&request, request.accepted_at)).await;
+            let reports = world.kafka.heard.reports(request.id, 3).await;
+            for report in reports {
+                assert_eq!((&report.outcome, report.started_at), (&first.outcome, first.started_at));
+            }
+            assert_eq!(world.calls(&format!("/{route}")).await.len(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_replay_of_what_was_just_delivered_is_a_call() {
+    in_the_world(async |world| {
+        Mock::given(path("/replayed")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
+        let request = request("replayed");
+        world.kafka.publish(&request, None, "{}").await;
+        world.kafka.heard.report(request.id).await;
+        world.kafka.retry(&again(&request, request.accepted_at + TimeDelta::seconds(1))).await;
+        let reports = world.kafka.heard.reports(request.id, 2).await;
+        assert!(reports[1].started_at >= reports[0].started_at);
+        assert_eq!(world.calls("/replayed").await.len(), 2);
     });
 }
