@@ -128,17 +128,19 @@ impl Plan {
         let before = [""].into_iter().chain(self.lines.iter().map(String::as_str));
         let after = self.lines.iter().skip(1).map(String::as_str).chain([""]);
         let mut lines = before.zip(&self.lines).zip(after);
+        let is_bounded = self.sql.contains("ORDER BY lane, destination, request_id LIMIT");
         lines.any(|((before, line), after)| {
-            reads_all_of_sqlite(line) || reads_all_of_postgres(before, line, after)
+            reads_all_of_sqlite(line, is_bounded) || reads_all_of_postgres(before, line, after)
         })
     }
 }
 
-/// Of an index that has just what is looked for, in its order, the first ones are taken.
-fn reads_all_of_sqlite(line: &str) -> bool {
+/// Of an index that has just what is looked for, in its order, the first ones are taken; of that of all lanes only where
+/// the statement says how many.
+fn reads_all_of_sqlite(line: &str, is_bounded: bool) -> bool {
     let scanned = line.strip_prefix("SCAN ").and_then(|table| table.split_whitespace().next());
     let is_all = scanned.is_some_and(|table| LARGE.contains(&table)) && !line.contains("deliveries_dead");
-    is_all || line.contains("(lane>?)")
+    is_all || (line.contains("(lane>?)") && !is_bounded)
 }
 
 fn reads_all_of_postgres(before: &str, line: &str, after: &str) -> bool {
