@@ -619,6 +619,7 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		"config.database.url=postgres://me:secret@db/me":                   "/config/database/url",
 		"config.ingest.node_ids=0-1":                                       "3 replicas of ingest at a time, and there are 2 node ids",
 		"config.http.address=0.0.0.0:80":                                   "/config/http/address",
+		"config.http.health_address=0.0.0.0:80":                            "/config/http/health_address",
 		"config.clients.shop.key=0123456789abcdef":                         "/config/clients/shop/key",
 		"config.kafka.properties.sasl\\.password=geheim":                   "/config/kafka/properties/sasl.password",
 		"config.destinations.three.oauth2.client_secret=open":              "/config/destinations/three/oauth2/client_secret",

@@ -77,12 +77,16 @@ func commandOf(container core.Container) []string {
 }
 
 func TestEveryServiceListensOnThePortThatItsContainerNames(t *testing.T) {
-	sections := map[string]string{"throughline-ingest": "http", "throughline-dispatch": "dispatch"}
+	// The names of ports, and where the configuration has their addresses.
+	addresses := map[string][][3]string{
+		"throughline-ingest":   {{"http", "http", "address"}, {"health", "http", "health_address"}},
+		"throughline-dispatch": {{"http", "dispatch", "address"}},
+	}
 	forEach(t, func(t *testing.T, release *Release) {
 		for _, pod := range release.Pods() {
 			var wanted []string
-			if section, listens := sections[pod.Owner]; listens {
-				wanted = []string{fmt.Sprintf("http:%d", listensOn(t, release, pod, section))}
+			for _, of := range addresses[pod.Owner] {
+				wanted = append(wanted, fmt.Sprintf("%s:%d", of[0], listensOn(t, release, pod, of[1], of[2])))
 			}
 			var named []string
 			for _, port := range pod.Spec.Containers[0].Ports {
@@ -95,8 +99,8 @@ func TestEveryServiceListensOnThePortThatItsContainerNames(t *testing.T) {
 	})
 }
 
-// listensOn is the port of the address that a section of the effective configuration has.
-func listensOn(t *testing.T, release *Release, pod Pod, section string) uint16 {
+// listensOn is the port of an address in a section of the effective configuration.
+func listensOn(t *testing.T, release *Release, pod Pod, section, key string) uint16 {
 	t.Helper()
 	shown, err := run(t, release, pod, "config", "show")
 	if err != nil {
@@ -106,7 +110,7 @@ func listensOn(t *testing.T, release *Release, pod Pod, section string) uint16 {
 	if err := yaml.Unmarshal([]byte(shown), &effective); err != nil {
 		t.Fatal(err)
 	}
-	address, err := netip.ParseAddrPort(effective[section].(map[string]any)["address"].(string))
+	address, err := netip.ParseAddrPort(effective[section].(map[string]any)[key].(string))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,6 +135,8 @@ func TestEveryProbeAsksAPathThatTheServiceAnswers(t *testing.T) {
 					t.Errorf("%s lacks a probe by HTTP: %+v", deployment.Name, probe)
 				} else if path := paths[deployment.Name][at]; probe.HTTPGet.Path != path {
 					t.Errorf("%s is asked %s, not %s", deployment.Name, probe.HTTPGet.Path, path)
+				} else if port := probe.HTTPGet.Port.StrVal; deployment.Name == "throughline-ingest" && port != "health" {
+					t.Errorf("%s is probed where its clients may keep the probe waiting, at %s", deployment.Name, port)
 				}
 			}
 		}

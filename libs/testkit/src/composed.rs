@@ -50,6 +50,7 @@ const EXITED: i32 = 8;
 /// How containers call each other, and where they listen.
 pub(crate) const INSIDE: Addresses<'static> = Addresses {
     http: "0.0.0.0:8099",
+    health: "0.0.0.0:8096",
     dispatch: "0.0.0.0:8098",
     broker: "kafka:9092",
     third_party: "http://third-party:8080",

@@ -18,6 +18,7 @@ pub(crate) struct Configuration {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Addresses<'a> {
     pub(crate) http: &'a str,
+    pub(crate) health: &'a str,
     pub(crate) dispatch: &'a str,
     pub(crate) broker: &'a str,
     pub(crate) third_party: &'a str,
@@ -26,7 +27,8 @@ pub(crate) struct Addresses<'a> {
 impl<'a> Addresses<'a> {
     /// Of programs on this machine, which listen on any port.
     pub(crate) fn here(broker: &'a str, third_party: &'a str) -> Self {
-        Self { http: "127.0.0.1:0", dispatch: "127.0.0.1:0", broker, third_party }
+        let any = "127.0.0.1:0";
+        Self { http: any, health: any, dispatch: any, broker, third_party }
     }
 }
 
@@ -37,6 +39,7 @@ impl Configuration {
             .replace("${NAME}", &self.name)
             .replace("${DATABASE}", &self.database)
             .replace("${HTTP}", addresses.http)
+            .replace("${HEALTH}", addresses.health)
             .replace("${DISPATCH}", addresses.dispatch)
             .replace("${BROKER}", addresses.broker)
             .replace("${THIRD_PARTY}", addresses.third_party)

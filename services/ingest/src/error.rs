@@ -18,6 +18,14 @@ pub enum StartError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The address for health checks cannot be listened on.
+    #[error("cannot listen on {address}: {source}; change http.health_address, or end what listens there")]
+    ListenForHealthChecks {
+        /// The address of the configuration.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The database cannot be used, or its schema does not fit.
     #[error("database: {0}")]
     Store(#[from] StoreError),

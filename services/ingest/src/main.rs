@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let settings = throughline_config::load(&arguments.flags)?.settings;
     if arguments.healthcheck {
-        return Ok(throughline_lifecycle::healthcheck(settings.http.address).await?);
+        return Ok(throughline_lifecycle::healthcheck(settings.http.health_address).await?);
     }
     let telemetry = throughline_telemetry::init(Service {
         name: NAME,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Broker;
 use crate::adopter::Adopter;
 use crate::error::StartError;
-use crate::http::{Readiness, router, serve};
+use crate::http::{Bounds, Readiness, health_router, router, serve};
 use crate::intake::intakes;
 use crate::listener::{Groups, Listener};
 use crate::metrics::Metrics;
@@ -43,6 +43,7 @@ const BUFFER: usize = 1024;
 #[derive(Debug)]
 pub struct Ingest {
     address: SocketAddr,
+    health_address: SocketAddr,
     tasks: Tasks,
 }
 
@@ -51,6 +52,12 @@ impl Ingest {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where health checks are answered, apart from clients.
+    #[must_use]
+    pub fn health_address(&self) -> SocketAddr {
+        self.health_address
     }
 
     /// Waits until it has ended.
@@ -73,20 +80,23 @@ pub async fn start(
     shutdown: Shutdown,
     meter: &Meter,
 ) -> Result<Ingest, StartError> {
-    let listener = listen(settings.http.address).await?;
-    let address = listener.local_addr().map_err(|source| listen_error(settings.http.address, source))?;
+    let (address, health_address) = (settings.http.address, settings.http.health_address);
+    let clients = listen(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let health_checks = listen(health_address)
+        .await
+        .map_err(|source| StartError::ListenForHealthChecks { address: health_address, source })?;
+    let (address, health_address) = (clients.1, health_checks.1);
     let parts = Parts::connect(settings, broker, clock, shutdown, meter).await?;
-    let tasks = parts.assemble(listener).await?;
-    tracing::info!(%address, "listening");
-    Ok(Ingest { address, tasks })
+    let tasks = parts.assemble(clients.0, health_checks.0).await?;
+    tracing::info!(%address, %health_address, "listening");
+    Ok(Ingest { address, health_address, tasks })
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| listen_error(address, source))
-}
-
-fn listen_error(address: SocketAddr, source: std::io::Error) -> StartError {
-    StartError::Listen { address, source }
+/// Listens, and says where: the port may be any.
+async fn listen(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// What all parts stand on.
@@ -143,7 +153,7 @@ impl Parts {
         })
     }
 
-    async fn assemble(self, listener: TcpListener) -> Result<Tasks, StartError> {
+    async fn assemble(self, clients: TcpListener, health_checks: TcpListener) -> Result<Tasks, StartError> {
         let holder = holder(&self.clock);
         let lease = node::acquire(&self.store, &self.settings, &holder).await?;
         let all_is_out = CancellationToken::new();
@@ -162,7 +172,8 @@ impl Parts {
 
         let readiness =
             Readiness::new(self.store.clone(), self.producer.clone(), self.shutdown.soft().clone());
-        let router = router(&self.settings, &intakes, &self.desk(), Arc::new(readiness), &self.meter);
+        let readiness = Arc::new(readiness);
+        let router = router(&self.settings, &intakes, &self.desk(), Arc::clone(&readiness), &self.meter);
         let adopter = self.adopter(intakes)?;
         let recorder = self.recorder()?;
         let sweeper = self.sweeper()?;
@@ -170,10 +181,14 @@ impl Parts {
 
         // Everything is there: from here on nothing fails.
         let mut tasks = Tasks::new(self.shutdown.clone());
-        let drain = 2 * self.settings.http.timeout;
+        let http = &self.settings.http;
+        let bounds = Bounds::of_clients(http.connections_per_address.get() as usize, 2 * http.timeout);
         let all_answered = CancellationToken::new();
         let answering = all_answered.clone().drop_guard();
-        let server = serve(listener, router, self.shutdown.soft().clone(), drain);
+        let server = serve(bounds, clients, router, self.shutdown.soft().clone());
+        // Answered until all that was accepted is published, or left to the next one.
+        let health = health_router(readiness);
+        tasks.spawn("health", serve(Bounds::of_health_checks(), health_checks, health, all_is_out.clone()));
         tasks.spawn("http server", async move {
             let _answering = answering;
             server.await

@@ -18,7 +18,8 @@ const THROUGHLINE: &str = env!("CARGO_BIN_EXE_throughline");
 /// For anything that is waited for; the embedded broker alone takes 3 s to form a group.
 const DEADLINE: Duration = Duration::from_mins(1);
 /// Free ports for all: several of these tests run at once.
-const FREE_PORTS: &str = "{http: {address: '127.0.0.1:0'}, dispatch: {address: '127.0.0.1:0'}}";
+const FREE_PORTS: &str =
+    "{http: {address: '127.0.0.1:0', health_address: '127.0.0.1:0'}, dispatch: {address: '127.0.0.1:0'}}";
 
 fn folder(yaml: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();

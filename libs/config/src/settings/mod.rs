@@ -88,11 +88,20 @@ pub struct Http {
     /// Where it listens. Default `0.0.0.0:8099`.
     #[schemars(with = "AddressText")]
     pub address: SocketAddr,
+    /// Where `/healthz` and `/readyz` answer besides, on connections that clients cannot use up. Default
+    /// `0.0.0.0:8096`.
+    #[schemars(with = "AddressText")]
+    pub health_address: SocketAddr,
+    /// Most connections of one client address, or of one /64 network of IPv6; beyond, those without a request are
+    /// closed. A proxy is one address: where one stands before ingest, this must not be less than it opens. Default
+    /// 4096, which is half of all connections.
+    pub connections_per_address: NonZeroU32,
     /// The largest body that is accepted; as a record of Kafka, with its headers, it must not pass
     /// `message.max.bytes` (see [`Kafka::largest_record`]). Default 1 MiB.
     #[serde(with = "SizeText")]
     pub body_limit: ByteSize,
-    /// How long a request may wait for its commit before it is answered 503. Default 5 s.
+    /// How long a body may take to arrive before its request is answered 408, and then the request to be committed
+    /// before it is answered 503. Default 5 s.
     #[serde(with = "DurationText")]
     pub timeout: Duration,
 }
@@ -101,6 +110,8 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             address: (Ipv4Addr::UNSPECIFIED, 8099).into(),
+            health_address: (Ipv4Addr::UNSPECIFIED, 8096).into(),
+            connections_per_address: at_least_one(4096),
             body_limit: ByteSize::mib(1),
             timeout: Duration::from_secs(5),
         }

@@ -9,6 +9,8 @@ use crate::{Compression, Credentials, Flags, NodeIds};
 fn what_is_not_said_has_its_default() {
     let settings = Case::file(LEAST).loaded().settings;
     assert_eq!(settings.http.address.to_string(), "0.0.0.0:8099");
+    assert_eq!(settings.http.health_address.to_string(), "0.0.0.0:8096");
+    assert_eq!(settings.http.connections_per_address.get(), 4096);
     assert_eq!(settings.http.body_limit, ByteSize::mib(1));
     assert_eq!(settings.http.timeout, Duration::from_secs(5));
     assert_eq!(settings.database.url.expose(), "");

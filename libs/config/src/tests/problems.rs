@@ -32,7 +32,7 @@ destinations:
         ),
         &[
             "http.address: expected an IP address and a port, such as `0.0.0.0:8099`; found \"nowhere\"  [throughline.yaml]",
-            "http.colour: there is no such key (there are: address, body_limit, timeout)  [throughline.yaml]",
+            "http.colour: there is no such key (there are: address, body_limit, connections_per_address, health_address, timeout)  [throughline.yaml]",
             "http.body_limit: expected a size above zero, such as `64KiB` or `1MiB`; found \"much\"  [throughline.yaml]",
             "kafka.compression: expected `lz4`, `zstd` or `none`; found \"gzip\"  [throughline.yaml]",
             "kafka.topics.partitions: expected a whole number from 1 to 4294967295; found 0  [throughline.yaml]",

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -16,12 +14,12 @@ use throughline_snowflake::RequestId;
 use tokio::time::timeout;
 use tracing::Span;
 
+use super::body::{self, BUSY};
 use super::clients::Caller;
 use super::problem::Problem;
 use super::rate::Limiter;
 use crate::intake::{Intake, NotTaken, Offer};
 
-const BUSY: &str = "Too many requests are waiting to be stored.";
 const AWAY: &str = "The database did not answer in time. The request may have been kept: send it again with the same Idempotency-Key.";
 
 /// A route's path.
@@ -30,9 +28,9 @@ pub(super) struct Entrance {
     pub(super) intake: Arc<Intake>,
     /// How many it lets through; none is any number.
     pub(super) limiter: Option<Arc<Limiter>>,
-    /// The largest body, in bytes.
-    pub(super) limit: u64,
-    /// For the body to arrive, and again for the request to be committed.
+    /// The bounds of its bodies.
+    pub(super) bounds: body::Bounds,
+    /// For the request to be committed.
     pub(super) timeout: Duration,
 }
 
@@ -51,11 +49,10 @@ pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -
     let (head, body) = request.into_parts();
     let content_type = json_content_type(&head.headers)?;
     let idempotency_key = idempotency_key(&head.headers)?;
-    let expected = expected_bytes(&head.headers, entrance.limit)?;
-    // Before the body is read: memory is bounded by what was announced, not by what is here already.
-    let room = entrance.intake.queue().reserve(expected).ok_or(Problem::Unavailable(BUSY))?;
+    let announced = body::announced(&head.headers, entrance.bounds.limit)?;
+    let (body, room) = body::receive(body, announced, entrance.bounds, entrance.intake.queue()).await?;
     let offer = Offer {
-        body: read(body, entrance.limit, entrance.timeout).await?,
+        body,
         content_type,
         headers: kept(&head.headers, entrance.intake.keep_headers()),
         trace: throughline_telemetry::context_of(&Span::current())
@@ -104,31 +101,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     } else {
         Ok(Some(key.to_owned()))
     }
-}
-
-/// How large the body may turn out to be.
-fn expected_bytes(headers: &HeaderMap, limit: u64) -> Result<u64, Problem> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match announced {
-        Some(length) if length > limit => Err(Problem::BodyTooLarge { limit }),
-        Some(length) => Ok(length),
-        None => Ok(limit),
-    }
-}
-
-async fn read(body: Body, limit: u64, deadline: Duration) -> Result<Bytes, Problem> {
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let body = timeout(deadline, to_bytes(body, most)).await.map_err(|_| Problem::BodyTimeout)?;
-    body.map_err(|error| {
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = cause {
-            if error.is::<http_body_util::LengthLimitError>() {
-                return Problem::BodyTooLarge { limit };
-            }
-            cause = error.source();
-        }
-        Problem::BodyBroken
-    })
 }
 
 /// The headers that the route keeps; what is not text is not kept.

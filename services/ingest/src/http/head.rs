@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 
-/// Most bytes of all headers together: what common proxies let through. From some 400 KiB or 100 headers on
+/// Most bytes of all headers together: what common proxies let through. From some 64 KiB or 100 headers on
 /// hyper answers by itself, without a body.
 pub(super) const LIMIT: usize = 32 << 10;
 

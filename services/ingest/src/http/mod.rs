@@ -1,9 +1,12 @@
 //! Ingest's HTTP server: the routes' paths, `/v1`, health, and a description of it all.
 
 mod accept;
+mod body;
 mod clients;
+mod connections;
 mod dead_letters;
 mod described;
+mod descriptors;
 mod explain;
 mod head;
 mod health;
@@ -39,7 +42,7 @@ use self::measured::Measures;
 use self::openapi::management as description;
 use self::problem::Problem;
 use self::rate::Limiter;
-pub(crate) use self::server::serve;
+pub(crate) use self::server::{Bounds, serve};
 use crate::intake::{Intake, Intakes};
 use crate::sweeper::Desk;
 
@@ -83,6 +86,11 @@ pub(crate) fn router(
         .layer(from_fn(head::check))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Measures::new(meter), measured::measure))
+}
+
+/// What the listener for health checks answers.
+pub(crate) fn health_router(readiness: Arc<Readiness>) -> Router {
+    health(readiness).router.fallback(|| async { Problem::NotFound }).layer(CatchPanicLayer::custom(panicked))
 }
 
 /// What operators ask for and do.
@@ -130,7 +138,7 @@ fn entrance(settings: &Settings, route: &throughline_config::Route, intake: &Arc
     Entrance {
         intake: Arc::clone(intake),
         limiter: route.rate.map(|rate| Arc::new(Limiter::new(rate))),
-        limit: settings.http.body_limit.as_u64(),
+        bounds: body::Bounds { limit: settings.http.body_limit.as_u64(), deadline: settings.http.timeout },
         timeout: settings.http.timeout,
     }
 }

@@ -1,5 +1,7 @@
 //! Problem details (RFC 9457): what a client is told when something is wrong.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -8,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use throughline_snowflake::RequestId;
 
+use super::body;
 use crate::admission::Violation;
 
 const TYPE_BASE: &str = "https://throughline.dev/problems/";
@@ -25,7 +28,9 @@ pub(crate) enum Problem {
     BodyTooLarge {
         limit: u64,
     },
-    BodyTimeout,
+    BodyTimeout {
+        deadline: Duration,
+    },
     BodyBroken,
     IdempotencyKeyInvalid,
     IdempotencyKeyReused,
@@ -105,7 +110,7 @@ impl Problem {
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This path does not take this method")
             }
-            Self::BodyTimeout => {
+            Self::BodyTimeout { .. } => {
                 (StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not arrive in time")
             }
             Self::BodyTooLarge { .. } => {
@@ -159,8 +164,13 @@ impl Problem {
             Self::HeadersTooLarge { limit } => Some(format!("The limit is {limit} bytes for all of them.")),
             Self::Unavailable(why) => Some((*why).to_owned()),
             Self::Internal => Some("It was logged. Whether the request was kept is not known: with an Idempotency-Key it is safe to send it again.".to_owned()),
+            Self::BodyTimeout { deadline } => Some(format!(
+                "It must be complete after {}, and after {} s its average rate must be {} KiB/s or more.",
+                humantime::format_duration(*deadline),
+                body::GRACE.as_secs(),
+                body::SLOWEST >> 10,
+            )),
             Self::SchemaViolation(_)
-            | Self::BodyTimeout
             | Self::BodyBroken
             | Self::IdempotencyKeyReused
             | Self::NotFound

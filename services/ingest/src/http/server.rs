@@ -2,27 +2,37 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::serve::Listener;
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::connections::{Arriving, Connections, Standing, Turn, peer};
+use super::descriptors;
+
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
-    /// How many there are at once; who comes then waits to be accepted.
+pub(crate) struct Bounds {
+    /// How many there are at once. Beyond, one that has no complete request is closed; if each has one, the next waits
+    /// to be accepted.
     connections: usize,
-    /// How long one may be silent before its client has sent the head of a request, the first or the next.
+    /// How many of one peer. Beyond, the same holds for its own, but the next is closed.
+    per_peer: usize,
+    /// How long a client may take to send the head of its first request.
+    head: Duration,
+    /// How long a connection may be silent until the head of its next request has arrived.
     silence: Duration,
     /// How long clients may take to finish their requests once the server is told to stop.
     drain: Duration,
@@ -30,59 +40,148 @@ struct Bounds {
 
 /// Twice what waits for the writer by default; some 20 KiB each.
 const CONNECTIONS: usize = 8192;
+/// Enough for a slow TLS proxy, or a packet that is lost three times.
+const HEAD: Duration = Duration::from_secs(10);
 /// Longer than proxies commonly leave connections idle (60 s): they should be the ones to close them, since
 /// a request may be on its way meanwhile.
 const SILENCE: Duration = Duration::from_secs(75);
+/// How often is looked whether a connection may be closed for the next one, when none could.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often at most is logged that connections are closed for others.
+const LOG: Duration = Duration::from_secs(10);
+
+impl Bounds {
+    /// Those of the listener for clients.
+    pub(crate) fn of_clients(per_peer: usize, drain: Duration) -> Self {
+        let connections = descriptors::connections(CONNECTIONS);
+        Self { connections, per_peer, head: HEAD, silence: SILENCE, drain }
+    }
+
+    /// Those of the listener for health checks, which few ask, each at once.
+    pub(crate) fn of_health_checks() -> Self {
+        Self { connections: 64, per_peer: 64, head: HEAD, silence: SILENCE, drain: Duration::from_secs(1) }
+    }
+}
 
 /// Serves until told to stop, then answers what it has taken in. A client that has not finished its
 /// request by the end of `drain` is cut off: it has no answer, and nothing of it was kept.
 pub(crate) async fn serve(
+    bounds: Bounds,
     listener: TcpListener,
     router: Router,
     stop: CancellationToken,
-    drain: Duration,
 ) -> Result<(), Infallible> {
-    let bounds = Bounds { connections: CONNECTIONS, silence: SILENCE, drain };
-    serve_within(bounds, listener, router, stop).await;
+    let server = Server { bounds, router, stop, connections: Connections::new(), closed: Closed::default() };
+    server.run(listener).await;
     Ok(())
 }
 
-async fn serve_within(bounds: Bounds, mut listener: TcpListener, router: Router, stop: CancellationToken) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => {}
-            (stream, _) = Listener::accept(&mut listener), if connections.len() < bounds.connections => {
-                connections.spawn(connect(stream, router.clone(), stop.clone(), bounds.silence));
+struct Server {
+    bounds: Bounds,
+    router: Router,
+    stop: CancellationToken,
+    connections: Connections,
+    closed: Closed,
+}
+
+impl Server {
+    async fn run(mut self, mut listener: TcpListener) {
+        let stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(()) = self.connections.ended() => {}
+                (stream, address) = Listener::accept(&mut listener) => {
+                    if stop.run_until_cancelled(self.accept(stream, address)).await.is_none() {
+                        break;
+                    }
+                }
             }
         }
+        drop(listener);
+        let all_ended = async { while self.connections.ended().await.is_some() {} };
+        if timeout(self.bounds.drain, all_ended).await.is_err() {
+            tracing::warn!(drain = ?self.bounds.drain, "cut off clients that had not finished their requests");
+        }
     }
-    drop(listener);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(bounds.drain, all_ended).await.is_err() {
-        tracing::warn!(drain = ?bounds.drain, "cut off clients that had not finished their requests");
+
+    /// Serves a connection, as soon as there is a place for it.
+    async fn accept(&mut self, stream: TcpStream, address: SocketAddr) {
+        let peer = peer(address.ip());
+        if self.connections.of(peer) >= self.bounds.per_peer && !self.shed(Some(peer)) {
+            self.closed.add(1);
+            return;
+        }
+        while self.connections.len() >= self.bounds.connections && !self.shed(None) {
+            tokio::select! {
+                _ = self.connections.ended() => {}
+                () = sleep(LOOK) => {}
+            }
+        }
+        let (router, stop, bounds) = (self.router.clone(), self.stop.clone(), self.bounds);
+        self.connections.add(peer, |standing| connect(stream, router, stop, bounds, standing));
+    }
+
+    /// Closes some connections, if that can be.
+    fn shed(&mut self, peer: Option<IpAddr>) -> bool {
+        let closed = self.connections.shed(peer);
+        self.closed.add(closed);
+        closed > 0
+    }
+}
+
+/// Logs, now and then, how many connections were closed for others.
+#[derive(Default)]
+struct Closed {
+    since: usize,
+    logged_at: Option<Instant>,
+}
+
+impl Closed {
+    fn add(&mut self, connections: usize) {
+        self.since += connections;
+        if self.since > 0 && self.logged_at.is_none_or(|at| at.elapsed() >= LOG) {
+            tracing::warn!(
+                event = "connections_closed",
+                connections = self.since,
+                "closed connections without a request, or beyond the bound of their address, to keep room for others"
+            );
+            *self = Self { since: 0, logged_at: Some(Instant::now()) };
+        }
     }
 }
 
 /// Speaks HTTP/1 or HTTP/2 with a client, until it goes, is silent for too long, or has the answer to what
 /// it sent before the stop.
-async fn connect(stream: TcpStream, router: Router, stop: CancellationToken, silence: Duration) {
+async fn connect(
+    stream: TcpStream,
+    router: Router,
+    stop: CancellationToken,
+    bounds: Bounds,
+    standing: Arc<Standing>,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(silence);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(silence).max_header_list_size(HEADERS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.silence).max_buf_size(HEADERS);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(bounds.silence);
+    builder.http2().max_header_list_size(u32::try_from(HEADERS).unwrap_or(u32::MAX));
     let heard = CancellationToken::new();
     let on_request = heard.clone();
-    let router = router.map_request(move |request: Request<_>| {
+    let service = tower::service_fn(move |request: Request<_>| {
         on_request.cancel();
-        request
+        let turn = Turn::new(Arc::clone(&standing));
+        let request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&turn))));
+        let answer = router.clone().oneshot(request);
+        async move {
+            let _turn = turn;
+            answer.await
+        }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
     // hyper's own time-out begins only when it has seen which of the two versions it is.
     let never_heard = async {
-        if timeout(silence, heard.cancelled()).await.is_ok() {
+        if timeout(bounds.head, heard.cancelled()).await.is_ok() {
             pending::<()>().await;
         }
     };
@@ -95,15 +194,21 @@ async fn connect(stream: TcpStream, router: Router, stop: CancellationToken, sil
     let _ = connection.await;
 }
 
-/// HTTP/2's own limit: above that of [`head`](super::head), so that the answer is a problem.
-const HEADERS: u32 = 128 << 10;
+/// The most that is kept of a head before it is complete: above the limit of [`head`](super::head), so that the answer
+/// is a problem.
+const HEADERS: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::net::Ipv4Addr;
 
-    use axum::routing::get;
+    use axum::routing::{get, post};
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
+    use tokio::sync::Semaphore;
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -111,17 +216,54 @@ mod tests {
     const SOON: Duration = Duration::from_secs(30);
     /// Far longer than a test.
     const LONG: Duration = Duration::from_hours(1);
-    const BOUNDS: Bounds = Bounds { connections: 10, silence: LONG, drain: LONG };
+    const BOUNDS: Bounds = Bounds { connections: 10, per_peer: 10, head: LONG, silence: LONG, drain: LONG };
 
-    /// A server, what stops it, and where it listens.
-    async fn server(
-        bounds: Bounds,
-    ) -> (tokio::task::JoinHandle<()>, CancellationToken, std::net::SocketAddr) {
+    /// Requests for `/slow`: how many have come to be answered, and how many may be.
+    struct Slow {
+        begun: Semaphore,
+        answers: Semaphore,
+    }
+
+    impl Slow {
+        /// A connection with such a request, which has begun to be answered.
+        async fn request(&self, address: SocketAddr) -> TcpStream {
+            let head = b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            let client = sent(address, head).await;
+            timeout(SOON, self.begun.acquire()).await.expect("it begins").unwrap().forget();
+            client
+        }
+    }
+
+    /// A server with the paths `/slow` and `/post`.
+    async fn slow_server(bounds: Bounds) -> (CancellationToken, SocketAddr, Arc<Slow>) {
+        let slow = Arc::new(Slow { begun: Semaphore::new(0), answers: Semaphore::new(0) });
+        let handler = {
+            let slow = Arc::clone(&slow);
+            move || {
+                let slow = Arc::clone(&slow);
+                async move {
+                    slow.begun.add_permits(1);
+                    slow.answers.acquire().await.unwrap().forget();
+                    "hello"
+                }
+            }
+        };
+        let router = Router::new().route("/", get(async || "hello")).route("/slow", get(handler));
+        let router = router.route("/post", post(async |body: Bytes| body));
+        let (_, stop, address) = serving(bounds, router).await;
+        (stop, address, slow)
+    }
+
+    async fn server(bounds: Bounds) -> (JoinHandle<()>, CancellationToken, SocketAddr) {
+        serving(bounds, Router::new().route("/", get(async || "hello"))).await
+    }
+
+    async fn serving(bounds: Bounds, router: Router) -> (JoinHandle<()>, CancellationToken, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let router = Router::new().route("/", get(async || "hello"));
-        let server = tokio::spawn(serve_within(bounds, listener, router, stop.clone()));
+        let until = stop.clone();
+        let server = tokio::spawn(async move { serve(bounds, listener, router, until).await.unwrap() });
         (server, stop, address)
     }
 
@@ -143,26 +285,70 @@ mod tests {
         timeout(SOON, answered).await.expect("an answer");
     }
 
+    /// Connects from another address of this machine.
+    async fn connect_from(last: u8, address: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        socket.connect(address).await.unwrap()
+    }
+
+    /// A connection on which a client has sent this.
+    async fn sent(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(bytes).await.unwrap();
+        client
+    }
+
     #[tokio::test]
-    async fn who_comes_when_there_are_enough_is_served_when_one_has_gone() {
-        let (_running, _stop, address) = server(Bounds { connections: 1, ..BOUNDS }).await;
-        let mut first = TcpStream::connect(address).await.unwrap();
-        ask(&mut first).await;
-        let mut second = TcpStream::connect(address).await.unwrap();
-        second.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-        // The first is served again and again, the second not even heard.
-        for _ in 0..20 {
-            ask(&mut first).await;
+    async fn clients_that_finish_no_request_keep_nobody_out() {
+        let (_stop, address, _) = slow_server(BOUNDS).await;
+        let stalled: &[&[u8]] =
+            &[b"", b"GET / HTTP/1.1\r\n", b"POST /post HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"];
+        for bytes in stalled {
+            let mut clients = Vec::new();
+            for _ in 0..3 * BOUNDS.connections {
+                clients.push(sent(address, bytes).await);
+            }
+            ask(&mut TcpStream::connect(address).await.unwrap()).await;
+            let first = clients.swap_remove(0);
+            // Reset, where it had sent what nobody read.
+            assert_eq!(rest(first).await.unwrap_or_default(), "");
         }
-        assert_eq!(second.try_read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(first);
-        assert!(rest(second).await.unwrap().starts_with("HTTP/1.1 200 OK"));
+    }
+
+    #[tokio::test]
+    async fn while_all_are_being_answered_the_next_waits() {
+        let (_stop, address, slow) = slow_server(Bounds { connections: 1, ..BOUNDS }).await;
+        let first = slow.request(address).await;
+        let second = sent(address, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        slow.answers.add_permits(1);
+        for client in [first, second] {
+            assert!(rest(client).await.unwrap().ends_with("hello"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_has_its_bound_and_others_are_served() {
+        let (_stop, address, slow) = slow_server(Bounds { per_peer: 2, ..BOUNDS }).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        ask(&mut idle).await;
+        let first = slow.request(address).await;
+        // One that is idle gives way; of two that are not, neither does.
+        let second = slow.request(address).await;
+        assert_eq!(rest(idle).await.unwrap(), "");
+        assert_eq!(rest(TcpStream::connect(address).await.unwrap()).await.unwrap_or_default(), "");
+        ask(&mut connect_from(2, address).await).await;
+        slow.answers.add_permits(2);
+        for client in [first, second] {
+            assert!(rest(client).await.unwrap().ends_with("hello"));
+        }
     }
 
     #[tokio::test]
     async fn a_client_that_never_ends_its_head_is_cut_off() {
         let (_running, _stop, address) =
-            server(Bounds { silence: Duration::from_millis(50), ..BOUNDS }).await;
+            server(Bounds { head: Duration::from_millis(50), silence: Duration::from_millis(50), ..BOUNDS })
+                .await;
         for beginning in
             ["", "P", "GET / HTTP/1.1\r\nhost:", "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\n"]
         {
@@ -175,7 +361,7 @@ mod tests {
     }
 
     /// What a client hears that sends such a head, all of it or up to where it is cut off.
-    async fn answer_to(head: String, address: std::net::SocketAddr) -> String {
+    async fn answer_to(head: String, address: SocketAddr) -> String {
         let mut client = TcpStream::connect(address).await.unwrap();
         // The server does not wait for the end of what it will not read.
         let _ = timeout(SOON, client.write_all(head.as_bytes())).await.expect("the server reads or closes");
@@ -194,7 +380,7 @@ mod tests {
             (format!("GET / HTTP/1.1\r\nhost: x\r\na: {large}\r\n\r\n"), "431"),
             (format!("GET / HTTP/1.1\r\nhost: x\r\na: {large}"), "431"),
             (format!("GET /{large}"), "431"),
-            (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", &large[..70_000]), "414"),
+            (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", &large[..70_000]), "431"),
         ] {
             let answer = answer_to(head, address).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");

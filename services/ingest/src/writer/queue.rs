@@ -49,9 +49,18 @@ pub(crate) enum Verdict {
 /// Room for a body, from before it is read until the writer is done with it, whether or not its client
 /// still waits.
 #[derive(Debug)]
-pub(crate) struct Room(
-    #[expect(dead_code, reason = "held, and given back when dropped")] OwnedSemaphorePermit,
-);
+pub(crate) struct Room(OwnedSemaphorePermit);
+
+impl Room {
+    /// Grows to that many bytes in all, and says whether there is room for them now.
+    pub(crate) fn grow(&mut self, bytes: u64) -> bool {
+        let units = usize::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(usize::MAX);
+        let Ok(more) = u32::try_from(units.saturating_sub(self.0.num_permits())) else { return false };
+        let Ok(more) = Arc::clone(self.0.semaphore()).try_acquire_many_owned(more) else { return false };
+        self.0.merge(more);
+        true
+    }
+}
 
 pub(super) struct Queued {
     pub(super) submission: Submission,
@@ -77,6 +86,12 @@ impl Queue {
     pub(crate) fn reserve(&self, bytes: u64) -> Option<Room> {
         let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).ok()?;
         Arc::clone(&self.room).try_acquire_many_owned(units).ok().map(Room)
+    }
+
+    /// A queue without a writer, with room for that many bytes.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(bytes: u64) -> Self {
+        Self::new(1, bytes).0
     }
 
     /// Hands a request to the writer and waits for what becomes of it; `None` when the queue is full.

@@ -116,19 +116,19 @@ async fn ready_also_while_the_broker_is_away_and_that_is_said() {
     };
     tokio::time::timeout(crate::world::DEADLINE, down).await.unwrap();
     assert_eq!(ready().await.status(), 200);
-    assert!(is_healthy(&ingest.base).await);
+    assert!(is_healthy(&ingest.health).await);
     assert_eq!(world.http.get(format!("{}/healthz", ingest.base)).send().await.unwrap().status(), 200);
     world.broker.up().unwrap();
-    let base = ingest.base.clone();
+    let health = ingest.health.clone();
     ingest.stop().await;
-    assert!(!is_healthy(&base).await);
+    assert!(!is_healthy(&health).await);
 }
 
 /// What the health check of a container finds.
-async fn is_healthy(base: &str) -> bool {
+async fn is_healthy(health: &str) -> bool {
     let ingest = Path::new(env!("CARGO_BIN_EXE_throughline-ingest"));
-    let address = base.trim_start_matches("http://").to_owned();
-    let ended = Program::healthcheck(ingest, "THROUGHLINE_HTTP__ADDRESS", address).await.unwrap();
+    let address = health.trim_start_matches("http://").to_owned();
+    let ended = Program::healthcheck(ingest, "THROUGHLINE_HTTP__HEALTH_ADDRESS", address).await.unwrap();
     assert!(ended.status.success() || ended.output.text().contains("nobody answers"), "{:?}", ended.output);
     ended.status.success()
 }

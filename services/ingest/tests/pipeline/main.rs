@@ -10,6 +10,7 @@ mod committing;
 mod dead_letters;
 mod describing;
 mod explaining;
+mod flooding;
 mod full_disk;
 mod measuring;
 mod publishing;

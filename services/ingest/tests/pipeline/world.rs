@@ -36,6 +36,8 @@ pub(crate) struct World {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) base: String,
+    /// Where health checks are answered.
+    pub(crate) health: String,
     pub(crate) shutdown: Shutdown,
     ingest: Ingest,
 }
@@ -76,7 +78,7 @@ impl World {
     pub(crate) fn settings(&self) -> Settings {
         let defaults = format!(
             r#"
-http: {{ address: "127.0.0.1:0" }}
+http: {{ address: "127.0.0.1:0", health_address: "127.0.0.1:0" }}
 database: {{ url: "sqlite://{database}", migrate: true }}
 kafka:
   bootstrap_servers: "{broker}"
@@ -113,7 +115,8 @@ destinations:
         let (settings, meter) = (self.settings(), self.measured.meter());
         let start = throughline_ingest::start(settings, Broker::Durable, clock, shutdown.clone(), &meter);
         let ingest = start.await?;
-        Ok(Running { base: format!("http://{}", ingest.address()), shutdown, ingest })
+        let (base, health) = (ingest.address(), ingest.health_address());
+        Ok(Running { base: format!("http://{base}"), health: format!("http://{health}"), shutdown, ingest })
     }
 
     /// Finishes so many records as dispatch does, without a word about them.

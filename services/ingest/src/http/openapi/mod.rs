@@ -36,7 +36,7 @@ const PROBLEMS: [(u16, &str); 13] = [
     (415, "The media type is not JSON."),
     (422, "The body is not what the route takes, or its Idempotency-Key was used with another one."),
     (429, "The route takes no more requests now."),
-    (431, "The headers are too large; beyond 100 headers or 400 KiB, there is no body."),
+    (431, "The headers are too large; beyond 100 headers or 64 KiB, there is no body."),
     (500, "Something went wrong here, and was logged."),
     (503, "The request cannot be taken now."),
 ];
