@@ -178,6 +178,21 @@ func TestAConfigurationThatIsNotSoundIsFound(t *testing.T) {
 	}
 }
 
+func TestNobodyMayPostWithoutAKeyUnlessThatIsSaidToBeInsecure(t *testing.T) {
+	for values, isSound := range map[string]bool{
+		"config.clients.default=null":                      false,
+		"config.clients.default=null,config.insecure=true": true,
+	} {
+		release := render(t, "--set", values)
+		for _, pod := range release.Pods() {
+			output, err := check(t, release, pod)
+			if isSound != (err == nil) || isSound == strings.Contains(output, "clients: are missing") {
+				t.Errorf("%s: %s: %v: %s", values, pod.Owner, err, output)
+			}
+		}
+	}
+}
+
 func check(t *testing.T, release *Release, pod Pod) (string, error) {
 	t.Helper()
 	return run(t, release, pod, "config", "check")
@@ -544,8 +559,8 @@ func TestTheNotesNameOnlyWhatIsThere(t *testing.T) {
 }
 
 func TestTheNotesSendAKeyWhereClientsHaveOne(t *testing.T) {
-	const clients = "config.clients.shop.key.env=SHOP_KEY"
-	for values, keys := range map[string]bool{clients: true, "config.routes.one.path=/one": false} {
+	const none = "config.clients.default=null,config.insecure=true"
+	for values, keys := range map[string]bool{"config.routes.one.path=/one": true, none: false} {
 		for _, call := range found(t, `(?m)^ *curl .*$`, notes(t, "--set", values)) {
 			if sends := strings.Contains(call[0], "authorization: Bearer"); sends != keys {
 				t.Errorf("%s: it sends a key: %t: %s", values, sends, call[0])
@@ -612,7 +627,7 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		"migrations.database.name=other":                                   "additional properties 'name' not allowed",
 		"purge.parallelism=0":                                              "/purge/parallelism",
 		"database.password=geheim":                                         "additional properties 'password' not allowed",
-		"secrets[0].name=kafka":                                            "/secrets/0",
+		"secrets[1].name=kafka":                                            "/secrets/1",
 		"files.throughline\\.yaml=x":                                       "invalid propertyName 'throughline.yaml'",
 		"config.routes.one=null":                                           "/config/routes",
 		"config.shutdown_deadline=60s":                                     "/config/shutdown_deadline",

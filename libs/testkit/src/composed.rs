@@ -30,13 +30,14 @@ const PROJECT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// What would change what is tested.
-const UNSET: [&str; 6] = [
+const UNSET: [&str; 7] = [
     "COMPOSE_PROFILES",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_RESOURCE_ATTRIBUTES",
     "POSTGRES_PASSWORD",
     "THREE_CLIENT_SECRET",
     "THROUGHLINE_ENVIRONMENT",
+    "THROUGHLINE_INSECURE",
 ];
 
 /// WireMock tells of all its calls in one text: bodies of 28 MB are 80 MB of JSON, of which Java makes several copies.

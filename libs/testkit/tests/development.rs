@@ -51,11 +51,29 @@ async fn grafana_lets_nobody_in_without_a_password_unless_it_is_for_development(
         (&[production, own], false, false),
         (&[production, own, ("GRAFANA_ANONYMOUS", "true")], true, false),
     ] {
-        let settings = settings_of_grafana(variables)?;
+        let settings = settings_of("grafana", variables)?;
         let is = |name| settings[name].as_str() == Some("true");
         assert_eq!(is("GF_AUTH_ANONYMOUS_ENABLED"), anybody, "{variables:?}: {settings}");
         let lacks_administrator = is("GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION");
         assert_eq!(lacks_administrator, no_administrator, "{variables:?}: {settings}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn docker_compose_yml_lets_everybody_manage_only_for_development() -> anyhow::Result<()> {
+    if !Environment::engine_or_skip("who may manage").await? {
+        return Ok(());
+    }
+    let production = ("THROUGHLINE_ENVIRONMENT", "production");
+    let programs = Programs::build()?;
+    for (variables, everybody) in
+        [(&[][..], true), (&[production], false), (&[production, ("THROUGHLINE_INSECURE", "true")], true)]
+    {
+        let settings = settings_of("ingest", variables)?;
+        let insecure = settings["THROUGHLINE_INSECURE"].as_str().context("not set")?;
+        let checked = check_in_production(&programs, &[("THROUGHLINE_INSECURE", insecure)])?;
+        ensure!(checked.status.success() == everybody, "{variables:?}: {insecure}: {checked:?}");
     }
     Ok(())
 }
@@ -79,24 +97,25 @@ fn check_in_production(programs: &Programs, but: &[(&str, &str)]) -> anyhow::Res
         .current_dir(PROJECT_FOLDER)
         .env_clear()
         .env("THROUGHLINE_ENVIRONMENT", "production")
+        .env("THROUGHLINE_INSECURE", "true")
         .env("THROUGHLINE_DATABASE__URL", "postgres://throughline@postgres/throughline")
         .envs(PASSWORDS.map(|name| (name, "one's own")))
         .envs(but.iter().copied());
     check.output().context("throughline does not run")
 }
 
-/// What docker-compose.yml sets for Grafana, with variables that are set, and no others.
-fn settings_of_grafana(variables: &[(&str, &str)]) -> anyhow::Result<Value> {
+/// What docker-compose.yml sets for a service, with variables that are set, and no others.
+fn settings_of(service: &str, variables: &[(&str, &str)]) -> anyhow::Result<Value> {
     let mut compose = Command::new("docker");
     compose
         .args(["compose", "--file", "docker-compose.yml", "--env-file", "/dev/null"])
-        .args(["--profile", "observability", "config", "--format", "json", "grafana"])
+        .args(["--profile", "observability", "config", "--format", "json", service])
         .current_dir(PROJECT_FOLDER);
-    for name in ["GRAFANA_ANONYMOUS", "GRAFANA_PASSWORD", "THROUGHLINE_ENVIRONMENT"] {
+    for name in ["GRAFANA_ANONYMOUS", "GRAFANA_PASSWORD", "THROUGHLINE_ENVIRONMENT", "THROUGHLINE_INSECURE"] {
         compose.env_remove(name);
     }
     let printed = compose.envs(variables.iter().copied()).output().context("docker does not run")?;
     ensure!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
     let mut printed: Value = serde_json::from_slice(&printed.stdout)?;
-    Ok(printed["services"]["grafana"]["environment"].take())
+    Ok(printed["services"][service]["environment"].take())
 }

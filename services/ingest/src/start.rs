@@ -80,6 +80,7 @@ pub async fn start(
     shutdown: Shutdown,
     meter: &Meter,
 ) -> Result<Ingest, StartError> {
+    say_who_may_call(&settings);
     let (address, health_address) = (settings.http.address, settings.http.health_address);
     let clients = listen(address).await.map_err(|source| StartError::Listen { address, source })?;
     let health_checks = listen(health_address)
@@ -90,6 +91,19 @@ pub async fn start(
     let tasks = parts.assemble(clients.0, health_checks.0).await?;
     tracing::info!(%address, %health_address, "listening");
     Ok(Ingest { address, health_address, tasks })
+}
+
+fn say_who_may_call(settings: &Settings) {
+    if settings.insecure {
+        tracing::warn!(
+            event = "insecure",
+            "insecure: without a key, everybody who reaches ingest may post, read bodies, cancel, replay and purge"
+        );
+    } else if settings.clients.is_empty() {
+        tracing::info!(
+            "no client is configured: everybody who reaches ingest may post, and this machine may manage"
+        );
+    }
 }
 
 /// Listens, and says where: the port may be any.

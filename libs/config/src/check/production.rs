@@ -29,6 +29,12 @@ pub(super) fn check(settings: &Settings, environment: &Environment, findings: &m
     if !settings.environment.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(PRODUCTION)) {
         return;
     }
+    findings.expect(
+        !settings.clients.is_empty() || settings.insecure,
+        || Path::of(&["clients"]),
+        "are missing: everybody who reaches ingest could post; `environment: production` wants clients with keys, \
+         or `insecure: true`",
+    );
     check_database(&settings.database, environment, findings);
     let kafka = Path::of(&["kafka", "properties"]);
     for property in PASSWORDS {

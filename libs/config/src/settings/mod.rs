@@ -33,12 +33,16 @@ pub use self::route::{AfterFailure, Route, SchemaSource};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Where this runs, such as `production`: there, passwords that everybody knows are refused. Telemetry says it
-    /// as `deployment.environment.name`, unless `OTEL_RESOURCE_ATTRIBUTES` does. Default none.
+    /// Where this runs, such as `production`: there, passwords that everybody knows are refused, and `clients` have to
+    /// be configured. Telemetry says it as `deployment.environment.name`, unless `OTEL_RESOURCE_ATTRIBUTES` does.
+    /// Default none.
     pub environment: Option<String>,
+    /// Whether, without `clients`, everybody who reaches ingest may manage too: read bodies, cancel, replay and purge.
+    /// Else `/v1` answers only this machine. Default false.
+    pub insecure: bool,
     /// Ingest's HTTP server.
     pub http: Http,
-    /// Who may call ingest, by name. Without any, everybody may.
+    /// Who may call ingest, by name. Without any, everybody may post, and this machine may manage.
     pub clients: BTreeMap<String, Client>,
     /// Where requests are kept.
     pub database: Database,
@@ -65,6 +69,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             environment: None,
+            insecure: false,
             http: Http::default(),
             clients: BTreeMap::new(),
             database: Database::default(),

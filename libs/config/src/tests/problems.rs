@@ -402,6 +402,7 @@ destinations:
     assert_problems(
         &with("production"),
         &[
+            &format!("clients: {MISSING}"),
             &format!("database.url: {message}"),
             &format!("destinations.three.oauth2.client_secret: {message}"),
             &format!("kafka.properties.\"sasl.password\": {message}"),
@@ -409,8 +410,27 @@ destinations:
     );
 }
 
+const MISSING: &str = "are missing: everybody who reaches ingest could post; `environment: production` wants clients \
+                       with keys, or `insecure: true`";
+
+#[test]
+fn production_has_clients_or_says_that_it_is_insecure() {
+    let in_production = |text| Case::over(text).environment(&[("THROUGHLINE_ENVIRONMENT", "production")]);
+    assert_problems(&in_production(""), &[&format!("clients: {MISSING}")]);
+    let client = "clients: {shop: {key: 0123456789abcdef}}";
+    for text in [client, "insecure: true"] {
+        in_production(text).loaded();
+    }
+    let both = format!("{client}\ninsecure: true");
+    let no_effect = "insecure: has no effect beside `clients`: drop one of the two  [throughline.yaml]";
+    assert_problems(&in_production(&both), &[no_effect]);
+    assert_problems(&Case::over(&both), &[no_effect]);
+    Case::over("").loaded();
+}
+
 fn in_production(text: &str, variables: &[(&str, &str)]) -> Case {
-    let environment = [&[("THROUGHLINE_ENVIRONMENT", "production")], variables].concat();
+    let environment =
+        [&[("THROUGHLINE_ENVIRONMENT", "production"), ("THROUGHLINE_INSECURE", "true")], variables].concat();
     Case::over(text).environment(&environment)
 }
 
@@ -418,7 +438,9 @@ fn in_production(text: &str, variables: &[(&str, &str)]) -> Case {
 fn production_is_production_in_capitals_too() {
     let text = "database: {url: 'postgres://me:changeme@h/d'}";
     for environment in ["production", "Production", "PRODUCTION"] {
-        let case = Case::over(text).environment(&[("THROUGHLINE_ENVIRONMENT", environment)]);
+        let insecure = "THROUGHLINE_INSECURE";
+        let case =
+            Case::over(text).environment(&[("THROUGHLINE_ENVIRONMENT", environment), (insecure, "true")]);
         assert_eq!(case.problems(), [format!("database.url: {KNOWN}  [throughline.yaml]")], "{environment}");
     }
 }

@@ -10,6 +10,7 @@ mod descriptors;
 mod explain;
 mod head;
 mod health;
+mod management;
 mod measured;
 mod openapi;
 mod preference;
@@ -38,6 +39,7 @@ use self::clients::{Clients, Door, Guard};
 use self::described::Described;
 use self::explain::Explainer;
 pub(crate) use self::health::Readiness;
+use self::management::Rules;
 use self::measured::Measures;
 use self::openapi::management as description;
 use self::problem::Problem;
@@ -57,7 +59,9 @@ pub(crate) fn router(
     let clients = Clients::new(settings);
     let guard = |door| clients.as_ref().map(|clients| clients.guard(door));
     let explainer = Explainer::new(settings, desk);
+    let rules = Rules::new(settings);
     let mut api = management(desk, explainer, guard(Door::Management).as_ref());
+    api.router = rules.protect(api.router);
     for (name, route) in &settings.routes {
         let Some(intake) = intakes.get(name) else { continue };
         let accept =
@@ -75,6 +79,7 @@ pub(crate) fn router(
     if let Some(guard) = guard(Door::Management) {
         unknown = unknown.layer(from_fn_with_state(guard, clients::admit));
     }
+    unknown = rules.protect(unknown);
     let documents = openapi::documents(&api, &health);
     api.router
         .route_layer(from_fn(trace::server_span))

@@ -50,6 +50,9 @@ pub(crate) enum Problem {
         client: String,
         what: String,
     },
+    /// Without clients, only this machine may manage.
+    NotLocal,
+    CrossOrigin,
     /// In seconds, when there is room again.
     RateExceeded {
         retry_after: u64,
@@ -97,6 +100,10 @@ impl Problem {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "Only known clients may do this")
             }
             Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden", "This client may not do this"),
+            Self::NotLocal => (StatusCode::FORBIDDEN, "not-local", "Only the machine itself may do this"),
+            Self::CrossOrigin => {
+                (StatusCode::FORBIDDEN, "cross-origin", "A page of another origin may not do this")
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is nothing at this path"),
             Self::RequestUnknown(_) => {
                 (StatusCode::NOT_FOUND, "request-unknown", "There is no such request or delivery")
@@ -159,6 +166,8 @@ impl Problem {
             Self::MethodNotAllowed { allow } => Some(format!("It takes {allow}.")),
             Self::Unauthorized => Some("Send `Authorization: Bearer <key>`, with a key that is known here.".to_owned()),
             Self::Forbidden { client, what } => Some(format!("The client `{client}` may not use {what}.")),
+            Self::NotLocal => Some("No client is configured, so that /v1 answers this machine alone, as localhost or by an IP address. Configure `clients`, or set `insecure: true`.".to_owned()),
+            Self::CrossOrigin => Some("A browser sends it for a page of another origin, by its Sec-Fetch-Site or Origin.".to_owned()),
             Self::RateExceeded { retry_after } => Some(format!("Send it again in {retry_after} s.")),
             Self::PathUnreadable => Some("Its percent-encoded bytes are not UTF-8.".to_owned()),
             Self::HeadersTooLarge { limit } => Some(format!("The limit is {limit} bytes for all of them.")),

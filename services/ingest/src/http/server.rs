@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 
 use super::connections::{Arriving, Connections, Standing, Turn, peer};
 use super::descriptors;
+use super::management::Peer;
 
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +121,8 @@ impl Server {
             }
         }
         let (router, stop, bounds) = (self.router.clone(), self.stop.clone(), self.bounds);
-        self.connections.add(peer, |standing| connect(stream, router, stop, bounds, standing));
+        let address = Peer(address.ip());
+        self.connections.add(peer, |standing| connect(stream, address, router, stop, bounds, standing));
     }
 
     /// Closes some connections, if that can be.
@@ -156,6 +158,7 @@ impl Closed {
 /// it sent before the stop.
 async fn connect(
     stream: TcpStream,
+    address: Peer,
     router: Router,
     stop: CancellationToken,
     bounds: Bounds,
@@ -167,8 +170,9 @@ async fn connect(
     builder.http2().max_header_list_size(u32::try_from(HEADERS).unwrap_or(u32::MAX));
     let heard = CancellationToken::new();
     let on_request = heard.clone();
-    let service = tower::service_fn(move |request: Request<_>| {
+    let service = tower::service_fn(move |mut request: Request<_>| {
         on_request.cancel();
+        request.extensions_mut().insert(address);
         let turn = Turn::new(Arc::clone(&standing));
         let request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&turn))));
         let answer = router.clone().oneshot(request);

@@ -12,6 +12,7 @@ mod describing;
 mod explaining;
 mod flooding;
 mod full_disk;
+mod managing;
 mod measuring;
 mod publishing;
 mod recording;

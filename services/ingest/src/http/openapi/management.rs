@@ -156,7 +156,7 @@ fn query(name: &str, description: &str) -> Value {
 }
 
 fn responses(status: &str, description: &str, content: &Value, more: &[u16]) -> Map<String, Value> {
-    let mut responses = problems(&[400, 431, 500, 503]);
+    let mut responses = problems(&[400, 403, 431, 500, 503]);
     responses.extend(problems(more));
     responses.insert(status.to_owned(), json!({ "description": description, "content": content }));
     responses

@@ -28,7 +28,10 @@ const PROBLEMS: [(u16, &str); 13] = [
         "The request cannot be read: its path, its query, a header, or a body that is not JSON or not whole.",
     ),
     (401, "No key was sent, or one that no client has."),
-    (403, "The client may not do this."),
+    (
+        403,
+        "The client may not do this; or nothing under /v1 is for other machines, or for pages of other origins.",
+    ),
     (404, "There is nothing by this name."),
     (408, "The body did not arrive in time."),
     (409, "It is not in a state for that."),
