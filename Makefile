@@ -1,6 +1,6 @@
 # Every task a person runs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-observability bench-telemetry features lint dashboards programs up down logs smoke migrate
+.PHONY: help setup run test test-api test-faults test-observability bench-telemetry features lint dashboards programs up down logs smoke migrate
 ARGS ?=
 # Of the command line: shells have a variable of this name for themselves.
 ENV := $(if $(filter command,$(origin ENV)),$(ENV))
@@ -19,6 +19,10 @@ test: setup ## Run all tests; where a Docker engine answers, on real PostgreSQL 
 	cargo test --workspace
 	@$(call with,helm go,THROUGHLINE="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/throughline" go -C deploy/helm/test test -count=1)
 
+test-api: setup ## Have Schemathesis judge ingest by its own /openapi.json; SEED=42 repeats a run
+	cargo build --bin throughline
+	@$(call with,python3,.ci/conformance)
+
 test-faults: setup ## Break real parts under load, and see that nothing is lost; MINUTES=30, ARGS="--seed 42"
 	cargo test --workspace --test faults -- --minutes $(MINUTES) $(ARGS)
 
@@ -36,7 +40,7 @@ lint: setup ## Check format, lints, documentation, scripts, and who depends on w
 	cargo clippy --workspace --all-targets -- --deny warnings
 	cargo clippy --workspace --test faults --test observability --test overhead -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
-	@$(call with,shellcheck,shellcheck .ci/run deploy/smoke deploy/image-sizes deploy/startup-time deploy/helm/verify)
+	@$(call with,shellcheck,shellcheck .ci/run .ci/conformance deploy/smoke deploy/image-sizes deploy/startup-time deploy/helm/verify)
 	@$(call with,go,go -C deploy/grafana/generate test)
 	@$(call with,dashboard-linter,for dashboard in deploy/grafana/dashboards/*.json; do dashboard-linter lint --strict "$$dashboard" || exit; done)
 	@if command -v promtool >/dev/null; then $(call alerts,promtool); \

@@ -27,7 +27,7 @@ use crate::sweeper::Desk;
 /// Dead letters of one page, unless a client asks for another number.
 const PAGE: u64 = 50;
 /// Most of one page.
-const MOST: u64 = 500;
+pub(super) const MOST: u64 = 500;
 /// Most that are thrown away in one transaction.
 const PURGE_BATCH: u64 = 500;
 /// Most transactions for one answer.
@@ -44,7 +44,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = Query::try_from_uri(&parts.uri);
-        query.map(|Query(query)| Self(query)).map_err(|error| Problem::QueryInvalid(error.body_text()))
+        let Query(query): Query<BTreeMap<String, String>> =
+            query.map_err(|error| Problem::QueryInvalid(error.body_text()))?;
+        // PostgreSQL's texts have none.
+        match query.iter().find(|(_, value)| value.contains('\0')) {
+            Some((name, _)) => Err(Problem::QueryInvalid(format!("`{name}` has a NUL character"))),
+            None => Ok(Self(query)),
+        }
     }
 }
 
@@ -123,7 +129,7 @@ struct Letter {
 /// `GET /v1/dead-letters`: a page, the youngest requests first.
 pub(super) async fn list(State(store): State<Store>, mut asked: Asked) -> Result<Json<Page>, Problem> {
     let Place(after) = asked.take("cursor", "the `next` of the page before")?.unwrap_or_default();
-    let limit = asked.take("limit", "a number")?.unwrap_or(PAGE).clamp(1, MOST);
+    let Limit(limit) = asked.take("limit", "a number from 1 to 500")?.unwrap_or_default();
     let filter = asked.filter()?;
     // One more tells whether there is a next page.
     let found = dead_letters::list(store.connection(), &filter, after.as_ref(), limit + 1).await;
@@ -133,6 +139,23 @@ pub(super) async fn list(State(store): State<Store>, mut asked: Asked) -> Result
     let next = letters.last().filter(|_| !is_last);
     let next = next.map(|last| format!("{}.{}", last.request_id, last.destination));
     Ok(Json(Page { dead_letters: letters.into_iter().map(Letter::from).collect(), next }))
+}
+
+/// The number of dead letters of a page.
+struct Limit(u64);
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(PAGE)
+    }
+}
+
+impl FromStr for Limit {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        text.parse().ok().filter(|limit| (1..=MOST).contains(limit)).map(Self).ok_or(())
+    }
 }
 
 /// A place in the list; the default is its beginning.
@@ -188,6 +211,9 @@ pub(super) async fn replay_one(
     Path((id, destination)): Path<(String, String)>,
 ) -> Result<Json<status::Status>, Problem> {
     let id = status::parse(id)?;
+    if destination.contains('\0') {
+        return Err(Problem::RequestUnknown(id));
+    }
     let replay = async {
         let transaction = desk.store.begin().await?;
         let replayed = dead_letters::replay(&transaction, id, &destination, desk.clock.now()).await?;
@@ -248,7 +274,7 @@ pub(super) async fn replay(
     progress(&desk.store, replay_id(&id)?).await
 }
 
-/// `DELETE /v1/replays/{id}`: it takes no more; what it took is on its way.
+/// `POST /v1/replays/{id}/stop`: it takes no more dead letters; what it took is on its way.
 pub(super) async fn stop(
     State(desk): State<Desk>,
     Path(id): Path<String>,

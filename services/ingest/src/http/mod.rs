@@ -122,11 +122,8 @@ fn management(desk: &Desk, explainer: Explainer, guard: Option<&Guard>) -> Descr
             description::replay_one(),
         ),
         ("/v1/replays", at(post(dead_letters::begin), "POST"), description::replays()),
-        (
-            "/v1/replays/{id}",
-            at(get(dead_letters::replay).delete(dead_letters::stop), "GET, HEAD, DELETE"),
-            description::replay(),
-        ),
+        ("/v1/replays/{id}", at(get(dead_letters::replay), "GET, HEAD"), description::replay()),
+        ("/v1/replays/{id}/stop", at(post(dead_letters::stop), "POST"), description::stop_replay()),
     ];
     endpoints.into_iter().fold(Described::default(), |described, (path, methods, item)| {
         described.guarded(path, methods, item, guard)

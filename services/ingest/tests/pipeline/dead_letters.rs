@@ -103,7 +103,12 @@ async fn a_query_that_is_not_understood_does_nothing() {
         ("DELETE", "/v1/dead-letters?before=yesterday", 400, "query-invalid"),
         ("POST", "/v1/replays?rate=fast", 400, "query-invalid"),
         ("GET", "/v1/replays/1", 404, "replay-unknown"),
-        ("DELETE", "/v1/replays/x", 404, "replay-unknown"),
+        ("POST", "/v1/replays/x/stop", 404, "replay-unknown"),
+        ("DELETE", "/v1/replays/1", 405, "method-not-allowed"),
+        ("GET", "/v1/dead-letters?limit=501", 400, "query-invalid"),
+        ("GET", "/v1/dead-letters?limit=0", 400, "query-invalid"),
+        ("GET", "/v1/dead-letters?route=%00", 400, "query-invalid"),
+        ("POST", "/v1/dead-letters/00000000000000000042/%00/replay", 404, "request-unknown"),
         ("PUT", "/v1/dead-letters", 405, "method-not-allowed"),
         ("GET", "/v1/requests/00000000000000000042/body", 404, "request-unknown"),
     ];

@@ -49,8 +49,11 @@ async fn no_page_of_another_origin_changes_anything() {
             let (answer, problem) = ask(&ingest, Method::POST, REPLAYS, &[key, header]).await;
             assert_eq!(answer, status, "{settings} {header:?}");
             assert_eq!(problem == "cross-origin", status == 403, "{problem}");
-            for path in ["/v1/dead-letters?before=2000-01-01T00:00:00Z", "/v1/replays/1"] {
-                let (answer, _) = ask(&ingest, Method::DELETE, path, &[key, header]).await;
+            for (method, path) in [
+                (Method::DELETE, "/v1/dead-letters?before=2000-01-01T00:00:00Z"),
+                (Method::POST, "/v1/replays/1/stop"),
+            ] {
+                let (answer, _) = ask(&ingest, method, path, &[key, header]).await;
                 assert_eq!(answer == 403, status == 403, "{settings} {path} {header:?}");
             }
             // What a page of another origin may read, its browser decides.

@@ -96,8 +96,16 @@ pub(super) fn accept(name: &str, route: &Route) -> Value {
     if route.rate.is_some() {
         responses.extend(problems(&[429]));
     }
+    let of_the_request = json!({ "id": "$response.body#/request_id" });
+    let link = |operation: &str| json!({ "operationId": operation, "parameters": of_the_request });
     let created = json!({
         "description": "It is durable, and will be seen through.",
+        "links": {
+            "request": link("get-request"),
+            "body": link("get-request-body"),
+            "story": link("explain-request"),
+            "cancel": link("cancel-request"),
+        },
         "headers": { "Location": { "description": "Where to ask for it.", "schema": { "type": "string" } } },
         "content": json_content("Accepted"),
     });
@@ -107,8 +115,16 @@ pub(super) fn accept(name: &str, route: &Route) -> Value {
         "tags": ["routes"],
         "summary": format!("Hand in a request by the route {name}"),
         "parameters": [
-            header("Idempotency-Key", 255, "Repeats the first answer when the same body is sent again under it."),
-            header("traceparent", 512, "The trace that the request is to be part of (W3C Trace Context)."),
+            header(
+                "Idempotency-Key",
+                "Repeats the first answer when the same body is sent again under it.",
+                &json!({ "type": "string", "maxLength": 255, "pattern": "^[!-~]([\\t -~]*[!-~])?$" }),
+            ),
+            header(
+                "traceparent",
+                "The trace that the request is to be part of (W3C Trace Context). One that is none is ignored.",
+                &json!({ "type": "string" }),
+            ),
         ],
         "requestBody": {
             "required": true,
@@ -171,8 +187,7 @@ pub(super) fn for_clients(mut item: Value) -> Value {
     item
 }
 
-fn header(name: &str, longest: u16, description: &str) -> Value {
-    let schema = json!({ "type": "string", "minLength": 1, "maxLength": longest });
+fn header(name: &str, description: &str, schema: &Value) -> Value {
     json!({ "name": name, "in": "header", "description": description, "schema": schema })
 }
 
