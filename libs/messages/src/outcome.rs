@@ -128,6 +128,8 @@ pub enum DeferralCause {
     TokenUnavailable,
     /// The token endpoint refuses our credentials: an operator has to mend them.
     TokenRefused,
+    /// Dispatch's configuration has no such destination, maybe not yet: a release of it is under way.
+    UnknownDestination,
 }
 
 impl DeferralCause {
@@ -140,6 +142,7 @@ impl DeferralCause {
             Self::KeyBusy => "key_busy",
             Self::TokenUnavailable => "token_unavailable",
             Self::TokenRefused => "token_refused",
+            Self::UnknownDestination => "unknown_destination",
         }
     }
 }

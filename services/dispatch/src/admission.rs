@@ -1,5 +1,9 @@
 //! What comes before the work on a delivery: it lines up where order is kept, and waits for room.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use throughline_clock::Clock;
 use throughline_kafka::Record;
 use throughline_messages::DeferralCause;
 
@@ -48,19 +52,25 @@ pub(crate) fn line_up(record: &Record, deliveries: &Deliveries) -> Vec<Spot> {
     targets.iter().map(spot).collect()
 }
 
-fn key_busy(wait: std::time::Duration) -> Hold {
+fn key_busy(wait: Duration) -> Hold {
     Hold { cause: DeferralCause::KeyBusy, wait }
 }
 
 impl<'a> Admission<'a> {
-    /// Waits until a delivery's turn in its lane has come, and there is room for its work.
+    /// Waits until the turn of a delivery, whose time began at `since`, has come in its lane, and there is room for its
+    /// work.
     ///
     /// # Errors
     /// Why there is nothing to attempt now, or at all.
-    pub(crate) async fn wait(target: &'a Target, spot: Spot) -> Result<Self, NoCall> {
+    pub(crate) async fn wait(
+        target: &'a Target,
+        spot: Spot,
+        since: DateTime<Utc>,
+        clock: &Clock,
+    ) -> Result<Self, NoCall> {
         let Standing { mut place, bytes } = spot?;
         let (Target::Destination(destination), Some(bytes)) = (target, bytes) else {
-            return Err(NoCall::unroutable(target.name()));
+            return Err(NoCall::unknown(target.name(), since, clock.now()));
         };
         let gate = &destination.gate;
         if let Some(place) = &mut place {

@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::RngExt as _;
-use throughline_messages::{DeadReason, ErrorClass, Failure, Outcome};
+use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Failure, Outcome};
 use throughline_transform::TransformError;
 
 use crate::gate::Hold;
+
+/// The longest that the replicas of a service take to get a new configuration.
+const ROLLOUT: TimeDelta = TimeDelta::hours(1);
+
+/// How long a delivery to an unknown destination stays away: the next dispatch that sees it may be a new one.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why no call was made.
 pub(crate) enum NoCall {
@@ -18,7 +24,11 @@ pub(crate) enum NoCall {
 }
 
 impl NoCall {
-    pub(crate) fn unroutable(destination: &str) -> Self {
+    /// No destination has this name. While the delivery is young, it may be one that dispatch is about to learn of.
+    pub(crate) fn unknown(destination: &str, since: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        if now.signed_duration_since(since) < ROLLOUT {
+            return Self::Held(Hold { cause: DeferralCause::UnknownDestination, wait: LOOK_AGAIN });
+        }
         let error = format!("no destination is called {destination:?}");
         Self::Dead(DeadReason::Unroutable, Failure { class: ErrorClass::Configuration, error })
     }

@@ -102,7 +102,7 @@ impl Processor {
         begun: &Begun,
     ) -> Handled {
         let delivery = async |(target, spot): (&Target, Spot)| {
-            let admission = Admission::wait(target, spot).await;
+            let admission = Admission::wait(target, spot, deliveries.standing.since, &self.clock).await;
             if begun.or_left() {
                 Delivery { record, deliveries, target }.run(self, admission).await;
             }

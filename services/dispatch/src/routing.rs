@@ -22,7 +22,8 @@ pub(crate) struct Routing {
 #[derive(Clone)]
 pub(crate) enum Target {
     Destination(Arc<Destination>),
-    /// No destination has this name: it was taken out of the configuration since the request was accepted.
+    /// No destination has this name: it was taken out of the configuration since the request was accepted, or ingest
+    /// knows it already and this dispatch does not.
     Unknown(String),
 }
 

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use throughline_messages::{Adoption, DeadReason, ErrorClass, Outcome, RequestRecord, RetryRecord, name};
+use throughline_messages::{
+    Adoption, DeadReason, DeferralCause, ErrorClass, Outcome, RequestRecord, RetryRecord, name,
+};
 use wiremock::matchers::path;
 use wiremock::{Mock, ResponseTemplate};
 
@@ -75,10 +77,10 @@ fn a_request_of_an_unknown_route_becomes_a_dead_letter() {
 }
 
 #[test]
-fn a_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead_letter() {
+fn an_old_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead_letter() {
     in_the_world(async |world| {
         let request = request("readable");
-        let since = request.accepted_at;
+        let since = request.accepted_at - TimeDelta::hours(1);
         let retry = RetryRecord { request, destination: "abolished".to_owned(), attempt: 1, spent: 0, since };
         world.kafka.produce(&world.kafka.topics.retries, None, retry.to_headers(), "{}").await;
         let report = world.kafka.heard.report(retry.request.id).await;
@@ -90,6 +92,21 @@ fn a_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead_lett
         let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, (name::CE_ID, &id)).await;
         assert_eq!(header(&letter, name::DESTINATION), Some("abolished"));
         assert_eq!(header(&letter, name::REASON), Some("unroutable"));
+    });
+}
+
+#[test]
+fn a_young_delivery_to_an_unknown_destination_waits_for_a_dispatch_that_knows_it() {
+    in_the_world(async |world| {
+        let request = request("readable");
+        let since = request.accepted_at;
+        let retry = RetryRecord { request, destination: "added".to_owned(), attempt: 1, spent: 0, since };
+        world.kafka.produce(&world.kafka.topics.retries, None, retry.to_headers(), "{}").await;
+        let report = world.kafka.heard.report(retry.request.id).await;
+        let Outcome::Deferred { due_at, cause } = report.outcome else { panic!("is not deferred") };
+        assert_eq!((cause, report.destination.as_str()), (DeferralCause::UnknownDestination, "added"));
+        assert!(due_at >= report.started_at + TimeDelta::seconds(30), "{due_at}");
+        assert_eq!((report.attempt, report.spent), (1, 0));
     });
 }
 

@@ -55,7 +55,7 @@ struct Delivery {
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at: Option<DateTime<Utc>>,
     /// What it waits for, while that costs no attempts: `breaker_open`, `limit`, `key_busy`, `token_unavailable`,
-    /// `token_refused` or `order`.
+    /// `token_refused`, `unknown_destination` or `order`.
     #[serde(skip_serializing_if = "Option::is_none")]
     deferred_by: Option<String>,
     updated_at: DateTime<Utc>,

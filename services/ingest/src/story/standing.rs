@@ -125,6 +125,10 @@ impl Waiting<'_> {
                 "the token endpoint refuses our credentials",
                 "Mend `oauth2` of the destination and restart dispatch, or have the client's rights mended",
             ),
+            Some(DeferralCause::UnknownDestination) => (
+                "dispatch's configuration has no such destination, or not yet",
+                "Restart each dispatch with a configuration that has it. After an hour the delivery ends as `unroutable`",
+            ),
             None => ("this version does not know it", "Ask one that does"),
         };
         let due = self.due().map(|due| format!(" It may go on {due}.")).unwrap_or_default();

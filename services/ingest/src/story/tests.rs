@@ -310,6 +310,7 @@ fn what_its_destination_cannot_take_waits_for_that() {
             "See after the token endpoint",
         ),
         (DeferralCause::TokenRefused, "refuses our credentials.", "Mend `oauth2` of the destination"),
+        (DeferralCause::UnknownDestination, "has no such destination, or not yet.", "Restart each dispatch"),
     ] {
         let text = &tell(&deferred(cause.as_str()), at(60)).standings[0].text;
         let begin = format!("It waits, as `{}`, which costs no attempt: ", cause.as_str());
