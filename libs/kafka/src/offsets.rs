@@ -1,54 +1,130 @@
-//! Which offset may be committed.
+//! Which offset may be committed, and which records beyond it are finished.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-/// The records of one partition that are under way, as the contiguous prefix of finished ones.
+use crate::finished::{self, Finished};
+
+/// The records of one partition that are under way.
 ///
-/// Offsets come in ascending order, with gaps where compaction or transactions left them; records
-/// finish in any order. What may be committed is the lowest unfinished offset, or, when all are
-/// finished, the one after the highest: everything below it is finished.
+/// Offsets come in ascending order, with gaps where compaction or transactions left them; records finish in any order.
+/// The offset to commit is the lowest unfinished one, or, when all are finished, the one after the highest: everything
+/// below it is finished. What is finished beyond it is committed along with it, and was so by earlier owners.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
     /// With the times of the records.
     unfinished: BTreeMap<i64, Option<DateTime<Utc>>>,
     /// The time of the last record that was taken and has one.
     newest: Option<DateTime<Utc>>,
-    /// The offset of the first record that was taken.
+    /// Where it began: at the committed offset, or else at the first record that was taken.
     start: Option<i64>,
     /// One after the highest offset that was taken.
     end: i64,
+    /// What earlier owners finished, as far as it was not read yet.
+    inherited: Finished,
+    /// How often there was more to commit.
+    changes: u64,
+}
+
+/// What to do with a record that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// It is new.
+    Take,
+    /// It is finished.
+    Skip,
+    /// It lies before records that were read: the log has been replaced, and nothing known of it holds.
+    BeginsAgain,
 }
 
 impl Offsets {
-    /// A record was taken from the partition.
-    pub(crate) fn take(&mut self, offset: i64, time: Option<DateTime<Utc>>) {
-        self.unfinished.insert(offset, time);
-        self.newest = time.or(self.newest);
-        self.end = self.end.max(offset + 1);
+    /// Goes on from a committed offset.
+    pub(crate) fn resume(committed: i64, inherited: Finished) -> Self {
+        Self { start: Some(committed), end: committed, inherited, ..Self::default() }
+    }
+
+    /// A record was read from the partition.
+    pub(crate) fn read(&mut self, offset: i64, time: Option<DateTime<Utc>>) -> Read {
+        if self.start.is_some() && offset < self.end {
+            return Read::BeginsAgain;
+        }
         self.start.get_or_insert(offset);
+        self.newest = time.or(self.newest);
+        self.end = offset + 1;
+        if self.inherited.advance_to(offset) {
+            self.changes += 1;
+            return Read::Skip;
+        }
+        self.unfinished.insert(offset, time);
+        Read::Take
     }
 
     /// A record that was taken is finished.
     pub(crate) fn finish(&mut self, offset: i64) {
-        self.unfinished.remove(&offset);
+        if self.unfinished.remove(&offset).is_some() {
+            self.changes += 1;
+        }
     }
 
-    /// The offset to commit, if anything is finished that has nothing unfinished before it.
-    pub(crate) fn prefix(&self) -> Option<i64> {
-        self.next().filter(|next| self.start.is_some_and(|start| *next > start))
+    /// How often there was more to commit since it began.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
-    /// The lowest offset that is not finished, taken or not; none before a record was taken.
+    /// The offset to commit, with what is finished beyond it; none if nothing is finished.
+    pub(crate) fn to_commit(&self) -> Option<(i64, Finished)> {
+        let next = self.next()?;
+        let finished = self.finished();
+        (self.start < Some(next) || !finished.is_empty()).then_some((next, finished))
+    }
+
+    /// What is finished beyond the offset to commit.
+    fn finished(&self) -> Finished {
+        let mut finished = Finished::default();
+        let mut at = self.next().unwrap_or(self.end);
+        for &offset in self.unfinished.keys() {
+            finished.push(at..offset);
+            at = offset + 1;
+        }
+        finished.push(at..self.end);
+        finished.extend_from(self.end, &self.inherited);
+        finished
+    }
+
+    /// Whether another record may be taken: whatever finishes then, it can be committed.
+    pub(crate) fn has_room(&self) -> bool {
+        // What earlier owners have left fitted then.
+        !self.inherited.is_empty() || finished::fits(self.span() + 1, self.unfinished.len() + 1)
+    }
+
+    /// Whether there is room for about as many as were taken.
+    pub(crate) fn is_relieved(&self) -> bool {
+        finished::fits(self.span() * 2, self.unfinished.len() * 2)
+    }
+
+    /// How far it is from the offset to commit to the newest record.
+    fn span(&self) -> i64 {
+        self.end - self.next().unwrap_or(self.end)
+    }
+
+    /// The lowest offset that is not finished, taken or not; none before it is known where it begins.
     pub(crate) fn next(&self) -> Option<i64> {
         self.start?;
         Some(self.unfinished.first_key_value().map_or(self.end, |(offset, _)| *offset))
     }
 
-    /// One after the highest offset that was taken.
-    pub(crate) fn end(&self) -> i64 {
-        self.end
+    /// How many records are not finished, if the last one lies before `high`; none before it is known where it begins.
+    pub(crate) fn left(&self, high: i64) -> Option<u64> {
+        self.start?;
+        let not_read = u64::try_from(high - self.end).unwrap_or(0);
+        let not_read = not_read.saturating_sub(self.inherited.count_from(self.end));
+        Some(not_read + self.in_hand())
+    }
+
+    /// How many records were taken and are not finished.
+    pub(crate) fn in_hand(&self) -> u64 {
+        self.unfinished.len() as u64
     }
 
     /// Whether all that were taken are finished.
@@ -56,12 +132,12 @@ impl Offsets {
         self.unfinished.is_empty()
     }
 
-    /// The time of the lowest record that is not finished, if it has one.
-    pub(crate) fn oldest_time(&self) -> Option<DateTime<Utc>> {
-        self.unfinished.first_key_value().and_then(|(_, time)| *time)
+    /// The lowest offset from this one on that was taken and is not finished, with the record's time.
+    pub(crate) fn unfinished_from(&self, offset: i64) -> Option<(i64, Option<DateTime<Utc>>)> {
+        self.unfinished.range(offset..).next().map(|(offset, time)| (*offset, *time))
     }
 
-    /// The time of the last record that was taken.
+    /// The time of the last record that was read.
     pub(crate) fn newest_time(&self) -> Option<DateTime<Utc>> {
         self.newest
     }
@@ -74,67 +150,163 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::finished::MOST;
 
     fn taken(offsets: &[i64]) -> Offsets {
         let mut tracker = Offsets::default();
         for &offset in offsets {
-            tracker.take(offset, None);
+            assert_eq!(tracker.read(offset, None), Read::Take);
         }
         tracker
     }
 
+    fn prefix(tracker: &Offsets) -> Option<i64> {
+        tracker.to_commit().map(|(offset, _)| offset)
+    }
+
+    /// The next owner of the partition, by what was committed.
+    fn next_owner(tracker: &Offsets) -> Offsets {
+        let Some((offset, finished)) = tracker.to_commit() else { return Offsets::default() };
+        Offsets::resume(offset, Finished::decode(offset, &finished.encode(offset, MOST)).unwrap())
+    }
+
     #[test]
-    fn nothing_is_committed_before_the_first_record_is_finished() {
+    fn the_committed_offset_stays_at_the_first_record_until_that_is_finished() {
         let mut tracker = taken(&[7, 8]);
-        assert_eq!(tracker.prefix(), None);
+        assert_eq!(tracker.to_commit(), None);
         tracker.finish(8);
-        assert_eq!(tracker.prefix(), None);
+        assert_eq!(prefix(&tracker), Some(7));
         tracker.finish(7);
-        assert_eq!(tracker.prefix(), Some(9));
+        assert_eq!(prefix(&tracker), Some(9));
     }
 
     #[test]
     fn a_gap_is_stepped_over() {
         let mut tracker = taken(&[3, 10]);
         tracker.finish(3);
-        assert_eq!(tracker.prefix(), Some(10));
+        assert_eq!(prefix(&tracker), Some(10));
     }
 
-    /// Ascending offsets with gaps, and the order in which they finish.
-    fn histories() -> impl Strategy<Value = (Vec<i64>, Vec<i64>)> {
-        let offsets = prop::collection::btree_set(0_i64..200, 1..60).prop_map(Vec::from_iter);
-        offsets.prop_flat_map(|offsets| (Just(offsets.clone()), Just(offsets).prop_shuffle()))
+    #[test]
+    fn a_log_that_begins_again_is_noticed() {
+        let mut tracker = next_owner(&{
+            let mut tracker = taken(&[1000, 1001]);
+            tracker.finish(1001);
+            tracker
+        });
+        assert_eq!(tracker.read(0, None), Read::BeginsAgain);
+        assert_eq!(tracker.read(1000, None), Read::Take);
+        assert_eq!(tracker.read(1000, None), Read::BeginsAgain);
+    }
+
+    #[test]
+    fn what_an_earlier_owner_finished_is_no_lag() {
+        let mut tracker = taken(&[0, 1, 2, 3, 4, 5]);
+        for offset in [1, 2, 4] {
+            tracker.finish(offset);
+        }
+        assert_eq!(tracker.left(8), Some(5));
+        let mut next = next_owner(&tracker);
+        assert_eq!(next.left(8), Some(5));
+        assert_eq!(next.read(0, None), Read::Take);
+        assert_eq!(next.left(8), Some(5));
+        next.finish(0);
+        assert_eq!(next.left(8), Some(4));
+    }
+
+    #[test]
+    fn records_wait_until_what_was_taken_can_be_committed_in_any_order() {
+        let mut tracker = taken(&[0]);
+        let mut end = 1;
+        while tracker.has_room() {
+            tracker.read(end, None);
+            tracker.finish(end);
+            end += 1;
+        }
+        assert_eq!(end, 1 << 20, "one that is slow leaves room for many");
+        tracker.finish(0);
+        assert!(tracker.has_room());
+        let mut tracker = taken(&(0..10_000).collect::<Vec<_>>());
+        assert!(tracker.has_room(), "many that wait have room too");
+        while tracker.has_room() {
+            tracker.read(tracker.end, None);
+        }
+        (1..tracker.end).step_by(2).for_each(|offset| tracker.finish(offset));
+        let (offset, finished) = tracker.to_commit().unwrap();
+        assert_eq!(Finished::decode(offset, &finished.encode(offset, MOST)), Some(finished));
+    }
+
+    /// Ascending offsets with gaps, and what happens, by dice.
+    fn histories() -> impl Strategy<Value = (Vec<i64>, Vec<(u8, usize)>)> {
+        let offsets = prop::collection::btree_set(0_i64..300, 1..80).prop_map(Vec::from_iter);
+        (offsets, prop::collection::vec((0_u8..10, any::<usize>()), 0..400))
     }
 
     proptest! {
+        /// Records are read in order and finish in any; now and then the partition has another owner, which knows
+        /// what was committed last, while the former one may have finished more.
         #[test]
-        fn whatever_the_order_only_finished_records_lie_below_the_committed_offset(
-            (offsets, order) in histories(),
-            taken_ahead in 1_usize..20,
+        fn nothing_unfinished_is_skipped_and_nothing_that_was_committed_comes_again(
+            (offsets, happenings) in histories(),
         ) {
-            let mut tracker = Offsets::default();
-            let mut to_take = offsets.iter().copied();
-            let mut unfinished = BTreeSet::new();
-            let mut committed = i64::MIN;
-            for (turn, _) in order.iter().enumerate() {
-                // Some are taken only while others finish already.
-                for offset in to_take.by_ref().take(if turn == 0 { taken_ahead } else { 1 }) {
-                    tracker.take(offset, None);
-                    unfinished.insert(offset);
+            let mut owner = Offsets::default();
+            let (mut at, mut in_hand) = (0, BTreeSet::new());
+            // What is finished, as far as the present owner knows, and as far as was committed.
+            let (mut finished, mut known) = (BTreeSet::new(), BTreeSet::new());
+            let mut committed = (None, BTreeSet::new());
+            let read = |owner: &mut Offsets, offset: i64, finished: &BTreeSet<i64>, committed: &BTreeSet<i64>| {
+                let taken = owner.read(offset, None) == Read::Take;
+                prop_assert!(taken || finished.contains(&offset), "{offset} was skipped and is not finished");
+                prop_assert!(!taken || !committed.contains(&offset), "{offset} was committed as finished");
+                Ok(taken)
+            };
+            for (what, which) in happenings {
+                match what {
+                    // Most often records are taken and finished.
+                    0..4 if at < offsets.len() => {
+                        if read(&mut owner, offsets[at], &finished, &committed.1)? {
+                            in_hand.insert(offsets[at]);
+                        }
+                        at += 1;
+                    }
+                    0..7 => {
+                        let chosen = in_hand.iter().nth(which % in_hand.len().max(1)).copied();
+                        if let Some(offset) = chosen {
+                            in_hand.remove(&offset);
+                            owner.finish(offset);
+                            finished.insert(offset);
+                            known.insert(offset);
+                        }
+                    }
+                    7..9 => {
+                        if let Some((offset, beyond)) = owner.to_commit() {
+                            let text = beyond.encode(offset, MOST);
+                            prop_assert!(committed.0.is_none_or(|(before, _)| before <= offset), "went back");
+                            committed = (Some((offset, text)), known.clone());
+                        }
+                    }
+                    _ => {
+                        owner = committed.0.as_ref().map_or_else(Offsets::default, |(offset, text): &(i64, String)| {
+                            Offsets::resume(*offset, Finished::decode(*offset, text).unwrap())
+                        });
+                        let start = owner.start.unwrap_or(0);
+                        at = offsets.partition_point(|offset| *offset < start);
+                        in_hand.clear();
+                        known.clone_from(&committed.1);
+                    }
                 }
-                if let Some(&next) = order.iter().find(|offset| unfinished.contains(offset)) {
-                    tracker.finish(next);
-                    unfinished.remove(&next);
-                }
-                if let Some(offset) = tracker.prefix() {
-                    prop_assert!(offset >= committed, "went back from {committed} to {offset}");
-                    committed = offset;
-                }
-                let lowest = unfinished.first().copied().unwrap_or(i64::MAX);
-                prop_assert!(committed <= lowest, "{committed} skips {lowest}");
             }
-            prop_assert!(unfinished.is_empty());
-            prop_assert_eq!(committed, offsets.last().unwrap() + 1);
+            for &offset in &offsets[at..] {
+                if read(&mut owner, offset, &finished, &committed.1)? {
+                    in_hand.insert(offset);
+                }
+            }
+            for offset in in_hand {
+                owner.finish(offset);
+            }
+            if owner.start.is_some() {
+                prop_assert_eq!(owner.next(), Some(offsets.last().unwrap() + 1));
+            }
         }
     }
 }

@@ -17,8 +17,7 @@ const COMMIT: Duration = Duration::from_secs(5);
 pub enum Handled {
     /// Finished: it need not come again.
     Done,
-    /// Not finished, because the [claim](Claim) to it had ended: it comes again, to whoever consumes its partition
-    /// next.
+    /// Not finished, because the [claim](Claim) to it had ended: the next owner of its partition consumes it.
     Abandoned,
 }
 
@@ -26,15 +25,14 @@ pub enum Handled {
 #[derive(Debug, Clone, Copy)]
 pub struct Pool {
     records: usize,
-    bytes: usize,
 }
 
 impl Pool {
-    /// At most so many `records` are in work at once, and one at least. While their payloads have this many
-    /// `bytes` together, or more, no further one is taken.
+    /// At most so many `records` are in work at once, and one at least. How many bytes they have together is bounded
+    /// by the [consumer](crate::Bounds).
     #[must_use]
-    pub fn new(records: usize, bytes: usize) -> Self {
-        Self { records, bytes }
+    pub fn new(records: usize) -> Self {
+        Self { records }
     }
 
     /// Hands records to `handler` until a shut-down begins, then leaves the group.
@@ -58,7 +56,7 @@ impl Pool {
         Handler: Fn(Record, Claim) -> Work + Send,
         Work: Future<Output = Handled> + Send + 'static,
     {
-        let mut floor = Floor { bounds: self, bytes: 0, work: JoinSet::new(), handler };
+        let mut floor = Floor { bounds: self, work: JoinSet::new(), handler };
         let ended = floor.serve(consumer.intake(), soft, hard).await;
         floor.work.shutdown().await;
         // Nothing is in work any more; only the commit may have to wait for the group.
@@ -70,8 +68,6 @@ impl Pool {
 /// Where the work is done.
 struct Floor<Handler> {
     bounds: Pool,
-    /// What is in work, all together.
-    bytes: usize,
     work: JoinSet<Ended>,
     handler: Handler,
 }
@@ -79,7 +75,6 @@ struct Floor<Handler> {
 /// A record that is no longer in work.
 struct Ended {
     receipt: Receipt,
-    bytes: usize,
     handled: Handled,
 }
 
@@ -101,7 +96,7 @@ where
                 () = hard.cancelled() => return Ok(()),
                 () = soft.cancelled(), if taking => taking = false,
                 Some(ended) = self.work.join_next(), if !self.work.is_empty() => {
-                    self.finish(ended.map_err(KafkaError::HandlerPanicked)?, taking)?;
+                    Self::finish(ended.map_err(KafkaError::HandlerPanicked)?, taking)?;
                 }
                 received = intake.recv(), if taking && self.has_room() => match received {
                     Some(received) => self.start(received, soft),
@@ -114,22 +109,19 @@ where
     }
 
     fn has_room(&self) -> bool {
-        self.work.is_empty() || (self.work.len() < self.bounds.records && self.bytes < self.bounds.bytes)
+        self.work.is_empty() || self.work.len() < self.bounds.records
     }
 
     fn start(&mut self, Received { record, receipt }: Received, leaving: &CancellationToken) {
-        let bytes = record.payload.len();
-        self.bytes += bytes;
         let work = (self.handler)(record, receipt.claim(leaving));
-        self.work.spawn(async move { Ended { receipt, bytes, handled: work.await } });
+        self.work.spawn(async move { Ended { receipt, handled: work.await } });
     }
 
-    fn finish(&mut self, ended: Ended, taking: bool) -> Result<(), KafkaError> {
-        let Ended { receipt, bytes, handled } = ended;
-        self.bytes -= bytes;
+    fn finish(ended: Ended, taking: bool) -> Result<(), KafkaError> {
+        let Ended { receipt, handled } = ended;
         match handled {
             Handled::Done => receipt.done(),
-            // Nobody would ever finish it, and no offset pass it.
+            // Nothing would ever finish it, and no offset pass it.
             Handled::Abandoned if taking && !receipt.is_revoked() => {
                 return Err(KafkaError::RecordAbandoned);
             }

@@ -22,6 +22,17 @@ pub struct Record {
 }
 
 impl Record {
+    /// When a record was produced, or appended.
+    pub(crate) fn time(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
+        message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis)
+    }
+
+    /// How many bytes of memory it takes, but for the little that each record does.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + headers
+    }
+
     /// Copies the record out of librdkafka's memory.
     pub(crate) fn read(message: &BorrowedMessage<'_>) -> Self {
         let copied = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
@@ -29,7 +40,7 @@ impl Record {
             topic: message.topic().to_owned(),
             partition: message.partition(),
             offset: message.offset(),
-            timestamp: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
+            timestamp: Self::time(message),
             key: copied(message.key()),
             headers: message.headers().map(read_headers).unwrap_or_default(),
             payload: copied(message.payload()).unwrap_or_default(),

@@ -35,6 +35,13 @@ pub(crate) struct Standing {
     bytes: Option<Taken>,
 }
 
+impl Standing {
+    /// Whether it waits for others of its key.
+    pub(crate) fn is_in_lane(&self) -> bool {
+        self.place.is_some()
+    }
+}
+
 /// Takes room for the record's bytes at each destination, and a place, if the record has an ordering key: one that is
 /// not its id.
 pub(crate) fn line_up(record: &Record, deliveries: &Deliveries) -> Vec<Spot> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
 use throughline_config::Settings;
-use throughline_kafka::{Claim, Consumer, KafkaError, Pool, Producer, Record, ensure_topics};
+use throughline_kafka::{Bounds, Claim, Consumer, KafkaError, Pool, Producer, Record, ensure_topics};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::Topics;
 use throughline_token::Tokens;
@@ -31,9 +31,12 @@ use crate::routing::Routing;
 /// How many records are held for each that is in work: most of them wait for others of their key.
 const HELD_PER_CALL: usize = 16;
 
-/// How many bytes of payloads are held, all together and so shared by the destinations: room for many of common size,
+/// How many bytes of records are held, all together and so shared by the destinations: room for many of common size,
 /// and for some of the largest.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a record in progress takes besides its call: its filter, and the acknowledgement of its outcome.
+const BESIDES_CALL: Duration = Duration::from_secs(10);
 
 /// How long the broker may take to list and create topics before the start is given up.
 const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
@@ -105,7 +108,6 @@ pub async fn start(
         metrics: Metrics::new(meter),
         recent: Recent::default(),
         clock,
-        stopping: shutdown.soft().clone(),
         retries: topics.retries,
         group,
     };
@@ -116,7 +118,7 @@ pub async fn start(
     let finishing = finished.clone().drop_guard();
     tasks.spawn("consumer", async move {
         let _finishing = finishing;
-        work_off(consumer, Pool::new(held, HELD_BYTES), processor, &shutdown).await?;
+        work_off(consumer, Pool::new(held), processor, &shutdown).await?;
         producer.flush(FLUSH_DEADLINE).await
     });
     tasks.spawn("pulse", {
@@ -147,7 +149,11 @@ async fn subscribe(
     subscribed.insert(&topics.retries);
     let needed: BTreeSet<&str> = subscribed.iter().copied().chain(topics.all()).collect();
     ensure_topics(&settings.kafka, &Vec::from_iter(needed), TOPICS_DEADLINE).await?;
-    Consumer::subscribe(&settings.kafka, group, &Vec::from_iter(subscribed), buffer, meter)
+    let longest_call = settings.destinations.values().map(|destination| destination.timeout).max();
+    let bounds = Bounds::records(buffer)
+        .bytes(HELD_BYTES)
+        .drain(longest_call.unwrap_or_default().saturating_add(BESIDES_CALL));
+    Consumer::subscribe(&settings.kafka, group, &Vec::from_iter(subscribed), bounds, meter)
 }
 
 /// Works on records until the shut-down, then finishes what was begun and leaves the group.

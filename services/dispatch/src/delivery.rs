@@ -19,6 +19,7 @@ use crate::processor::Processor;
 use crate::recent::{Asked, InWork, Known};
 use crate::reporter::origin;
 use crate::routing::Target;
+use crate::start::Start;
 use crate::work::{Deliveries, Standing};
 
 /// A delivery that is to be attempted.
@@ -26,6 +27,7 @@ pub(crate) struct Delivery<'a> {
     pub(crate) record: &'a Record,
     pub(crate) deliveries: &'a Deliveries,
     pub(crate) target: &'a Target,
+    pub(crate) start: &'a Start,
 }
 
 /// When an attempt began, to tell and to measure.
@@ -43,21 +45,25 @@ impl Begun {
 
 impl Delivery<'_> {
     /// Attempts it, again as often as that is to be at once, and returns when Kafka has all outcomes and, if it
-    /// ended dead, its dead letter.
+    /// ended dead, its dead letter. It does nothing if the record is left to the next owner of its partition.
     pub(crate) async fn run(self, processor: &Processor, admission: Result<Admission<'_>, NoCall>) {
         let mut standing = self.deliveries.standing;
         let admission = match admission {
             Ok(admission) => admission,
             Err(no_call) => {
-                let begun = Begun::now(&processor.clock);
-                let outcome = no_call.outcome(begun.at);
-                self.tell(processor, &self.report(standing, begun, None, outcome, standing.spent)).await;
+                if self.start.is_ours() {
+                    let begun = Begun::now(&processor.clock);
+                    let outcome = no_call.outcome(begun.at);
+                    self.tell(processor, &self.report(standing, begun, None, outcome, standing.spent)).await;
+                }
                 return;
             }
         };
         let Some(in_work) = self.begin(processor, admission.destination).await else { return };
         for repeats in 0.. {
-            let report = self.attempt(processor, admission.destination, standing, repeats).await;
+            let Some(report) = self.attempt(processor, admission.destination, standing, repeats).await else {
+                return;
+            };
             // Before the next attempt: outcomes are told in the order of their attempts.
             self.tell(processor, &report).await;
             if !matches!(report.outcome, Outcome::Retry { due_at: None, .. }) {
@@ -99,25 +105,29 @@ impl Delivery<'_> {
         log(report);
     }
 
+    /// None if the record is left to the next owner of its partition.
     async fn attempt(
         &self,
         processor: &Processor,
         destination: &Destination,
         standing: Standing,
         repeats: u32,
-    ) -> AttemptReport {
+    ) -> Option<AttemptReport> {
         let mut begun = Begun::now(&processor.clock);
         let called = self.call(processor, destination, standing, &mut begun).await;
         let now = processor.clock.now();
         match called {
             Ok(called) => {
-                // Who is about to stop has no time for more.
-                let repeats = if processor.stopping.is_cancelled() { u32::MAX } else { repeats };
+                // The next owner of the partition, or whatever ends this dispatch, waits for one call at most.
+                let repeats = if self.start.has_ended() { u32::MAX } else { repeats };
                 let made = Made { standing, repeats, at: now };
                 let (outcome, spent) = destination.rules.judge(&called, made, &mut rand::rng());
-                self.report(standing, begun, Some(called), outcome, spent)
+                Some(self.report(standing, begun, Some(called), outcome, spent))
             }
-            Err(no_call) => self.report(standing, begun, None, no_call.outcome(now), standing.spent),
+            Err(no_call) if self.start.is_ours() => {
+                Some(self.report(standing, begun, None, no_call.outcome(now), standing.spent))
+            }
+            Err(_) => None,
         }
     }
 
@@ -136,7 +146,11 @@ impl Delivery<'_> {
         destination.gate.is_passable()?;
         // Before the turn, which it may take longer than a call.
         let body = self.body(destination, standing).await?;
-        let pass = destination.gate.pass().await?;
+        let left = || NoCall::left(false);
+        let pass = self.start.unless_ended(destination.gate.pass()).await.ok_or_else(left)??;
+        if !self.start.is_ours() {
+            return Err(left());
+        }
         // To wait for a turn is no part of the attempt.
         *begun = Begun::now(&processor.clock);
         in_time(begun.at)?;

@@ -36,6 +36,7 @@ mod recent;
 mod reporter;
 mod room;
 mod routing;
+mod start;
 mod work;
 
 pub use app::{Dispatch, start};

@@ -15,6 +15,10 @@ const ROLLOUT: TimeDelta = TimeDelta::hours(1);
 /// How long a delivery to an unknown destination stays away: the next dispatch that sees it may be a new one.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// When a delivery comes again that could not wait here any longer, because its record's partition goes to another
+/// dispatch, or this one stops. By then another one has the partition, mostly.
+const LEFT: Duration = Duration::from_secs(1);
+
 /// Why no call was made.
 pub(crate) enum NoCall {
     /// It has to wait.
@@ -31,6 +35,12 @@ impl NoCall {
         }
         let error = format!("no destination is called {destination:?}");
         Self::Dead(DeadReason::Unroutable, Failure { class: ErrorClass::Configuration, error })
+    }
+
+    /// It would have waited for others of its key, or for a limit, but the wait was cut short.
+    pub(crate) fn left(is_in_lane: bool) -> Self {
+        let cause = if is_in_lane { DeferralCause::KeyBusy } else { DeferralCause::Limit };
+        Self::Held(Hold { cause, wait: LEFT })
     }
 
     pub(crate) fn expired(window: Duration) -> Self {

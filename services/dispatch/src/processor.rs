@@ -1,23 +1,22 @@
 //! What happens to a record, from its headers to its last acknowledgement.
 
-use std::sync::OnceLock;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use throughline_clock::Clock;
 use throughline_kafka::{Claim, Handled, Record};
 use throughline_messages::{Adoption, DeadReason, TraceContext};
 use throughline_token::Tokens;
-use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, error, info, info_span};
 
-use crate::admission::{Admission, Spot, line_up};
+use crate::admission::{Admission, Spot, Standing, line_up};
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
+use crate::no_call::NoCall;
 use crate::recent::Recent;
 use crate::reporter::{Reporter, origin};
 use crate::routing::{Routing, Target};
+use crate::start::Start;
 use crate::work::{Deliveries, Work};
 
 /// An attempt that comes later than this after the acceptance starts a trace of its own: those who
@@ -32,8 +31,6 @@ pub(crate) struct Processor {
     pub(crate) metrics: Metrics,
     pub(crate) recent: Recent,
     pub(crate) clock: Clock,
-    /// A shut-down has begun: what is in work is finished.
-    pub(crate) stopping: CancellationToken,
     /// The topic whose records name their destination themselves.
     pub(crate) retries: String,
     /// The consumer group, for the spans.
@@ -45,19 +42,7 @@ pub(crate) struct Task {
     record: Record,
     work: Work,
     spots: Vec<Spot>,
-    begun: Begun,
-}
-
-/// Whether a record is worked on, or left to the next owner of its partition: the same for all its deliveries.
-struct Begun {
-    claim: Claim,
-    decided: OnceLock<bool>,
-}
-
-impl Begun {
-    fn or_left(&self) -> bool {
-        *self.decided.get_or_init(|| self.claim.begin())
-    }
+    start: Start,
 }
 
 impl Processor {
@@ -72,19 +57,18 @@ impl Processor {
             Work::Deliver(deliveries) => line_up(&record, deliveries),
             Work::Adopt { .. } | Work::Bury { .. } => Vec::new(),
         };
-        let begun = Begun { claim, decided: OnceLock::new() };
-        Task { record, work, spots, begun }
+        Task { record, work, spots, start: Start::new(claim) }
     }
 
     /// Does what the record asks for. It ends when Kafka has all that there is to say of it.
     pub(crate) async fn process(&self, task: Task) -> Handled {
-        let Task { record, work, spots, begun } = task;
+        let Task { record, work, spots, start } = task;
         let span = self.span(&record, &work);
         let trace = throughline_telemetry::context_of(&span);
         let work = async {
             match work {
-                Work::Deliver(deliveries) => return self.deliver(&record, &deliveries, spots, &begun).await,
-                _ if !begun.or_left() => return Handled::Abandoned,
+                Work::Deliver(deliveries) => return self.deliver(&record, &deliveries, spots, &start).await,
+                _ if !start.is_ours() => return Handled::Abandoned,
                 Work::Adopt { route } => self.adopt(&record, route, trace).await,
                 Work::Bury { reason, error } => self.bury(&record, reason, &error).await,
             }
@@ -99,16 +83,21 @@ impl Processor {
         record: &Record,
         deliveries: &Deliveries,
         spots: Vec<Spot>,
-        begun: &Begun,
+        start: &Start,
     ) -> Handled {
         let delivery = async |(target, spot): (&Target, Spot)| {
-            let admission = Admission::wait(target, spot, deliveries.standing.since, &self.clock).await;
-            if begun.or_left() {
-                Delivery { record, deliveries, target }.run(self, admission).await;
+            let delivery = Delivery { record, deliveries, target, start };
+            let is_in_lane = spot.as_ref().is_ok_and(Standing::is_in_lane);
+            let admission = Admission::wait(target, spot, deliveries.standing.since, &self.clock);
+            match start.unless_ended(admission).await {
+                Some(admission) => delivery.run(self, admission).await,
+                // Another destination has begun: this one goes on by a record of its own.
+                None if start.is_ours() => delivery.run(self, Err(NoCall::left(is_in_lane))).await,
+                None => {}
             }
         };
         join_all(deliveries.targets.iter().zip(spots).map(delivery)).await;
-        if begun.or_left() { Handled::Done } else { Handled::Abandoned }
+        if start.is_ours() { Handled::Done } else { Handled::Abandoned }
     }
 
     async fn adopt(&self, record: &Record, route: String, trace: Option<TraceContext>) {

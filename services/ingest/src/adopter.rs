@@ -14,7 +14,7 @@ use crate::refusals::{DeadLetters, Refusal};
 use crate::writer::Room;
 
 /// Most records offered to the writer at once.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 pub(crate) struct Adopter {
     pub(crate) consumer: Consumer,

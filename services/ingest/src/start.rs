@@ -10,7 +10,7 @@ use futures_util::TryFutureExt as _;
 use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
 use throughline_config::Settings;
-use throughline_kafka::{Consumer, Producer};
+use throughline_kafka::{Bounds as ConsumerBounds, Consumer, Producer};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::Topics;
 use throughline_store::{Store, deliveries};
@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
-use crate::adopter::Adopter;
+use crate::adopter::{self, Adopter};
 use crate::error::StartError;
 use crate::http::{Bounds, Readiness, health_router, router, serve};
 use crate::intake::intakes;
@@ -36,8 +36,10 @@ use crate::writer::{self, Writer};
 /// Rows of one page of the outbox, and bytes of bodies that it may bring into memory.
 const PAGE_ROWS: u64 = 512;
 const PAGE_BYTES: u64 = 16 << 20;
-/// Most outcomes and foreign records that wait in memory.
-const BUFFER: usize = 1024;
+/// Most outcomes that wait in memory: two batches.
+const OUTCOMES: usize = 1024;
+/// Most bytes of outcomes, and as many of foreign records, that are in memory: some of the largest ones.
+const HELD_BYTES: usize = 32 << 20;
 
 /// A running ingest.
 #[derive(Debug)]
@@ -272,9 +274,10 @@ impl Parts {
         }
     }
 
-    fn consumer(&self, role: &str, topic: &str) -> Result<Consumer, StartError> {
+    fn consumer(&self, role: &str, topic: &str, records: usize) -> Result<Consumer, StartError> {
         let group = format!("{}-{role}", self.settings.kafka.prefix);
-        Ok(Consumer::subscribe(&self.settings.kafka, &group, &[topic], BUFFER, &self.meter)?)
+        let bounds = ConsumerBounds::records(records).bytes(HELD_BYTES);
+        Ok(Consumer::subscribe(&self.settings.kafka, &group, &[topic], bounds, &self.meter)?)
     }
 
     fn dead_letters(&self) -> DeadLetters {
@@ -288,7 +291,7 @@ impl Parts {
 
     fn adopter(&self, intakes: crate::intake::Intakes) -> Result<Adopter, StartError> {
         Ok(Adopter {
-            consumer: self.consumer("adopter", &self.topics.adoptions)?,
+            consumer: self.consumer("adopter", &self.topics.adoptions, adopter::BATCH)?,
             intakes,
             dead_letters: self.dead_letters(),
             shutdown: self.shutdown.clone(),
@@ -297,7 +300,7 @@ impl Parts {
 
     fn recorder(&self) -> Result<Recorder, StartError> {
         Ok(Recorder {
-            consumer: self.consumer("recorder", &self.topics.outcomes)?,
+            consumer: self.consumer("recorder", &self.topics.outcomes, OUTCOMES)?,
             store: self.store.clone(),
             clock: self.clock.clone(),
             window: Arc::clone(&self.window),

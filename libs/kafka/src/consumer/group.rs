@@ -1,31 +1,28 @@
 //! Membership in a group: what happens when partitions change hands.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use opentelemetry::metrics::Meter;
 use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError as Native, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
 use throughline_clock::Clock;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
+use super::clients::give_away;
 use super::lag;
-use crate::lag::Bounds;
+use crate::assignment::{Assignment, Name};
+use crate::lag::Watermarks;
 use crate::log;
 use crate::lost::Lost;
 use crate::metrics::{Consuming, Vitals};
-use crate::partition::Assignment;
-
-/// How long a partition that another member is to have is held for records in work. A member that
-/// waits holds up the whole group; a record that takes longer is worked on twice.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the consumer's thread, librdkafka's callbacks and the application share.
 #[derive(Debug)]
@@ -36,12 +33,25 @@ pub(super) struct Group {
     pub(super) paused: AtomicBool,
     /// Whether a partition is assigned that is not there any more.
     pub(super) stale: AtomicBool,
+    /// What the group has decided, for the consumer's thread to do.
+    changes: Mutex<VecDeque<Change>>,
     /// Set once, when the consumer closes: until when records in work are waited for.
     closing: OnceLock<Instant>,
-    consuming: Consuming,
+    pub(super) consuming: Consuming,
     vitals: Arc<Vitals>,
-    /// Records bear the time of those who produced them, and are compared with ours.
+    /// Records bear the time of their producers, and are compared with ours.
     pub(super) clock: Clock,
+}
+
+/// What the group has decided.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// These are this member's.
+    Assigned(Vec<Name>),
+    /// These are another member's, once this one has answered.
+    Revoked(Vec<Name>),
+    /// These are other members' already.
+    Lost(Vec<Name>),
 }
 
 impl Group {
@@ -51,6 +61,7 @@ impl Group {
             assignment: Assignment::default(),
             paused: AtomicBool::default(),
             stale: AtomicBool::default(),
+            changes: Mutex::default(),
             closing: OnceLock::new(),
             consuming: Consuming::new(meter, name),
             vitals: Vitals::observed(meter),
@@ -68,15 +79,14 @@ impl Group {
         let is_fetching = !self.paused.load(Ordering::Relaxed);
         for (topic, known) in &statistics.topics {
             for (number, partition) in &known.partitions {
-                let bounds = Bounds {
+                let watermarks = Watermarks {
                     low: partition.lo_offset,
-                    committed: partition.committed_offset,
                     high: partition.hi_offset,
                     is_read: is_fetching
                         && partition.next_offset >= partition.hi_offset
                         && partition.fetchq_cnt == 0,
                 };
-                self.assignment.note(topic, *number, bounds, now);
+                self.assignment.note(topic, *number, watermarks, now);
             }
         }
     }
@@ -89,42 +99,39 @@ impl Group {
         self.closing.get().copied()
     }
 
-    /// Partitions go to another member: finishes what is in work of them, and commits it, first.
-    /// Records that wait in the buffer were not started; they are skipped, and consumed by the other.
-    fn hand_over(&self, client: &BaseConsumer<Context>, list: &TopicPartitionList) {
-        let revoked = self.assignment.remove(list);
-        if client.assignment_lost() {
-            warn!(group = self.name, partitions = ?names(list), "partitions were lost to other members");
-            return;
-        }
-        let drained = Instant::now() + DRAIN;
-        let left = revoked.wait_idle(self.closing().map_or(drained, |closing| drained.min(closing)));
-        if left > 0 {
-            warn!(group = self.name, records = left, "partitions change hands with records in work");
-        }
-        let offsets = revoked.to_commit();
-        if offsets.count() > 0 {
-            let committed =
-                client.store_offsets(&offsets).and_then(|()| client.commit(&offsets, CommitMode::Sync));
-            if let Err(error) = committed {
-                warn!(group = self.name, %error, "offsets of revoked partitions were not committed");
-            }
-        }
-        info!(group = self.name, partitions = ?names(list), "partitions revoked");
+    fn decided(&self, change: Change) {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+    }
+
+    /// The next decision that is to be carried out.
+    pub(super) fn change(&self) -> Option<Change> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Forgets the partitions, and what was decided about them.
+    pub(super) fn forget(&self) {
+        self.assignment.clear();
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
 /// The callbacks of librdkafka.
 pub(super) struct Context {
     group: Arc<Group>,
+    /// Whether it is of the client that fetches, and not of the one that is in the group.
+    is_fetching: bool,
     lost: Lost,
-    /// Another member has taken its place: what happens to it is nobody's concern.
+    /// Its client closes, or another one has taken its place: nothing that happens to it counts.
     retired: AtomicBool,
 }
 
 impl Context {
-    pub(super) fn new(group: Arc<Group>) -> Self {
-        Self { group, lost: Lost::default(), retired: AtomicBool::default() }
+    pub(super) fn member(group: Arc<Group>) -> Self {
+        Self { group, is_fetching: false, lost: Lost::default(), retired: AtomicBool::default() }
+    }
+
+    pub(super) fn fetching(group: Arc<Group>) -> Self {
+        Self { is_fetching: true, ..Self::member(group) }
     }
 
     /// Whether its client knows no broker any more.
@@ -138,6 +145,19 @@ impl Context {
 
     fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Partitions are to go to others, which get them when this is answered: at once if nothing can be finished or
+    /// committed for them any more, else by the consumer's thread.
+    fn revoked(&self, member: &BaseConsumer<Self>, partitions: Vec<Name>) {
+        if self.is_retired() {
+            give_away(member);
+        } else if member.assignment_lost() {
+            self.group.decided(Change::Lost(partitions));
+            give_away(member);
+        } else {
+            self.group.decided(Change::Revoked(partitions));
+        }
     }
 }
 
@@ -154,65 +174,78 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if !self.is_retired() {
+        if self.is_retired() {
+            return;
+        }
+        self.lost.note(&statistics);
+        if self.is_fetching {
             self.group.note(&statistics);
-            self.lost.note(&statistics);
         }
     }
 }
 
 impl ConsumerContext for Context {
-    fn pre_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let group = &self.group;
-        match rebalance {
-            _ if self.is_retired() => {}
-            Rebalance::Assign(list) => group.assignment.add(list, &group.consuming, group.clock.now()),
-            Rebalance::Revoke(list) => group.hand_over(client, list),
-            Rebalance::Error(error) => warn!(group = group.name, %error, "rebalance failed"),
-        }
-    }
-
-    fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let Rebalance::Assign(list) = rebalance else { return };
-        info!(group = self.group.name, partitions = ?names(list), "partitions assigned");
-        if self.group.paused.load(Ordering::Relaxed)
-            && let Err(error) = client.pause(list)
-        {
-            warn!(group = self.group.name, %error, "new partitions could not be paused");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        match result {
-            Ok(()) | Err(Native::ConsumerCommit(Code::NoOffset)) => {}
-            // What is finished goes into the next commit as well.
-            Err(error) => debug!(group = self.group.name, %error, "a commit failed and will be repeated"),
+    fn rebalance(
+        &self,
+        member: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let names = names(partitions);
+        match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                if !self.is_retired() {
+                    self.group.decided(Change::Assigned(names));
+                }
+                // As far as librdkafka knows, none is assigned to this client.
+                if let Err(error) = member.incremental_assign(&TopicPartitionList::new()) {
+                    warn!(group = self.group.name, %error, "an assignment cannot be answered");
+                }
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => self.revoked(member, names),
+            _ => {
+                let error = Native::Rebalance(error.into());
+                warn!(group = self.group.name, %error, "rebalance failed");
+                give_away(member);
+            }
         }
     }
 }
 
-fn names(list: &TopicPartitionList) -> Vec<String> {
-    list.elements().iter().map(|element| format!("{}/{}", element.topic(), element.partition())).collect()
+fn names(list: &TopicPartitionList) -> Vec<Name> {
+    let name = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| Name {
+        topic: element.topic().to_owned(),
+        number: element.partition(),
+    };
+    list.elements().iter().map(name).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::statistics::{Partition, Topic};
+    use rdkafka::statistics::{Partition as Statistic, Topic};
     use throughline_testkit::{Measured, Number};
 
     use super::*;
+    use crate::offsets::Offsets;
+    use crate::partition::Partition;
 
-    fn list(partitions: &[i32]) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for &partition in partitions {
-            list.add_partition("topic", partition);
+    fn name(number: i32) -> Name {
+        Name { topic: "topic".to_owned(), number }
+    }
+
+    /// A group of which this member has partitions 0 and 1.
+    fn group(measured: &Measured) -> Arc<Group> {
+        let group = Group::new("group", &measured.meter());
+        for number in [0, 1] {
+            let tally = group.consuming.tally("topic");
+            group.assignment.add(&name(number), Partition::new(Offsets::default(), tally, group.clock.now()));
         }
-        list
+        group
     }
 
     /// All 20 records of partition 0 were fetched.
     fn fetched() -> Statistics {
-        let partition = Partition { hi_offset: 20, next_offset: 20, ..Partition::default() };
+        let partition = Statistic { hi_offset: 20, next_offset: 20, ..Statistic::default() };
         let topic = Topic { partitions: [(0, partition)].into(), ..Topic::default() };
         Statistics { topics: [("topic".to_owned(), topic)].into(), ..Statistics::default() }
     }
@@ -220,16 +253,15 @@ mod tests {
     #[test]
     fn what_a_pause_has_thrown_away_is_still_to_come() {
         let measured = Measured::new();
-        let group = Group::new("group", &measured.meter());
+        let group = group(&measured);
         let lag = || measured.value("throughline.consumer.lag", &[]).unwrap();
-        group.assignment.add(&list(&[0, 1]), &group.consuming, group.clock.now());
         group.note(&fetched());
         assert_eq!(lag(), 0);
         group.paused.store(true, Ordering::Relaxed);
         group.note(&fetched());
         assert_eq!(lag(), 20);
         assert!(measured.value("throughline.consumer.lag.age", &[]).unwrap() > Number(0.0));
-        group.assignment.remove(&list(&[0]));
+        group.assignment.remove(&name(0));
         group.note(&fetched());
         assert_eq!(measured.points("throughline.consumer.lag").unwrap(), [], "of the other nothing is known");
     }
@@ -237,16 +269,22 @@ mod tests {
     #[test]
     fn a_topic_is_as_old_as_its_oldest_partition() {
         let measured = Measured::new();
-        let group = Group::new("group", &measured.meter());
+        let group = group(&measured);
         let now = group.clock.now();
-        group.assignment.add(&list(&[0, 1]), &group.consuming, now);
         for (partition, hours) in [(0, 1), (1, 2)] {
             let time = now - chrono::TimeDelta::hours(hours);
-            group.assignment.find("topic", partition).unwrap().take(7, Some(time));
+            group.assignment.find("topic", partition).unwrap().read(7, Some(time));
         }
         let age = measured.value("throughline.consumer.lag.age", &[("messaging.destination.name", "topic")]);
-        assert!((7200.0..7300.0).contains(&age.unwrap().0));
-        drop(group);
+        let age = age.unwrap();
+        assert!((7200.0..7300.0).contains(&age.0));
+        let waiting = measured.value("throughline.consumer.waiting.age", &[]).unwrap();
+        assert!(waiting.0 >= age.0, "no record has started: {waiting:?}");
+        let partition = group.assignment.find("topic", 1).unwrap();
+        assert!(partition.start(7));
+        let waiting = measured.value("throughline.consumer.waiting.age", &[]).unwrap();
+        assert!((3600.0..3700.0).contains(&waiting.0), "{waiting:?}");
+        drop((partition, group));
         assert_eq!(measured.points("throughline.consumer.lag.age").unwrap(), []);
     }
 }

@@ -1,7 +1,12 @@
+mod clients;
+mod commits;
+mod coordinator;
 mod group;
 mod lag;
+mod membership;
 mod pump;
 mod receipt;
+mod room;
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, Thread};
@@ -13,10 +18,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
 
+use self::clients::Subscription;
 use self::group::Group;
+use self::membership::Membership;
 pub(crate) use self::pump::Buffered;
-use self::pump::{Pump, Subscription};
+use self::pump::Pump;
 pub use self::receipt::{Claim, Receipt, Received};
+pub(crate) use self::room::Room;
 use crate::metrics::STATISTICS_INTERVAL;
 use crate::{KafkaError, client};
 
@@ -24,16 +32,56 @@ use crate::{KafkaError, client};
 /// trip each.
 const LEAVE: Duration = Duration::from_secs(3);
 
+/// How much sooner than it has to a member gives partitions away: a last commit, and a round trip, on a slow network.
+const GOODBYE: Duration = Duration::from_secs(10);
+
 /// What it means that a last commit failed.
 const REPEATED: &str = "records that were finished last may be consumed again";
 
+/// How much a consumer holds of its partitions, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    records: usize,
+    bytes: usize,
+    drain: Duration,
+}
+
+impl Bounds {
+    /// Holds so many `records` ready beyond those that were received, 32 MiB of records in all, and partitions that go
+    /// to another member for 10 s.
+    #[must_use]
+    pub fn records(records: usize) -> Self {
+        Self { records, bytes: 32 << 20, drain: Duration::from_secs(10) }
+    }
+
+    /// No further record is taken while those that are ready or received, and not finished, have this many `bytes`
+    /// together, or more.
+    #[must_use]
+    pub fn bytes(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
+    }
+
+    /// Partitions that go to another member are held for up to so long, until their records in progress are finished.
+    /// A record that takes longer is processed twice.
+    #[must_use]
+    pub fn drain(self, drain: Duration) -> Self {
+        Self { drain, ..self }
+    }
+}
+
+impl From<usize> for Bounds {
+    fn from(records: usize) -> Self {
+        Self::records(records)
+    }
+}
+
 /// A member of a consumer group, with a thread of its own.
 ///
-/// Records come in the order of their partitions and may be finished in any; what is committed, once
-/// a second and at each change of hands, is the contiguous prefix. Partitions change hands
-/// cooperatively: one that goes to another member is held, up to 10 s, until its records in work are
-/// finished. When the application does not keep up, the buffer is full and fetching stops, while the
-/// membership lives on.
+/// Records come in the order of their partitions and may be finished in any. Ten times a second it commits the
+/// contiguous prefix of finished records, and beside it which records beyond are finished: the next owner of a partition
+/// skips those. Partitions change hands cooperatively: one that goes to another member is held until its records in
+/// progress are finished, while the others go on. When the application does not keep up, the buffer is full and
+/// fetching stops, while the membership lives on.
 #[derive(Debug)]
 pub struct Consumer {
     intake: Intake,
@@ -41,7 +89,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins a group; `buffer` records are held ready beyond those that were received.
+    /// Joins a group, and holds as much ready as `bounds` say.
     ///
     /// A new group starts at the beginning of its topics. With `kafka.group_instance_id` the
     /// membership is static: the id, followed by the group's name, is this member's in the group.
@@ -55,15 +103,19 @@ impl Consumer {
         settings: &Kafka,
         group: &str,
         topics: &[&str],
-        buffer: usize,
+        bounds: impl Into<Bounds>,
         meter: &Meter,
     ) -> Result<Self, KafkaError> {
+        let Bounds { records, bytes, drain } = bounds.into();
         let shared = Group::new(group, meter);
         let config = config(settings, group)?;
+        let drain = drain.min(longest_drain(&config));
         let subscription = Subscription { config, topics: topics.iter().map(ToString::to_string).collect() };
-        let (sender, records) = mpsc::channel(buffer.max(1));
-        let member = Member::spawn(shared.clone(), Pump::new(subscription, shared, sender)?)?;
-        Ok(Self { intake: Intake::new(records, member.pump.clone()), member })
+        let membership = Membership::join(subscription, Arc::clone(&shared), drain)?;
+        let (sender, received) = mpsc::channel(records.max(1));
+        let pump = Pump::new(membership, Arc::clone(&shared), sender, Room::new(bytes));
+        let member = Member::spawn(shared, pump)?;
+        Ok(Self { intake: Intake::new(received, member.pump.clone()), member })
     }
 
     /// The next record. None once the consumer has stopped; [`Consumer::close`] then says why.
@@ -180,6 +232,13 @@ impl Drop for Member {
     }
 }
 
+/// A member that holds partitions for longer than `max.poll.interval.ms` is put out of the group when another one joins.
+fn longest_drain(config: &rdkafka::ClientConfig) -> Duration {
+    let interval =
+        config.get("max.poll.interval.ms").and_then(|millis| millis.parse().ok()).unwrap_or(300_000);
+    Duration::from_millis(interval).saturating_sub(GOODBYE)
+}
+
 fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaError> {
     let mut config = client::config(
         settings,
@@ -188,12 +247,13 @@ fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaE
             ("client.id", group),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("auto.offset.reset", "earliest"),
-            // What is committed is what we store: finished records.
+            // What is committed is what we say: finished records.
             ("enable.auto.offset.store", "false"),
-            ("enable.auto.commit", "true"),
-            ("auto.commit.interval.ms", "1000"),
+            ("enable.auto.commit", "false"),
             // librdkafka's default of 64 MiB fetched ahead is more than the buffer can ask for.
             ("queued.max.messages.kbytes", "16384"),
+            // No less than one record, however large, and no more at once than may be queued: by default it is 50 MiB.
+            ("fetch.max.bytes", "16777216"),
             // When as much is fetched, look again soon: the default of 1 s would be felt.
             ("fetch.queue.backoff.ms", "50"),
             STATISTICS_INTERVAL,

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pump::Buffered;
+use super::room::Held;
 use crate::Record;
 use crate::partition::Partition;
 
@@ -18,10 +19,10 @@ pub struct Received {
 
 impl Received {
     /// Starts on a record, unless its partition has gone to another member meanwhile.
-    pub(crate) fn start(Buffered { record, partition }: Buffered) -> Option<Self> {
-        partition.start().then(|| {
+    pub(crate) fn start(Buffered { record, partition, held }: Buffered) -> Option<Self> {
+        partition.start(record.offset).then(|| {
             let started = Instant::now();
-            let receipt = Receipt { offset: record.offset, partition, started, done: false };
+            let receipt = Receipt { offset: record.offset, partition, started, done: false, _held: held };
             Self { record, receipt }
         })
     }
@@ -29,9 +30,9 @@ impl Received {
 
 /// Says that a record is finished.
 ///
-/// Dropped without [`Receipt::done`], the record stays unfinished: no offset is committed past it, and
-/// it is consumed again by whoever has its partition next. After its partition went to another member,
-/// a receipt does nothing.
+/// Dropped without [`Receipt::done`], the record stays unfinished, and the next owner of its partition consumes it again.
+/// After its partition went to another member, a receipt does nothing. The record counts among the bytes that the
+/// consumer holds as long as its receipt is there.
 #[must_use = "a record without its receipt is consumed again"]
 #[derive(Debug)]
 pub struct Receipt {
@@ -39,6 +40,7 @@ pub struct Receipt {
     offset: i64,
     started: Instant,
     done: bool,
+    _held: Held,
 }
 
 impl Receipt {
@@ -50,11 +52,10 @@ impl Receipt {
     /// The claim to the record that this is the receipt of, until `leaving`.
     #[must_use]
     pub fn claim(&self, leaving: &CancellationToken) -> Claim {
-        Claim { partition: Arc::clone(&self.partition), offset: self.offset, leaving: leaving.clone() }
+        Claim { partition: Arc::clone(&self.partition), leaving: leaving.clone() }
     }
 
-    /// Whether the record's partition has gone, or is going, to another member, who will consume the
-    /// record too if it is not finished at once.
+    /// Whether the record's partition has gone, or is going, to another member.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.partition.is_revoked()
@@ -62,22 +63,30 @@ impl Receipt {
 }
 
 /// A member's claim to a record, which ends when its partition goes to another member, or when this one leaves.
+///
+/// The partition is held for a while then, so that what is in progress can end. Work that has not begun is left to the
+/// next owner, which begins it at once; so are repetitions and waits.
 #[derive(Debug, Clone)]
 pub struct Claim {
     partition: Arc<Partition>,
-    offset: i64,
     leaving: CancellationToken,
 }
 
 impl Claim {
-    /// Says that work on the record is about to begin, and answers whether it is to.
-    ///
-    /// Once the claim has ended it is not: the next owner need not wait for it then. But it is if work on a later
-    /// record of the same partition has begun, since the next owner consumes again from the first one that is not
-    /// finished.
+    /// Whether it has ended: nothing may begin then that can be left to the next owner.
     #[must_use]
-    pub fn begin(&self) -> bool {
-        self.partition.begin(self.offset, || self.leaving.is_cancelled())
+    pub fn has_ended(&self) -> bool {
+        self.partition.is_revoked() || self.leaving.is_cancelled()
+    }
+
+    /// Waits until it ends.
+    ///
+    /// Cancel safe.
+    pub async fn ended(&self) {
+        tokio::select! {
+            () = self.partition.revoked().cancelled() => {}
+            () = self.leaving.cancelled() => {}
+        }
     }
 }
 

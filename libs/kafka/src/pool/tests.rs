@@ -7,16 +7,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::*;
-use crate::consumer::Buffered;
+use crate::consumer::{Buffered, Room};
 use crate::metrics::Consuming;
+use crate::offsets::Offsets;
 use crate::partition::Partition;
 
 const MINUTE: Duration = Duration::from_mins(1);
-const BYTES: usize = 100;
 
 /// A pool over records that a test puts in, without a broker.
 struct Bench {
     partition: Arc<Partition>,
+    room: Arc<Room>,
     records: mpsc::UnboundedSender<Buffered>,
     soft: CancellationToken,
     hard: CancellationToken,
@@ -42,9 +43,11 @@ impl Bench {
         });
         let bench = Self {
             partition: Partition::new(
+                Offsets::default(),
                 Consuming::new(&unmeasured(), "group").tally("topic"),
                 chrono::DateTime::UNIX_EPOCH,
             ),
+            room: Room::new(usize::MAX),
             records,
             soft: CancellationToken::new(),
             hard: CancellationToken::new(),
@@ -54,8 +57,7 @@ impl Bench {
         let serving = tokio::spawn(async move {
             let mut intake = Intake::new(buffered, std::thread::current());
             let handler = move |record: Record, claim| work(record, claim, log.clone());
-            let bounds = Pool::new(most, BYTES);
-            let mut floor = Floor { bounds, bytes: 0, work: JoinSet::new(), handler };
+            let mut floor = Floor { bounds: Pool::new(most), work: JoinSet::new(), handler };
             let ended = floor.serve(&mut intake, &soft, &hard).await;
             floor.work.shutdown().await;
             ended
@@ -73,13 +75,19 @@ impl Bench {
             headers: Vec::new(),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
         };
-        self.partition.take(offset, None);
-        self.records.send(Buffered { record, partition: self.partition.clone() }).unwrap();
+        self.partition.read(offset, None);
+        let (partition, held) = (self.partition.clone(), self.room.hold(payload.len()));
+        self.records.send(Buffered { record, partition, held }).unwrap();
     }
 
     /// Which records were begun, in order.
     fn begun(&self) -> Vec<i64> {
         self.log.lock().unwrap().iter().map(|(offset, ..)| *offset).collect()
+    }
+
+    /// The offset that may be committed.
+    fn prefix(&self) -> Option<i64> {
+        self.partition.to_commit().map(|commit| commit.offset)
     }
 
     /// Lets everything happen that happens within so many milliseconds.
@@ -94,9 +102,12 @@ async fn work(record: Record, claim: Claim, log: Log) -> Handled {
     let handled = match record.payload.as_ref() {
         b"late" => {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            if claim.begin() { Handled::Done } else { Handled::Abandoned }
+            if claim.has_ended() { Handled::Abandoned } else { Handled::Done }
         }
-
+        b"waits" => {
+            claim.ended().await;
+            Handled::Abandoned
+        }
         b"panic" => panic!("as the record says"),
         b"abandon" => Handled::Abandoned,
         b"late abandon" => {
@@ -104,7 +115,6 @@ async fn work(record: Record, claim: Claim, log: Log) -> Handled {
             Handled::Abandoned
         }
         millis => {
-            assert!(claim.begin());
             let millis = std::str::from_utf8(millis).unwrap().parse().unwrap();
             tokio::time::sleep(Duration::from_millis(millis)).await;
             Handled::Done
@@ -128,19 +138,6 @@ async fn records_are_worked_on_side_by_side_as_many_as_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_records_take_the_room_of_many() {
-    let (bench, _serving) = Bench::start(10);
-    for offset in 0..4 {
-        // A number with many zeros before it.
-        bench.put(offset, &format!("{:0>width$}", 100, width = BYTES / 2));
-    }
-    bench.pass(50).await;
-    assert_eq!(bench.begun(), [0, 1]);
-    bench.pass(100).await;
-    assert_eq!(bench.begun(), [0, 1, 2, 3]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_soft_stop_finishes_what_was_taken_and_takes_no_more() {
     let (bench, serving) = Bench::start(2);
     for offset in 0..4 {
@@ -150,7 +147,7 @@ async fn a_soft_stop_finishes_what_was_taken_and_takes_no_more() {
     bench.soft.cancel();
     tokio::time::timeout(MINUTE, serving).await.unwrap().unwrap().unwrap();
     assert_eq!(bench.begun(), [0, 1]);
-    assert_eq!(bench.partition.prefix(), Some(2));
+    assert_eq!(bench.prefix(), Some(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,8 +158,8 @@ async fn a_hard_stop_abandons_what_is_in_work() {
     bench.pass(50).await;
     bench.hard.cancel();
     tokio::time::timeout(Duration::from_millis(1), serving).await.unwrap().unwrap().unwrap();
-    assert_eq!(bench.partition.prefix(), Some(1));
-    assert_eq!(bench.partition.wait_idle(Instant::now()), 0, "a receipt was left behind");
+    assert_eq!(bench.prefix(), Some(1));
+    assert_eq!(bench.partition.in_work(), 0, "a receipt was left behind");
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +168,7 @@ async fn a_panicking_handler_ends_the_pool_with_an_error() {
     bench.put(0, "panic");
     let ended = tokio::time::timeout(MINUTE, serving).await.unwrap().unwrap();
     assert!(matches!(ended, Err(KafkaError::HandlerPanicked(_))), "{ended:?}");
-    assert_eq!(bench.partition.prefix(), None);
+    assert_eq!(bench.prefix(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,31 +185,33 @@ async fn an_abandoned_record_ends_the_pool_with_an_error_unless_it_is_stopping()
     bench.pass(50).await;
     bench.soft.cancel();
     tokio::time::timeout(MINUTE, serving).await.unwrap().unwrap().unwrap();
-    assert_eq!(bench.partition.prefix(), Some(1));
+    assert_eq!(bench.prefix(), Some(1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_has_not_begun_when_the_partition_goes_is_left_to_its_next_owner() {
     let (bench, serving) = Bench::start(4);
-    bench.put(0, "10");
-    bench.put(1, "late");
-    bench.put(2, "late");
+    for (offset, payload) in [(0, "10"), (1, "late"), (2, "10"), (3, "waits")] {
+        bench.put(offset, payload);
+    }
     bench.pass(50).await;
     bench.partition.revoke();
     bench.pass(500).await;
-    assert_eq!(bench.partition.wait_idle(Instant::now()), 0);
-    assert_eq!(bench.partition.prefix(), Some(1));
+    assert_eq!(bench.partition.in_work(), 0);
+    let commit = bench.partition.to_commit().unwrap();
+    assert_eq!((commit.offset, commit.finished.count_from(0)), (1, 1), "the one in between is finished");
     assert!(!serving.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_not_begun_is_finished_all_the_same_before_a_later_one_that_has() {
+async fn a_soft_stop_ends_waits() {
     let (bench, serving) = Bench::start(4);
-    for (offset, payload) in [(0, "10"), (1, "late"), (2, "10"), (3, "late")] {
+    for (offset, payload) in [(0, "waits"), (1, "100"), (2, "late")] {
         bench.put(offset, payload);
     }
     bench.pass(50).await;
     bench.soft.cancel();
     tokio::time::timeout(MINUTE, serving).await.unwrap().unwrap().unwrap();
-    assert_eq!(bench.partition.prefix(), Some(3), "the next owner would make the third one again");
+    let commit = bench.partition.to_commit().unwrap();
+    assert_eq!((commit.offset, commit.finished.count_from(0)), (0, 1));
 }

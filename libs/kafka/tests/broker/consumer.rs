@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use throughline_kafka::{KafkaError, Received};
+use throughline_kafka::{Bounds, KafkaError, Received};
 
 use crate::support::{self, Broker, SOON, next, number};
 
@@ -33,18 +33,19 @@ async fn what_was_finished_in_any_order_does_not_come_again() {
 }
 
 #[tokio::test]
-async fn what_was_not_finished_comes_again_with_what_is_behind_it() {
+async fn only_what_was_not_finished_comes_again() {
     let broker = Broker::start("unfinished", 1).await;
-    broker.produce(0..5).await;
-    let mut first = broker.consumer(16);
-    for received in take(&mut first, 5).await {
-        if number(&received) != 2 {
+    broker.produce(0..40).await;
+    let mut first = broker.consumer(64);
+    for received in take(&mut first, 30).await {
+        if !matches!(number(&received), 2 | 17..20) {
             received.receipt.done();
         }
     }
     first.close(SOON).await.unwrap();
-    let again: Vec<_> = take(&mut broker.consumer(16), 3).await.iter().map(number).collect();
-    assert_eq!(again, [2, 3, 4]);
+    let mut second = broker.consumer(64);
+    let again: Vec<_> = take(&mut second, 14).await.iter().map(number).collect();
+    assert_eq!(again, [2, 17, 18, 19, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39]);
 }
 
 #[tokio::test]
@@ -184,4 +185,48 @@ async fn a_batch_is_what_is_there_up_to_its_size() {
         seen.extend(batch.iter().map(number));
     }
     assert_eq!(seen, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn records_stay_with_the_broker_while_those_in_hand_have_as_many_bytes_as_may_be() {
+    const RECORD: usize = 256 << 10;
+    let broker = Broker::start("bytes", 2).await;
+    let producer = broker.producer();
+    for _ in 0..40 {
+        producer.send(&broker.record(None, vec![b'x'; RECORD])).await.unwrap();
+    }
+    // Room for four, and for one more that takes the rest.
+    let mut consumer = broker.consumer(Bounds::records(64).bytes(4 * RECORD + 1));
+    let mut in_hand = take(&mut consumer, 5).await;
+    let more = tokio::time::timeout(Duration::from_secs(3), consumer.recv()).await;
+    assert!(more.is_err(), "there is room for five");
+    for _ in 5..40 {
+        in_hand.swap_remove(0).receipt.done();
+        in_hand.push(next(&mut consumer).await);
+    }
+    for received in in_hand {
+        received.receipt.done();
+    }
+    consumer.close(SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_others_have_written_beside_an_offset_is_ignored() {
+    use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+    use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+    let broker = Broker::start("foreign", 1).await;
+    broker.produce(0..5).await;
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", &broker.settings.bootstrap_servers);
+    config.set("group.id", format!("{}-group", broker.topic));
+    let other: BaseConsumer = config.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    let mut element = list.add_partition(&broker.topic, 0);
+    element.set_offset(Offset::Offset(2)).unwrap();
+    element.set_metadata("{\"by\": \"another tool\"}");
+    tokio::task::spawn_blocking(move || other.commit(&list, CommitMode::Sync).unwrap()).await.unwrap();
+    let mut consumer = broker.consumer(16);
+    let all: Vec<_> = take(&mut consumer, 3).await.iter().map(number).collect();
+    assert_eq!(all, [2, 3, 4]);
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use throughline_kafka::{Claim, Handled, KafkaError, Pool, Record};
+use throughline_kafka::{Bounds, Claim, Handled, KafkaError, Pool, Record};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +32,39 @@ impl Tally {
         drop(tokio::time::timeout(SOON, enough).await.expect("a member that works, soon").unwrap());
     }
 
+    /// How many records the member has worked on.
+    fn of(&self, member: i64) -> u32 {
+        self.0.borrow().get(&member).copied().unwrap_or(0)
+    }
+
     /// Waits until so many different records were worked on.
     async fn until_all(&self, records: u32) {
         let mut changes = self.0.subscribe();
         let all = changes.wait_for(|_| self.1.lock().unwrap().len() >= records as usize);
         drop(tokio::time::timeout(SOON * 2, all).await.expect("all records, soon").unwrap());
+    }
+}
+
+/// Holds the first record of each partition up until the test opens it.
+#[derive(Clone)]
+struct Slow(Arc<watch::Sender<bool>>);
+
+impl Slow {
+    fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// None is slow.
+    fn none() -> Self {
+        Self(Arc::new(watch::Sender::new(true)))
+    }
+
+    fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        self.0.subscribe().wait_for(|is_open| *is_open).await.unwrap();
     }
 }
 
@@ -47,19 +75,28 @@ struct Member {
 
 impl Member {
     fn join(broker: &Broker, id: i64, tally: &Tally) -> Self {
-        let consumer = broker.consumer(8);
+        Self::with_slow(broker, id, tally, &Slow::none())
+    }
+
+    fn with_slow(broker: &Broker, id: i64, tally: &Tally, slow: &Slow) -> Self {
+        // Longer than any test waits: what is in progress is never given up.
+        let consumer = broker.consumer(Bounds::records(8).drain(SOON * 4));
+        let slow = slow.clone();
         let (soft, tally) = (CancellationToken::new(), tally.clone());
         let stop = soft.clone();
         let running = tokio::spawn(async move {
             let handler = move |record: Record, _claim: Claim| {
-                let tally = tally.clone();
+                let (tally, slow) = (tally.clone(), slow.clone());
                 async move {
+                    if record.offset == 0 {
+                        slow.pass().await;
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     tally.count(id, record.partition, record.offset);
                     Handled::Done
                 }
             };
-            let pool = Pool::new(16, usize::MAX);
+            let pool = Pool::new(16);
             pool.run(consumer, handler, &stop, &CancellationToken::new()).await
         });
         Self { soft, running }
@@ -104,6 +141,31 @@ async fn members_come_and_go_and_every_record_is_worked_on_once() {
             &twice[..twice.len().min(5)]
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_joins_and_leaves_while_a_record_of_each_partition_is_slow_and_the_others_go_on() {
+    const RECORDS: u32 = 3_000;
+    // The embedded broker does not tell who is in a group.
+    let Some(broker) = Broker::real_only("slow", 6).await else { return };
+    broker.produce(0..RECORDS).await;
+    let (tally, slow) = (Tally::new(), Slow::new());
+    let first = Member::with_slow(&broker, 1, &tally, &slow);
+    tally.until(1, 100).await;
+    let second = Member::with_slow(&broker, 2, &tally, &slow);
+    // The second one is to have partitions, and waits for their first records. Those that stay go on meanwhile.
+    support::until_members(&broker, 2).await;
+    let by_now = tally.of(1);
+    tally.until(1, by_now + 500).await;
+    assert_eq!(tally.of(2), 0, "it has got partitions whose records are in progress");
+    slow.open();
+    tally.until(2, 50).await;
+    second.leave().await;
+    tally.until_all(RECORDS).await;
+    first.leave().await;
+    let counts = tally.1.lock().unwrap();
+    let twice: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).map(|(at, _)| *at).collect();
+    assert_eq!(twice, [], "processed twice");
 }
 
 #[tokio::test]

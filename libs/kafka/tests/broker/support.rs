@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use throughline_config::{Kafka, Topics};
-use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Received, ensure_topics};
+use throughline_kafka::{Bounds, Consumer, EmbeddedBroker, Outgoing, Producer, Received, ensure_topics};
 use throughline_testkit::Measured;
 
 use crate::container::Container;
@@ -86,9 +86,9 @@ impl Broker {
     }
 
     /// A member of the test's group.
-    pub(crate) fn consumer(&self, buffer: usize) -> Consumer {
+    pub(crate) fn consumer(&self, bounds: impl Into<Bounds>) -> Consumer {
         let group = format!("{}-group", self.topic);
-        Consumer::subscribe(&self.settings, &group, &[&self.topic], buffer, &self.measured.meter()).unwrap()
+        Consumer::subscribe(&self.settings, &group, &[&self.topic], bounds, &self.measured.meter()).unwrap()
     }
 
     pub(crate) fn record(&self, key: Option<&str>, payload: impl Into<Bytes>) -> Outgoing {
@@ -176,4 +176,28 @@ pub(crate) async fn until_committed(broker: &Broker, offset: i64) {
         false
     };
     assert!(tokio::task::spawn_blocking(wait).await.unwrap(), "{offset} was not committed");
+}
+
+/// Waits until the test's group has so many members, to all of which partitions were assigned.
+pub(crate) async fn until_members(broker: &Broker, members: usize) {
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", &broker.settings.bootstrap_servers);
+    let onlooker: BaseConsumer = config.create().unwrap();
+    let group = format!("{}-group", broker.topic);
+    let wait = move || {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while tokio::time::Instant::now() < deadline {
+            let groups = onlooker.fetch_group_list(Some(&group), SOON).unwrap();
+            let is_there = |group: &rdkafka::groups::GroupInfo| {
+                group.state() == "Stable" && group.members().len() == members
+            };
+            if groups.groups().iter().any(is_there) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(tokio::task::spawn_blocking(wait).await.unwrap(), "the group has not {members} members");
 }

@@ -93,6 +93,55 @@ async fn a_shut_down_has_no_time_to_try_again_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_the_call_that_was_in_progress_is_made_again_after_a_forced_end() {
+    let third = MockServer::start().await;
+    let is_first = Arc::new(AtomicBool::new(true));
+    let hangs = Arc::clone(&is_first);
+    let answer = move |_: &Request| {
+        let pause =
+            if hangs.swap(false, Ordering::SeqCst) { Duration::from_mins(10) } else { Duration::ZERO };
+        ResponseTemplate::new(200).set_delay(pause)
+    };
+    Mock::given(wiremock::matchers::any()).respond_with(answer).mount(&third).await;
+    let kafka = Kafka::start(&json!({"work": {"url": third.uri(), "timeout": "10m"}}));
+    publish(&kafka).await;
+
+    let shutdown = Shutdown::new();
+    let dispatch = kafka.dispatch(shutdown.clone()).await;
+    assert_eq!(reported(&kafka, RECORDS - 1).await.len(), RECORDS - 1);
+    shutdown.begin();
+    shutdown.force();
+    timeout(PATIENCE, dispatch.join()).await.expect("ends though a call hangs").ok();
+
+    let _restarted = kafka.dispatch(Shutdown::new()).await;
+    assert_eq!(reported(&kafka, RECORDS).await.len(), RECORDS);
+    assert_eq!(calls(&third).await, RECORDS + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_tried_again_at_once_is_not_when_its_partition_goes_to_another_dispatch() {
+    let third = MockServer::start().await;
+    // As long as it takes the embedded broker to have another member in the group.
+    let fails = ResponseTemplate::new(500).set_delay(Duration::from_secs(4));
+    Mock::given(wiremock::matchers::any()).respond_with(fails).mount(&third).await;
+    let retry = json!({"at_once": 5});
+    let kafka = Kafka::start(&json!({"work": {"url": third.uri(), "timeout": "1m", "retry": retry}}));
+    // Some for each partition.
+    for _ in 0..16 {
+        kafka.publish(&request("work"), None, "{}").await;
+    }
+    let _first = kafka.dispatch(Shutdown::new()).await;
+    called(&third).await;
+    let _second = kafka.dispatch(Shutdown::new()).await;
+    let left = kafka.heard.wait_for(|records: &[Record]| {
+        let mut reports = kafka.heard.reports_in(records);
+        reports.find(|report| matches!(report.outcome, Outcome::Retry { due_at: Some(_), .. }))
+    });
+    let left = left.await;
+    assert!(left.attempt <= 5, "it was tried as often as may be: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_in_work_at_a_forced_end_is_done_after_a_restart() {
     let third = MockServer::start().await;
     let is_hanging = Arc::new(AtomicBool::new(true));
