@@ -55,7 +55,7 @@ func atAGlance(board *dashboard.DashboardBuilder) {
 			description: "For how long the oldest has waited at each stage. The first that is not near zero is to blame.",
 		}, limits(good, 60., bad, 300., worst),
 			now("max(throughline_publisher_lag_age_seconds{@environment})", "in ingest, for Kafka"),
-			now(`max(throughline_consumer_lag_age_seconds{messaging_consumer_group_name=~".+dispatch", @environment})`, "in Kafka, for dispatch"),
+			now(`max(throughline_consumer_waiting_age_seconds{messaging_consumer_group_name=~".+dispatch", @environment})`, "in Kafka, for dispatch"),
 			now(`max(throughline_consumer_lag_age_seconds{messaging_destination_name=~".+\\.outcomes", @environment})`, "outcomes, for the recorder"),
 			now("max(throughline_deliveries_due_age_seconds{@environment})", "retries, for the sweeper")))
 }
