@@ -14,7 +14,7 @@ use throughline_kafka::{Bounds as ConsumerBounds, Consumer, Producer};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::Topics;
 use throughline_store::{Store, deliveries};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
@@ -40,6 +40,10 @@ const PAGE_BYTES: u64 = 16 << 20;
 const OUTCOMES: usize = 1024;
 /// Most bytes of outcomes, and as many of foreign records, that are in memory: some of the largest ones.
 const HELD_BYTES: usize = 32 << 20;
+
+/// Connections that may wait to be accepted: as many as Linux lets wait (`net.core.somaxconn`). Beyond, it drops what
+/// clients send, who try again a second later at the soonest.
+const BACKLOG: u32 = 4096;
 
 /// A running ingest.
 #[derive(Debug)]
@@ -82,13 +86,12 @@ pub async fn start(
     shutdown: Shutdown,
     meter: &Meter,
 ) -> Result<Ingest, StartError> {
-    say_who_may_call(&settings);
     let (address, health_address) = (settings.http.address, settings.http.health_address);
-    let clients = listen(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let clients = listen(address).map_err(|source| StartError::Listen { address, source })?;
     let health_checks = listen(health_address)
-        .await
         .map_err(|source| StartError::ListenForHealthChecks { address: health_address, source })?;
     let (address, health_address) = (clients.1, health_checks.1);
+    say_who_may_call(&settings);
     let parts = Parts::connect(settings, broker, clock, shutdown, meter).await?;
     let tasks = parts.assemble(clients.0, health_checks.0).await?;
     tracing::info!(%address, %health_address, "listening");
@@ -109,8 +112,12 @@ fn say_who_may_call(settings: &Settings) {
 }
 
 /// Listens, and says where: the port may be any.
-async fn listen(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await?;
+fn listen(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As `TcpListener::bind` does: a restart does not wait for connections of the last run to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }

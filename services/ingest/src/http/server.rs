@@ -89,8 +89,8 @@ impl Server {
     async fn run(mut self, mut listener: TcpListener) {
         let stop = self.stop.clone();
         loop {
+            // In any order: neither those that end nor those that come may keep the others waiting.
             tokio::select! {
-                biased;
                 () = stop.cancelled() => break,
                 Some(()) = self.connections.ended() => {}
                 (stream, address) = Listener::accept(&mut listener) => {
