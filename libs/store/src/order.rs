@@ -172,15 +172,16 @@ pub async fn ahead(
     Ok(Some(Ahead { first: request_id(first)?, count: number("number of deliveries", count)? }))
 }
 
-/// Locks the lanes that a query gives, until the transaction ends. In one order whoever does. There are many
-/// more lanes than PostgreSQL has room for locks, so some share one.
+/// Locks the lanes that a query gives, until the transaction ends, in one order, so that two cannot wait for each
+/// other. Each lane has a lock of its own, so that lanes do not wait for one another; PostgreSQL has room for
+/// `max_locks_per_transaction` × `max_connections` of them.
 fn lock(lanes: &str) -> String {
     format!(
-        "SELECT pg_advisory_xact_lock({LOCKS}, bucket) FROM ( \
-         SELECT DISTINCT (hashtextextended(lane, 0) & 255)::int AS bucket FROM ({lanes}) AS meant \
-         ORDER BY bucket) AS buckets"
+        "SELECT pg_advisory_xact_lock(lock) FROM ( \
+         SELECT DISTINCT hashtextextended(lane, {LOCKS}) AS lock FROM ({lanes}) AS meant \
+         ORDER BY lock) AS locks"
     )
 }
 
-/// Tells our advisory locks from those of others in the same database.
-const LOCKS: i32 = 0x7468_726f;
+/// Seeds the hash, so that other programs in the same database, and other locks of ours, have other numbers.
+const LOCKS: i64 = 0x7468_726f_6c61_6e65;
