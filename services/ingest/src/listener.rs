@@ -59,7 +59,7 @@ impl Groups {
         now: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, KafkaError> {
         loop {
-            *awaited = match &awaited {
+            *awaited = match awaited {
                 Awaited::Nothing => {
                     Awaited::Dispatch(now, self.dispatch.mark(&self.published, PROBE_DEADLINE).await?)
                 }

@@ -1,4 +1,10 @@
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use throughline_config::Kafka;
 use throughline_kafka::Progress;
+use throughline_testkit::eventually;
 
 use crate::support::{Broker, SOON, next, until_committed};
 
@@ -8,22 +14,22 @@ async fn a_group_has_passed_what_it_has_finished() {
     let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
     let topics = [broker.topic.clone()];
     let mark = async || progress.mark(&topics, SOON).await.unwrap();
-    let empty = mark().await;
-    assert!(progress.has_passed(&empty, SOON).await.unwrap(), "there is nothing to finish");
+    let mut empty = mark().await;
+    assert!(progress.has_passed(&mut empty, SOON).await.unwrap(), "there is nothing to finish");
     broker.produce(0..2).await;
-    let two = mark().await;
-    assert!(!progress.has_passed(&two, SOON).await.unwrap(), "nobody has ever seen the group");
-    assert!(progress.has_passed(&empty, SOON).await.unwrap(), "what was produced later does not matter");
+    let mut two = mark().await;
+    assert!(!progress.has_passed(&mut two, SOON).await.unwrap(), "nobody has ever seen the group");
+    assert!(progress.has_passed(&mut empty, SOON).await.unwrap(), "what was produced later does not matter");
 
     let mut consumer = broker.consumer(8);
     next(&mut consumer).await.receipt.done();
     until_committed(&broker, 1).await;
-    assert!(!progress.has_passed(&two, SOON).await.unwrap());
+    assert!(!progress.has_passed(&mut two, SOON).await.unwrap());
     next(&mut consumer).await.receipt.done();
     until_committed(&broker, 2).await;
-    assert!(progress.has_passed(&two, SOON).await.unwrap());
+    assert!(progress.has_passed(&mut two, SOON).await.unwrap());
     broker.produce(2..3).await;
-    assert!(progress.has_passed(&two, SOON).await.unwrap());
+    assert!(progress.has_passed(&mut two, SOON).await.unwrap());
     consumer.close(SOON).await.unwrap();
 }
 
@@ -32,4 +38,79 @@ async fn a_topic_that_is_not_there_has_no_mark() {
     let broker = Broker::start("progress-nowhere", 1).await;
     let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
     progress.mark(&[format!("{}-nowhere", broker.topic)], SOON).await.unwrap_err();
+}
+
+/// A producer of others, on real Kafka only: the embedded broker keeps no markers.
+fn transactional(settings: &Kafka) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &settings.bootstrap_servers);
+    config.set("transactional.id", "others");
+    config.create().unwrap()
+}
+
+/// Produces into all partitions, and ends with the markers of a transaction.
+fn transaction(producer: &BaseProducer, topic: &str, partitions: i32, commits: bool) {
+    producer.begin_transaction().unwrap();
+    for partition in 0..partitions {
+        let record = BaseRecord::<(), _>::to(topic).partition(partition).payload("{}");
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    if commits { producer.commit_transaction(SOON) } else { producer.abort_transaction(SOON) }.unwrap();
+}
+
+/// A group commits the offset behind its last record, and never that of a marker behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_transactions_is_passed_with_the_last_record() {
+    let Some(broker) = Broker::real_only("progress-markers", 3).await else { return };
+    let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
+    let topics = [broker.topic.clone()];
+    let producer = transactional(&broker.settings);
+    producer.init_transactions(SOON).unwrap();
+    for commits in [true, false, true, false] {
+        transaction(&producer, &broker.topic, 3, commits);
+    }
+    let mut mark = progress.mark(&topics, SOON).await.unwrap();
+    let mut consumer = broker.consumer(8);
+    for _ in 0..5 {
+        next(&mut consumer).await.receipt.done();
+    }
+    // The last record of some partition is in work.
+    let last = next(&mut consumer).await;
+    for _ in 0..3 {
+        assert!(!progress.has_passed(&mut mark, SOON).await.unwrap());
+    }
+    last.receipt.done();
+    eventually("the mark to be passed", SOON, async || {
+        anyhow::ensure!(progress.has_passed(&mut mark, SOON).await?, "{mark:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    consumer.close(SOON).await.unwrap();
+}
+
+/// One request asks for many partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_partitions_are_looked_at_at_once() {
+    let broker = Broker::start("progress-many", 100).await;
+    let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
+    let mut mark = progress.mark(&[broker.topic.clone()], SOON).await.unwrap();
+    assert!(progress.has_passed(&mut mark, SOON).await.unwrap());
+}
+
+/// Retention deletes records that the group has not read; it will never commit beyond them by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_before_it_was_read_is_passed() {
+    let Some(broker) = Broker::real_only("progress-deleted", 1).await else { return };
+    let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
+    broker.produce(0..3).await;
+    let mut mark = progress.mark(&[broker.topic.clone()], SOON).await.unwrap();
+    assert!(!progress.has_passed(&mut mark, SOON).await.unwrap());
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &broker.settings.bootstrap_servers);
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    let mut all = TopicPartitionList::new();
+    all.add_partition_offset(&broker.topic, 0, Offset::End).unwrap();
+    admin.delete_records(&all, &AdminOptions::new()).await.unwrap();
+    assert!(progress.has_passed(&mut mark, SOON).await.unwrap());
 }
