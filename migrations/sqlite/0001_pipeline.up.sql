@@ -36,6 +36,8 @@ CREATE TABLE deliveries (
     due_at           text    CHECK (due_at GLOB '????-??-??T??:??:??.??????+00:00'),
     -- When it was published last; null while it waits for its time. Whoever accepts a request publishes it.
     published_at     text    CHECK (published_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- Until then one ingest publishes it or ends it, and no other does; null while none works on it.
+    claimed_until    text    CHECK (claimed_until GLOB '????-??-??T??:??:??.??????+00:00'),
     -- What it waits for that was deferred. Its destination's hold says how many may go on; or it is 'key_busy', and
     -- it waits for its time alone; or it is 'order', and those before it in its lane have to end first.
     deferred_by      text,
@@ -53,6 +55,7 @@ CREATE TABLE deliveries (
     CHECK ((due_at IS NOT NULL) = (state IN ('pending', 'retrying'))),
     CHECK (due_at IS NOT NULL OR (published_at IS NULL AND deferred_by IS NULL)),
     CHECK (published_at IS NULL OR deferred_by IS NULL),
+    CHECK (due_at IS NOT NULL OR claimed_until IS NULL),
     CHECK ((reason IS NOT NULL) = (state = 'dead'))
 ) STRICT, WITHOUT ROWID;
 
@@ -62,6 +65,9 @@ CREATE INDEX deliveries_planned ON deliveries (due_at, request_id)
     WHERE due_at IS NOT NULL AND published_at IS NULL AND (deferred_by IS NULL OR deferred_by = 'key_busy');
 CREATE INDEX deliveries_published ON deliveries (due_at, request_id) WHERE published_at IS NOT NULL;
 CREATE INDEX deliveries_deferred ON deliveries (destination, due_at, request_id)
+    WHERE deferred_by <> 'order' AND deferred_by <> 'key_busy';
+-- The same, in the order in which their time is over.
+CREATE INDEX deliveries_expiring ON deliveries (destination, since, request_id)
     WHERE deferred_by <> 'order' AND deferred_by <> 'key_busy';
 CREATE INDEX deliveries_lane ON deliveries (lane, destination, request_id)
     WHERE lane IS NOT NULL AND due_at IS NOT NULL;
@@ -77,6 +83,8 @@ CREATE TABLE holds (
     allowance   integer NOT NULL CHECK (allowance > 0),
     -- What was heard since some were let go: null, 'progress' or 'limit'.
     news        text    CHECK (news IN ('progress', 'limit')),
+    -- How many of those that were let go ended without a call: as many others may go at once.
+    returned    integer NOT NULL DEFAULT 0 CHECK (returned >= 0),
     next_at     text    NOT NULL CHECK (next_at GLOB '????-??-??T??:??:??.??????+00:00')
 ) STRICT, WITHOUT ROWID;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use throughline_config::Kafka;
+use tokio::time::Instant;
 
 use crate::{KafkaError, client};
 
@@ -256,20 +257,15 @@ impl Look<'_> {
         let mut without = Vec::new();
         // What is not known by the deadline is not passed.
         while !marked.is_empty() && Instant::now() < until {
-            match reader.poll(READ_POLL) {
-                Some(Ok(record)) => {
-                    if marked.remove(&record.partition()).is_some_and(|marked| record.offset() >= marked) {
-                        without.push(record.partition());
-                    }
-                }
-                Some(Err(Native::PartitionEOF(partition))) => {
-                    if marked.remove(&partition).is_some() {
-                        without.push(partition);
-                    }
-                }
+            let (partition, position) = match reader.poll(READ_POLL) {
+                Some(Ok(record)) => (record.partition(), record.offset()),
+                // It lies behind the mark.
+                Some(Err(Native::PartitionEOF(partition))) => (partition, i64::MAX),
                 Some(Err(error)) => return Err(error),
-                None => {}
-            }
+                None => continue,
+            };
+            let has_none = marked.remove(&partition).is_some_and(|marked| position >= marked);
+            without.extend(has_none.then_some(partition));
         }
         reader.unassign()?;
         Ok(without)

@@ -1,5 +1,7 @@
 //! Deliveries that ended without success: found, sent on their way again, thrown away.
 
+use std::fmt::Write as _;
+
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use throughline_snowflake::RequestId;
@@ -9,6 +11,7 @@ use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::order;
 use crate::requests::{number, request_id};
+use crate::rows::Rows;
 
 /// Which dead letters are meant; what is none is any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +78,17 @@ struct Row {
     attempts: i32,
 }
 
-/// At most `limit` of those that are meant, the youngest requests first, behind `after`.
+/// Some dead letters, and where to look for more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Those that are meant.
+    pub letters: Vec<DeadLetter>,
+    /// Where the next page begins; `None` if there are no more.
+    pub next: Option<Place>,
+}
+
+/// At most `limit` of those that are meant, the youngest requests first, behind `after`. It looks at some thousands
+/// and no more, so they may be fewer, or none, although there are more.
 ///
 /// # Errors
 /// If the database cannot be asked.
@@ -84,33 +97,125 @@ pub async fn list(
     filter: &Filter,
     after: Option<&Place>,
     limit: u64,
-) -> Result<Vec<DeadLetter>, StoreError> {
+) -> Result<Page, StoreError> {
     let connection = &Operation::new(session, "list_dead_letters");
+    let after = after.map(|(id, destination)| (id.as_i64(), destination.as_str()));
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let walked = walk(connection, filter, after, Order::YoungestFirst, limit).await?;
+    let next = walked.next.map(|key| Ok::<_, StoreError>((request_id(key.request_id)?, key.destination)));
+    Ok(Page { letters: letters(connection, &walked.meant).await?, next: next.transpose()? })
+}
+
+async fn letters(connection: &impl ConnectionTrait, keys: &[Key]) -> Result<Vec<DeadLetter>, StoreError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT d.request_id, d.destination, q.route, q.accepted_at, d.updated_at, d.reason, \
+             d.last_error_class, d.last_error, d.last_status, a.response_excerpt, a.trace_id, d.attempts \
+         FROM r JOIN deliveries AS d ON d.request_id = r.request_id AND d.destination = r.destination \
+         JOIN requests AS q ON q.id = d.request_id \
+         LEFT JOIN attempts AS a ON a.request_id = d.request_id AND a.destination = d.destination \
+             AND a.number = d.attempts AND a.started_at = (SELECT max(started_at) FROM attempts AS l \
+                 WHERE l.request_id = d.request_id AND l.destination = d.destination \
+                 AND l.number = d.attempts) \
+         WHERE d.state = 'dead' ORDER BY d.request_id DESC, d.destination DESC";
+    let found: Vec<Row> = rows(keys).query(connection, Vec::new(), sql).await?;
+    found.into_iter().map(DeadLetter::try_from).collect()
+}
+
+/// Most dead letters that one step of a walk looks at, whatever it finds.
+const LOOKED_AT: usize = 5000;
+
+/// In the order of requests and destinations, or against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    OldestFirst,
+    YoungestFirst,
+}
+
+#[derive(Debug, Clone, FromQueryResult)]
+pub(crate) struct Key {
+    pub(crate) request_id: i64,
+    pub(crate) destination: String,
+}
+
+/// Keys as a table of a statement.
+pub(crate) fn rows(keys: &[Key]) -> Rows<'_, Key> {
+    Rows::of(keys)
+        .column("request_id", |key| key.request_id)
+        .column("destination", |key| key.destination.as_str())
+}
+
+/// A step of a walk through dead letters.
+pub(crate) struct Walked {
+    /// Those that are meant, in the walk's order.
+    pub(crate) meant: Vec<Key>,
+    /// How many were looked at.
+    pub(crate) looked_at: usize,
+    /// The last one that was looked at; `None` at the walk's end.
+    pub(crate) next: Option<Key>,
+}
+
+/// Looks at the next dead letters behind `after`, until `most` are found that are meant, and no further than a step
+/// goes. An index holds just the dead ones, another one those of each destination.
+pub(crate) async fn walk(
+    connection: &impl ConnectionTrait,
+    filter: &Filter,
+    after: Option<(i64, &str)>,
+    order: Order,
+    most: usize,
+) -> Result<Walked, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Seen {
+        request_id: i64,
+        destination: String,
+        is_meant: i32,
+    }
     let dialect = Dialect::of(connection);
     let mut meant = Meant::new(dialect, filter);
-    if let Some((id, destination)) = after {
-        let (id, destination) = (meant.parameter(id.as_i64()), meant.parameter(destination.as_str()));
-        meant.condition(&format!("(d.request_id, d.destination) < ({id}, {destination})"));
+    let (comparison, direction) = match order {
+        Order::OldestFirst => (">", "ASC"),
+        Order::YoungestFirst => ("<", "DESC"),
+    };
+    let mut within = "d.state = 'dead'".to_owned();
+    if let Some(destination) = &filter.destination {
+        let destination = meant.parameter(dialect::text(destination));
+        let _ = write!(within, " AND d.destination = {destination}");
     }
-    // As a number, so that the plan is for so many; what belongs to them is looked up for those alone.
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    if let Some((id, destination)) = after {
+        let (id, destination) = (meant.parameter(id), meant.parameter(destination));
+        // The first of them serves the index of one destination.
+        let _ = write!(
+            within,
+            " AND d.request_id {comparison}= {id} \
+             AND (d.request_id, d.destination) {comparison} ({id}, {destination})"
+        );
+    }
     let sql = format!(
-        "SELECT page.request_id, page.destination, page.updated_at, page.reason, page.last_error_class, \
-             page.last_error, page.last_status, page.attempts, \
-             q.route, q.accepted_at, a.response_excerpt, a.trace_id \
-         FROM (SELECT d.request_id, d.destination, d.updated_at, d.reason, d.last_error_class, \
-                 d.last_error, d.last_status, d.attempts FROM deliveries AS d WHERE {} \
-             ORDER BY d.request_id DESC, d.destination DESC LIMIT {limit}) AS page \
-         JOIN requests AS q ON q.id = page.request_id \
-         LEFT JOIN attempts AS a ON a.request_id = page.request_id AND a.destination = page.destination \
-             AND a.number = page.attempts AND a.started_at = (SELECT max(started_at) FROM attempts AS l \
-                 WHERE l.request_id = page.request_id AND l.destination = page.destination \
-                 AND l.number = page.attempts) \
-         ORDER BY page.request_id DESC, page.destination DESC",
+        "SELECT d.request_id, d.destination, CASE WHEN {} THEN 1 ELSE 0 END AS is_meant \
+         FROM deliveries AS d WHERE {within} \
+         ORDER BY d.request_id {direction}, d.destination {direction} LIMIT {LOOKED_AT}",
         meant.sql
     );
-    let rows = Row::find_by_statement(dialect.statement(sql, meant.parameters)).all(connection).await?;
-    rows.into_iter().map(DeadLetter::try_from).collect()
+    let page = Seen::find_by_statement(dialect.statement(sql, meant.parameters)).all(connection).await?;
+    let is_end = page.len() < LOOKED_AT;
+    let mut walked = Walked { meant: Vec::new(), looked_at: 0, next: None };
+    let mut rest = page.into_iter();
+    for Seen { request_id, destination, is_meant } in rest.by_ref() {
+        walked.looked_at += 1;
+        let key = Key { request_id, destination };
+        walked.next = Some(key.clone());
+        if is_meant != 0 {
+            walked.meant.push(key);
+        }
+        if walked.meant.len() == most {
+            break;
+        }
+    }
+    if is_end && rest.all(|seen| seen.is_meant == 0) {
+        walked.next = None;
+    }
+    Ok(walked)
 }
 
 impl TryFrom<Row> for DeadLetter {
@@ -140,11 +245,6 @@ impl TryFrom<Row> for DeadLetter {
 /// # Errors
 /// If the database cannot be asked.
 pub async fn purge(session: &impl Session, filter: &Filter, limit: u64) -> Result<u64, StoreError> {
-    #[derive(FromQueryResult)]
-    struct Key {
-        request_id: i64,
-        destination: String,
-    }
     let connection = &Operation::new(session, "purge_dead_letters");
     let dialect = Dialect::of(connection);
     let meant = Meant::new(dialect, filter);
@@ -159,18 +259,13 @@ pub async fn purge(session: &impl Session, filter: &Filter, limit: u64) -> Resul
     if keys.is_empty() {
         return Ok(0);
     }
-    let rows = || {
-        crate::rows::Rows::of(&keys)
-            .column("request_id", |key| key.request_id)
-            .column("destination", |key| key.destination.as_str())
-    };
     let sql =
         "DELETE FROM deliveries WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)";
-    let purged = rows().execute(connection, Vec::new(), sql).await?;
+    let purged = rows(&keys).execute(connection, Vec::new(), sql).await?;
     let sql = "DELETE FROM requests WHERE id IN (SELECT request_id FROM r) \
          AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.request_id = requests.id) \
          AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = requests.id)";
-    rows().execute(connection, Vec::new(), sql).await?;
+    rows(&keys).execute(connection, Vec::new(), sql).await?;
     Ok(purged)
 }
 

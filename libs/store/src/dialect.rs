@@ -83,6 +83,14 @@ impl Dialect {
         }
     }
 
+    /// Bytes of which there are none.
+    pub(crate) fn no_bytes(self) -> &'static str {
+        match self {
+            Self::Postgres => "''::bytea",
+            Self::Sqlite => "x''",
+        }
+    }
+
     /// A parameter that is text or null, where nothing else says so.
     pub(crate) fn nullable_text(self, parameter: &str) -> String {
         match self {

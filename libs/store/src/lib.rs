@@ -11,6 +11,7 @@
 //! | [`idempotency`] | which request an idempotency key stands for |
 //! | [`outbox`] | what is committed and not yet acknowledged by the broker |
 //! | [`deliveries`] | the state of a request at a destination, and when to act on it |
+//! | [`claims`] | deliveries that one ingest is publishing |
 //! | [`outcomes`] | what became of attempts |
 //! | [`order`] | deliveries that are made one after the other |
 //! | [`holds`] | destinations that cannot take all that waits for them |
@@ -25,6 +26,7 @@
 //! Bodies come back byte for byte, times to the microsecond.
 
 pub mod backlog;
+pub mod claims;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod holds;
@@ -55,8 +57,9 @@ mod waits;
 
 pub use sea_orm::ConnectionTrait;
 
+pub use claims::{Claim, Due, DueDelivery};
 pub use connection::Connection;
-pub use deliveries::{Cancelled, Claim, DeliveryState, Due, DueDelivery, Ended, Refusal};
+pub use deliveries::{Cancelled, DeliveryState, Ended, Refusal};
 pub use error::StoreError;
 pub use operation::{Operations, Session};
 pub use outbox::OutboxRequest;

@@ -55,8 +55,8 @@ fn is_newer(delivery: &Model, report: &AttemptReport) -> bool {
         // is awaited, any word on it is news that was not the last one; but an end without a call may be one from
         // before a replay.
         std::cmp::Ordering::Greater => {
-            let is_awaited =
-                delivery.published_at.is_some() && delivery.reported_at != Some(report.started_at);
+            let is_awaited = (delivery.published_at.is_some() || delivery.claimed_until.is_some())
+                && delivery.reported_at != Some(report.started_at);
             report.is_of_a_call() || began_later || (is_deferral(report) && is_awaited)
         }
     }
@@ -103,6 +103,7 @@ fn by_our_clock(due_at: DateTime<Utc>, report: &AttemptReport, now: DateTime<Utc
 fn wait(delivery: &mut Model, due_at: Option<DateTime<Utc>>) {
     delivery.due_at = due_at;
     delivery.published_at = None;
+    delivery.claimed_until = None;
 }
 
 fn end(delivery: &mut Model, state: DeliveryState) {
@@ -136,6 +137,7 @@ mod tests {
     use super::*;
 
     const PATIENCE: i64 = 900;
+    const CLAIM: i64 = 30;
     const ATTEMPTS: u32 = 5;
     const WINDOW: i64 = 24 * 3600;
 
@@ -159,6 +161,7 @@ mod tests {
             since: at(0),
             due_at: Some(at(PATIENCE)),
             published_at: Some(at(0)),
+            claimed_until: None,
             deferred_by: None,
             lane: None,
             reported_at: None,
@@ -189,8 +192,12 @@ mod tests {
         Wait(i64),
         /// The clock of dispatch is put forward or back.
         Step(i64),
-        /// The sweeper looks.
+        /// The sweeper looks: it claims what is due, hands it to Kafka, and notes that it is published.
         Sweep,
+        /// The same, but for the note: that comes later, or never.
+        Claim,
+        /// The note of the last claim, whatever has happened since.
+        Note,
         /// Dispatch works on a record; and, if it crashes before it commits, will again.
         Dispatch { which: usize, fate: Fate, crashes: bool },
         /// The recorder reads a report; and, if it crashes, will again.
@@ -216,6 +223,8 @@ mod tests {
             6 => (1..1200_i64).prop_map(Event::Wait),
             1 => (-7200..7200_i64).prop_map(Event::Step),
             6 => Just(Event::Sweep),
+            2 => Just(Event::Claim),
+            2 => Just(Event::Note),
             8 => (any::<usize>(), fate(), any::<bool>())
                 .prop_map(|(which, fate, crashes)| Event::Dispatch { which, fate, crashes }),
             8 => (any::<usize>(), any::<bool>()).prop_map(|(which, crashes)| Event::Record { which, crashes }),
@@ -240,6 +249,8 @@ mod tests {
         /// How far the clock of dispatch is ahead.
         ahead: i64,
         delivery: Model,
+        /// The end of the claim that was made last.
+        claim: Option<DateTime<Utc>>,
         records: Vec<Asked>,
         reports: Vec<AttemptReport>,
         recorded: Vec<AttemptReport>,
@@ -253,6 +264,7 @@ mod tests {
                 now: 0,
                 ahead: 0,
                 delivery: accepted(),
+                claim: None,
                 records: vec![Asked { attempt: 1, spent: 0 }],
                 reports: Vec::new(),
                 recorded: Vec::new(),
@@ -274,6 +286,8 @@ mod tests {
                 Event::Wait(seconds) => self.now += seconds,
                 Event::Step(seconds) => self.ahead += seconds,
                 Event::Sweep => self.sweep(),
+                Event::Claim => self.claim(),
+                Event::Note => self.note(),
                 Event::Dispatch { which, fate, crashes } => self.dispatch(which, fate, crashes),
                 Event::Record { which, crashes } => self.record(which, crashes),
                 Event::Cancel => {
@@ -287,13 +301,30 @@ mod tests {
 
         /// As the sweeper and the holds do; the outbox has been emptied before.
         fn sweep(&mut self) {
+            self.claim();
+            self.note();
+        }
+
+        fn claim(&mut self) {
             let delivery = &mut self.delivery;
-            if delivery.due_at.is_some_and(|due_at| due_at <= at(self.now)) {
+            let is_due = |time: Option<DateTime<Utc>>| time.is_some_and(|time| time <= at(self.now));
+            if is_due(delivery.due_at) && (delivery.claimed_until.is_none() || is_due(delivery.claimed_until))
+            {
                 let attempt = u32::try_from(delivery.attempts).unwrap() + 1;
                 self.records.push(Asked { attempt, spent: u32::try_from(delivery.spent).unwrap() });
+                delivery.claimed_until = Some(at(self.now + CLAIM));
+                self.claim = delivery.claimed_until;
+                // A hold releases what it defers, before it is claimed.
+                delivery.deferred_by = None;
+            }
+        }
+
+        fn note(&mut self) {
+            let delivery = &mut self.delivery;
+            if delivery.claimed_until.is_some() && delivery.claimed_until == self.claim.take() {
                 delivery.due_at = Some(at(self.now + PATIENCE));
                 delivery.published_at = Some(at(self.now));
-                delivery.deferred_by = None;
+                delivery.claimed_until = None;
             }
         }
 
@@ -401,6 +432,7 @@ mod tests {
             assert_eq!(delivery.due_at.is_some(), goes_on, "{delivery:?}");
             assert_eq!(delivery.reason.is_some(), delivery.state == DeliveryState::Dead, "{delivery:?}");
             assert!(goes_on || (delivery.published_at.is_none() && delivery.deferred_by.is_none()));
+            assert!(goes_on || delivery.claimed_until.is_none(), "{delivery:?}");
             assert!(delivery.published_at.is_none() || delivery.deferred_by.is_none(), "{delivery:?}");
             let heard = self.recorded.iter().any(has_delivered);
             assert_eq!(
@@ -464,7 +496,9 @@ mod tests {
                 for report in &world.recorded[known..] {
                     // While word is awaited, a deferral that is not the last one is taken for it: then the
                     // delivery is published once more.
-                    if !report.is_of_a_call() && world.delivery.published_at.is_some() {
+                    let is_awaited =
+                        world.delivery.published_at.is_some() || world.delivery.claimed_until.is_some();
+                    if !report.is_of_a_call() && is_awaited {
                         continue;
                     }
                     let mut again = world.delivery.clone();

@@ -69,6 +69,9 @@ pub async fn record(
                 Outcome::Delivered | Outcome::Dead { reason: DeadReason::Rejected, .. } => {
                     news.answered(&delivery.destination);
                 }
+                Outcome::Dead { .. } if !report.is_of_a_call() => {
+                    news.ended_without_a_call(&delivery.destination);
+                }
                 Outcome::Retry { .. } | Outcome::Dead { .. } => {}
             }
         }
@@ -191,7 +194,8 @@ async fn update(connection: &impl ConnectionTrait, deliveries: &[delivery::Model
         return Ok(());
     }
     let sql = "UPDATE deliveries SET state = r.state, attempts = r.attempts, spent = r.spent, \
-         due_at = r.due_at, published_at = r.published_at, deferred_by = r.deferred_by, \
+         due_at = r.due_at, published_at = r.published_at, claimed_until = r.claimed_until, \
+         deferred_by = r.deferred_by, \
          reported_at = r.reported_at, \
          last_status = r.last_status, last_error_class = r.last_error_class, last_error = r.last_error, \
          reason = r.reason, updated_at = r.updated_at \
@@ -204,6 +208,7 @@ async fn update(connection: &impl ConnectionTrait, deliveries: &[delivery::Model
         .column("spent", |delivery| delivery.spent)
         .column("due_at", |delivery| delivery.due_at)
         .column("published_at", |delivery| delivery.published_at)
+        .column("claimed_until", |delivery| delivery.claimed_until)
         .column("deferred_by", |delivery| delivery.deferred_by.as_deref())
         .column("reported_at", |delivery| delivery.reported_at)
         .column("last_status", |delivery| delivery.last_status)

@@ -4,19 +4,24 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{ConnectionTrait, FromQueryResult, TryGetable as _};
+use sea_orm::{ConnectionTrait, FromQueryResult};
 
-use crate::dead_letters::{Filter, Meant, REVIVE};
+use crate::dead_letters::{Filter, Key, Order, REVIVE, Walked, rows, walk};
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::order;
 use crate::requests::{number, request_id};
-use crate::rows::Rows;
 use crate::store::Store;
 
 /// Most that are taken at once, whatever the rate: a transaction should be short.
 const MOST: i64 = 500;
+/// Most replays that run at a time: each costs a step that looks at some thousand dead letters, in turn.
+pub const MOST_RUNNING: u32 = 16;
+/// Tells the lock of who begins a replay from others.
+const LOCK: i64 = 0x7468_726f_7265_706c;
+/// The replay's time has come.
+const IS_DUE: &str = "state = 'running' AND next_at <= $1";
 
 /// How far a replay has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +90,9 @@ impl TryFrom<Row> for Replay {
     }
 }
 
-/// Begins to replay what is meant and dead at `now`; gives the replay's number.
+/// Begins to replay what is meant and dead at `now`; gives the replay's number, or none if as many run as may.
+///
+/// To be called in a transaction.
 ///
 /// # Errors
 /// If the database cannot be asked.
@@ -94,13 +101,21 @@ pub async fn begin(
     filter: &Filter,
     (count, per): (NonZeroU32, Duration),
     now: DateTime<Utc>,
-) -> Result<i64, StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let connection = &Operation::new(session, "begin_replay");
     let dialect = Dialect::of(connection);
+    if dialect == Dialect::Postgres {
+        // Else two that begin at once would not count each other.
+        let statement = dialect.statement("SELECT pg_advisory_xact_lock($1)", [LOCK.into()]);
+        connection.execute_raw(statement).await?;
+    }
     let text = |text: &Option<String>| text.as_deref().map(dialect::text).into();
-    let sql = "INSERT INTO replays (route, destination, reason, error_class, died_since, died_before, \
+    let sql = format!(
+        "INSERT INTO replays (route, destination, reason, error_class, died_since, died_before, \
          rate_count, rate_millis, state, replayed, last_request_id, last_destination, next_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'running', 0, -1, '', $9, $9) RETURNING id";
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, 'running', 0, -1, '', $9, $9 \
+         WHERE (SELECT count(*) FROM replays WHERE state = 'running') < {MOST_RUNNING} RETURNING id"
+    );
     let parameters = [
         text(&filter.route),
         text(&filter.destination),
@@ -113,8 +128,7 @@ pub async fn begin(
         dialect.time(now),
     ];
     let row = connection.query_one_raw(dialect.statement(sql, parameters)).await?;
-    let row = row.ok_or_else(|| StoreError::foreign("replay", "it has no number"))?;
-    i64::try_get(&row, "", "id").map_err(|error| StoreError::foreign("replay", format!("{error:?}")))
+    Ok(row.map(|row| row.try_get("", "id")).transpose()?)
 }
 
 /// How far a replay has come; `None` if there is none of that number.
@@ -152,86 +166,127 @@ pub async fn purge(session: &impl Session, over_before: DateTime<Utc>) -> Result
     Ok(connection.execute_raw(statement).await?.rows_affected())
 }
 
-/// Takes the next dead letters of each replay whose time has come, and says how many. Several may call it at
-/// once and share the replays.
+/// What was done for replays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// How many dead letters are on their way again.
+    pub revived: u64,
+    /// How many were looked at, and are not looked at again.
+    pub looked_at: u64,
+}
+
+/// Looks at the next dead letters of each replay whose time has come, and takes those that it means. Several may call
+/// it at once and share the replays.
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn go_on(store: &Store, now: DateTime<Utc>) -> Result<u64, StoreError> {
+pub async fn go_on(store: &Store, now: DateTime<Utc>) -> Result<Step, StoreError> {
     let dialect = Dialect::of(store.connection());
-    let due = format!("SELECT {COLUMNS} FROM replays WHERE state = 'running' AND next_at <= $1");
     // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
-    let statement = dialect.statement(due.as_str(), [dialect.time(now)]);
+    let due = format!("SELECT id FROM replays WHERE {IS_DUE} ORDER BY next_at");
     let connection = Operation::new(store.connection(), "look_at_replays");
-    if connection.query_one_raw(statement).await?.is_none() {
-        return Ok(0);
-    }
+    let due = connection.query_all_raw(dialect.statement(due, [dialect.time(now)])).await?;
     drop(connection);
+    let mut all = Step::default();
+    for replay in due {
+        let step = go_on_with(store, replay.try_get("", "id")?, now).await?;
+        all.revived += step.revived;
+        all.looked_at += step.looked_at;
+    }
+    Ok(all)
+}
+
+/// When the next replay goes on; `None` if none runs.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn next(session: &impl Session) -> Result<Option<DateTime<Utc>>, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Next {
+        at: Option<DateTime<Utc>>,
+    }
+    let connection = &Operation::new(session, "find_next_replay");
+    let sql = "SELECT min(next_at) AS at FROM replays WHERE state = 'running'";
+    let next = Next::find_by_statement(Dialect::of(connection).statement(sql, [])).one(connection).await?;
+    Ok(next.and_then(|next| next.at))
+}
+
+/// In a transaction of its own: each enters the lanes that it changes before it locks deliveries, as recorders do.
+async fn go_on_with(store: &Store, id: i64, now: DateTime<Utc>) -> Result<Step, StoreError> {
+    let dialect = Dialect::of(store.connection());
     let transaction = store.begin().await?;
     let operation = Operation::new(&transaction, "replay_dead_letters");
-    let statement = dialect.statement(format!("{due} {}", dialect.lock_free_rows()), [dialect.time(now)]);
-    let mut taken = 0;
-    for replay in Row::find_by_statement(statement).all(&operation).await? {
-        taken += go_on_with(&operation, dialect, &replay, now).await?;
-    }
+    let sql =
+        format!("SELECT {COLUMNS} FROM replays WHERE {IS_DUE} AND id = $2 {}", dialect.lock_free_rows());
+    let due = Row::find_by_statement(dialect.statement(sql, [dialect.time(now), id.into()]));
+    let Some(replay) = due.one(&operation).await? else { return Ok(Step::default()) };
+    let after = (replay.last_request_id, replay.last_destination.as_str());
+    let walked = walk(&operation, &replay.filter(), Some(after), Order::OldestFirst, replay.most()).await?;
+    let revived = revive(&operation, dialect, &walked.meant, now).await?;
+    save(&operation, dialect, &replay, &walked, revived, now).await?;
     drop(operation);
     transaction.commit().await?;
-    Ok(taken)
+    Ok(Step { revived, looked_at: walked.looked_at as u64 })
 }
 
-#[derive(Debug, FromQueryResult)]
-struct Key {
-    request_id: i64,
-    destination: String,
+impl Row {
+    /// No more than in a second, so that a rate of so many an hour comes evenly.
+    fn most(&self) -> usize {
+        let in_a_second = (i64::from(self.rate_count) * 1000 + self.rate_millis - 1) / self.rate_millis;
+        usize::try_from(in_a_second.clamp(1, MOST)).unwrap_or(1)
+    }
 }
 
-async fn go_on_with(
+async fn revive(
     connection: &impl ConnectionTrait,
     dialect: Dialect,
-    replay: &Row,
+    keys: &[Key],
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    // No more than in a second, so that a rate of so many an hour comes evenly.
-    let in_a_second = (i64::from(replay.rate_count) * 1000 + replay.rate_millis - 1) / replay.rate_millis;
-    let most = in_a_second.clamp(1, MOST);
-    let mut meant = Meant::new(dialect, &replay.filter());
-    let id = meant.parameter(replay.last_request_id);
-    let destination = meant.parameter(replay.last_destination.as_str());
-    meant.condition(&format!("(d.request_id, d.destination) > ({id}, {destination})"));
-    let sql = format!(
-        "SELECT d.request_id, d.destination FROM deliveries AS d WHERE {} \
-         ORDER BY d.request_id, d.destination LIMIT {most}",
-        meant.sql
-    );
-    let keys = Key::find_by_statement(dialect.statement(sql, meant.parameters)).all(connection).await?;
-    let Some(last) = keys.last() else {
-        let sql = "UPDATE replays SET state = 'done', updated_at = $2 WHERE id = $1";
-        connection.execute_raw(dialect.statement(sql, [replay.id.into(), dialect.time(now)])).await?;
+    if keys.is_empty() {
         return Ok(0);
-    };
+    }
     let requests = keys.iter().map(|key| request_id(key.request_id)).collect::<Result<Vec<_>, _>>()?;
     order::enter(connection, &requests).await?;
-    let dead = lock_dead(connection, dialect, &keys).await?;
+    let dead = lock_dead(connection, dialect, keys).await?;
     let sql = format!("{REVIVE} WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)");
     let revived = rows(&dead).execute(connection, vec![dialect.time(now)], &sql).await?;
     let revived_keys = dead.into_iter().map(|key| Ok((request_id(key.request_id)?, key.destination)));
     order::queue(connection, &revived_keys.collect::<Result<Vec<_>, StoreError>>()?).await?;
-    let taken = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+    Ok(revived)
+}
+
+/// Notes how far it has come, whether it has found any or not.
+async fn save(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    replay: &Row,
+    walked: &Walked,
+    revived: u64,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let taken = i64::try_from(walked.meant.len()).unwrap_or(i64::MAX);
     let pause =
         TimeDelta::milliseconds(replay.rate_millis.saturating_mul(taken) / i64::from(replay.rate_count));
-    let sql = "UPDATE replays SET replayed = replayed + $2, last_request_id = $3, last_destination = $4, \
-         next_at = $5, updated_at = $6 WHERE id = $1";
+    let state = if walked.next.is_some() { "running" } else { "done" };
+    let (last_request, last_destination) = match &walked.next {
+        Some(key) => (key.request_id, key.destination.as_str()),
+        None => (replay.last_request_id, replay.last_destination.as_str()),
+    };
+    let sql = "UPDATE replays SET state = $7, replayed = replayed + $2, last_request_id = $3, \
+         last_destination = $4, next_at = $5, updated_at = $6 WHERE id = $1";
     let parameters = [
         replay.id.into(),
         i64::try_from(revived).unwrap_or(i64::MAX).into(),
-        last.request_id.into(),
-        last.destination.as_str().into(),
+        last_request.into(),
+        last_destination.into(),
         // From when it was due: what was late is made up for, but for long interruptions.
         dialect.time((replay.next_at + pause).max(now)),
         dialect.time(now),
+        state.into(),
     ];
     connection.execute_raw(dialect.statement(sql, parameters)).await?;
-    Ok(revived)
+    Ok(())
 }
 
 /// Those that are dead still, which nobody else changes meanwhile. In one order whoever does, so that two cannot
@@ -248,10 +303,4 @@ async fn lock_dead(
         dialect.lock_rows_of("d")
     );
     rows(keys).query(connection, Vec::new(), &sql).await
-}
-
-fn rows(keys: &[Key]) -> Rows<'_, Key> {
-    Rows::of(keys)
-        .column("request_id", |key| key.request_id)
-        .column("destination", |key| key.destination.as_str())
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 use opentelemetry::metrics::Meter;
 use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use throughline_config as configured;
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::connection::{Connection, Database, Patience};
 use crate::dialect::Dialect;
@@ -21,7 +20,6 @@ pub struct Store {
     connection: Connection,
     #[expect(dead_code, reason = "connections are counted as long as it is kept")]
     counted: Arc<Pool>,
-    sweeping: Arc<Mutex<()>>,
     meter: Meter,
 }
 
@@ -42,7 +40,7 @@ impl Store {
         };
         let operations = Operations::new(meter, system);
         let connection = Connection { database, patience, operations };
-        Ok(Self { connection, counted, sweeping: Arc::default(), meter: meter.clone() })
+        Ok(Self { connection, counted, meter: meter.clone() })
     }
 
     /// The same database on `most` connections of its own, each statement of which takes `timeout` at most: whatever
@@ -135,10 +133,6 @@ impl Store {
             // Fails only for what was never connected.
             Database::Sqlite(sqlite) => drop(sqlite.clone().close().await),
         }
-    }
-
-    pub(crate) async fn sweepers_turn(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.sweeping).lock_owned().await
     }
 }
 

@@ -6,3 +6,11 @@ pub(crate) const FOR_ITS_TIME: &str = "due_at IS NOT NULL AND published_at IS NU
 
 /// Until its destination's hold lets it go.
 pub(crate) const FOR_ITS_DESTINATION: &str = "deferred_by <> 'order' AND deferred_by <> 'key_busy'";
+
+/// Published, and no outcome was recorded.
+pub(crate) const FOR_AN_OUTCOME: &str = "due_at IS NOT NULL AND published_at IS NOT NULL";
+
+/// No ingest works on it.
+pub(crate) fn is_free(now: &str) -> String {
+    format!("(claimed_until IS NULL OR claimed_until <= {now})")
+}

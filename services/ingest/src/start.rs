@@ -29,7 +29,7 @@ use crate::publisher::{self, Window, publisher};
 use crate::recorder::Recorder;
 use crate::refusals::DeadLetters;
 use crate::sampler::{self, Sampler};
-use crate::sweeper::{Alarm, Desk, Sweeper};
+use crate::sweeper::{Alarm, Desk, Expirer, Replayer, Resender, Seeker, Sweeper};
 use crate::topics::{self, Unseen};
 use crate::writer::{self, Writer};
 
@@ -199,7 +199,8 @@ impl Parts {
         let router = router(&self.settings, &intakes, &self.desk(), Arc::clone(&readiness), &self.meter);
         let adopter = self.adopter(intakes)?;
         let recorder = self.recorder()?;
-        let sweeper = self.sweeper()?;
+        let seeker = self.seeker()?;
+        let (sweeper, expirer, replayer) = (self.sweeper(), self.expirer(), self.replayer());
         let sampler = self.sampler(&lease);
 
         // Everything is there: from here on nothing fails.
@@ -226,6 +227,9 @@ impl Parts {
         });
         tasks.spawn("recorder", recorder.run());
         tasks.spawn("sweeper", sweeper.run());
+        tasks.spawn("seeker of what is lost", seeker.run());
+        tasks.spawn("expirer", expirer.run());
+        tasks.spawn("replayer", replayer.run());
         tasks.spawn("sampler", sampler.run());
         if let Some(unseen) = self.unseen {
             tasks.spawn("topics", unseen.run(self.shutdown.soft().clone()));
@@ -328,7 +332,23 @@ impl Parts {
         Sampler::new(store, clock, node, ids, destinations, self.shutdown.clone(), &self.meter)
     }
 
-    fn sweeper(&self) -> Result<Sweeper, StartError> {
+    fn resender(&self) -> Resender {
+        Resender {
+            store: self.store.clone(),
+            dead_letters: self.dead_letters(),
+            clock: self.clock.clone(),
+            patience: delta(self.settings.ingest.patience),
+            window: Arc::clone(&self.window),
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+
+    fn sweeper(&self) -> Sweeper {
+        Sweeper { resender: self.resender(), alarm: Arc::clone(&self.alarm) }
+    }
+
+    fn seeker(&self) -> Result<Seeker, StartError> {
         let Settings { kafka, routes, .. } = &self.settings;
         let groups = match self.broker {
             Broker::Durable => {
@@ -338,19 +358,29 @@ impl Parts {
             }
             Broker::Forgetful => None,
         };
-        let patience = delta(self.settings.ingest.patience);
-        Ok(Sweeper {
+        Ok(Seeker { resender: self.resender(), listener: Listener::new(groups, self.clock.clone()) })
+    }
+
+    fn expirer(&self) -> Expirer {
+        let destinations = self.settings.destinations.iter();
+        Expirer {
             store: self.store.clone(),
             dead_letters: self.dead_letters(),
             clock: self.clock.clone(),
-            patience,
-            window: Arc::clone(&self.window),
+            windows: destinations.map(|(name, it)| (name.clone(), it.retry.window)).collect(),
             alarm: Arc::clone(&self.alarm),
             metrics: self.metrics.clone(),
-            listener: Listener::new(groups, self.clock.clone()),
-            listen_at: tokio::time::Instant::now(),
             shutdown: self.shutdown.clone(),
-        })
+        }
+    }
+
+    fn replayer(&self) -> Replayer {
+        Replayer {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            alarm: Arc::clone(&self.alarm),
+            shutdown: self.shutdown.clone(),
+        }
     }
 }
 

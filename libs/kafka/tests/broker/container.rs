@@ -117,6 +117,9 @@ impl Container {
             )
             .with_env_var("KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "1")
             .with_env_var("KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", "1")
+            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
+            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
+            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS", "1")
             // Else the first member of each consumer group waits 3 s for others.
             .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
             .start()

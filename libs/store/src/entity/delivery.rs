@@ -15,6 +15,7 @@ pub(crate) struct Model {
     pub(crate) since: DateTimeUtc,
     pub(crate) due_at: Option<DateTimeUtc>,
     pub(crate) published_at: Option<DateTimeUtc>,
+    pub(crate) claimed_until: Option<DateTimeUtc>,
     pub(crate) deferred_by: Option<String>,
     pub(crate) lane: Option<String>,
     pub(crate) reported_at: Option<DateTimeUtc>,

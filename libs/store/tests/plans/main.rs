@@ -21,8 +21,8 @@ use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::Cutoff;
 use throughline_store::{
-    Due, NewRequest, Refusal, Store, backlog, deliveries, holds, idempotency, nodes, outbox, outcomes,
-    replays, requests, retention,
+    Due, NewRequest, Refusal, Store, backlog, claims, deliveries, holds, idempotency, nodes, outbox,
+    outcomes, replays, requests, retention,
 };
 
 use crate::databases::{Db, on_postgres, on_sqlite};
@@ -139,13 +139,14 @@ async fn record(store: &Store, reports: &[AttemptReport], now: i64) {
 
 async fn sweep(store: &Store) {
     for due in [Due::Planned, Due::Silent] {
-        let mut claim = deliveries::claim_due(store, due, at(500), 64).await.unwrap();
+        let mut claim = claims::claim_due(store, due, at(500), 64).await.unwrap();
         let claimed = claim.take();
         assert_eq!(claimed.len(), 64);
         let published: Vec<_> =
             claimed[1..].iter().map(|due| (due.request.id, due.destination.clone())).collect();
         let refused = [refusal(claimed[0].request.id.as_i64())];
         claim.published(&published, &refused, at(500), at(1400)).await.unwrap();
+        assert!(claims::is_any_due(store.connection(), due, at(500)).await.unwrap());
     }
     deliveries::next_due(store.connection()).await.unwrap();
 }
@@ -167,6 +168,16 @@ async fn release(store: &Store) {
         assert_eq!(released, 1 << step.min(12));
         record(store, &[reported(step, 1000 + step, Outcome::Delivered)], 1000 + step).await;
     }
+}
+
+/// Of those that wait for their destination, which all began at 0.
+async fn expire(store: &Store) {
+    holds::destinations(store.connection()).await.unwrap();
+    let none = claims::claim_expired(store, "three", at(-1), at(2000), 1000).await.unwrap().take();
+    assert_eq!(none, []);
+    let mut claim = claims::claim_expired(store, "three", at(0), at(2000), 1000).await.unwrap();
+    let refused: Vec<_> = claim.take().iter().map(|due| refusal(due.request.id.as_i64())).collect();
+    assert_eq!(claim.ended(&refused, at(2000)).await.unwrap().len(), 1000);
 }
 
 async fn hear(store: &Store) {
@@ -211,15 +222,16 @@ async fn manage(store: &Store) {
     };
     for filter in [&Filter::default(), &route, &everything] {
         for after in [None, Some(&middle)] {
-            assert_eq!(dead_letters::list(connection, filter, after, 100).await.unwrap().len(), 100);
+            assert_eq!(dead_letters::list(connection, filter, after, 100).await.unwrap().letters.len(), 100);
         }
         let transaction = store.begin().await.unwrap();
         assert_eq!(dead_letters::purge(&transaction, filter, 100).await.unwrap(), 100);
         transaction.commit().await.unwrap();
         let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
-        replays::begin(connection, filter, rate, at(3000)).await.unwrap();
-        assert_eq!(replays::go_on(store, at(3000)).await.unwrap(), 100);
-        assert_eq!(replays::go_on(store, at(3001)).await.unwrap(), 100);
+        replays::begin(connection, filter, rate, at(3000)).await.unwrap().unwrap();
+        assert_eq!(replays::go_on(store, at(3000)).await.unwrap().revived, 100);
+        assert_eq!(replays::go_on(store, at(3001)).await.unwrap().revived, 100);
+        replays::next(connection).await.unwrap();
         connection.execute_unprepared("DELETE FROM replays").await.unwrap();
     }
     let transaction = store.begin().await.unwrap();
@@ -266,6 +278,7 @@ async fn nothing_is_read_whole(db: Db) {
     accept(&db.store).await;
     sweep(&db.store).await;
     release(&db.store).await;
+    expire(&db.store).await;
     hear(&db.store).await;
     manage(&db.store).await;
     purge(&db.store).await;

@@ -7,16 +7,19 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use throughline_messages::{AttemptReport, DeferralCause, Outcome};
 use throughline_snowflake::{NodeId, RequestId};
+use throughline_store::claims::{self, Claim};
 use throughline_store::dead_letters::{self, Filter, Replayed};
-use throughline_store::deliveries::Claim;
 use throughline_store::idempotency::{self, Verdict};
 use throughline_store::{
-    DeliveryState, Due, NewRequest, Store, Transaction, deliveries, holds, nodes, outcomes, replays, requests,
+    DeliveryState, Due, NewRequest, Store, Transaction, holds, nodes, outcomes, replays, requests,
 };
 
 use crate::databases::{Db, on_postgres};
+use crate::dead_letters::begin;
 use crate::deliveries::refusal;
-use crate::fixtures::{at, deferred, delivery, id, node, publish, rejected, report, request, retry};
+use crate::fixtures::{
+    at, count, deferred, delivery, id, insert, node, publish, rejected, report, request, retry,
+};
 use crate::idempotency::claim;
 use crate::retention;
 
@@ -93,7 +96,7 @@ fn two_who_claim_at_once_share_what_is_due() {
     on_postgres(async |db: Db| {
         let new: Vec<_> = (1..=100).map(|number| NewRequest { due_at: at(10), ..request(number) }).collect();
         publish(&db.store, &new).await;
-        let claim = async || deliveries::claim_due(&db.store, Due::Silent, at(10), 60).await.unwrap();
+        let claim = async || claims::claim_due(&db.store, Due::Silent, at(10), 60).await.unwrap();
         let (mut one, mut other) = tokio::join!(claim(), claim());
         let (one, other) = (one.take(), other.take());
         let claimed: BTreeSet<_> = one.iter().chain(&other).map(|delivery| delivery.request.id).collect();
@@ -205,8 +208,8 @@ async fn a_lane_that_nobody_may_enter(db: &Db) -> Transaction {
     joining
 }
 
-async fn claim_planned(store: &Store) -> Claim {
-    let mut claim = deliveries::claim_due(store, Due::Planned, at(10), 9).await.unwrap();
+async fn claim_planned(store: &Store, now: i64) -> Claim {
+    let mut claim = claims::claim_due(store, Due::Planned, at(now), 9).await.unwrap();
     let claimed: Vec<_> = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
     assert_eq!(claimed, [1]);
     claim
@@ -217,11 +220,12 @@ async fn claim_planned(store: &Store) -> Claim {
 fn what_another_replica_has_published_is_not_ended_by_a_refusal() {
     on_postgres(async |db: Db| {
         let joining = a_lane_that_nobody_may_enter(&db).await;
-        let claim = claim_planned(&db.store).await;
+        let claim = claim_planned(&db.store, 10).await;
         let refused = [refusal(1, Some("three"))];
         let (ended, ()) = tokio::join!(claim.published(&[], &refused, at(11), at(50)), async {
             somebody_waits_for_a_lock(&db.store).await;
-            let other = claim_planned(&db.store).await;
+            // The first one takes longer than its claim lasts.
+            let other = claim_planned(&db.store, 40).await;
             let published = [(id(1), "three".to_owned())];
             other.published(&published, &[], at(12), at(912)).await.unwrap();
             joining.commit().await.unwrap();
@@ -236,11 +240,12 @@ fn what_another_replica_has_published_is_not_ended_by_a_refusal() {
 fn what_the_brokers_of_two_replicas_refuse_ends_once_and_its_lane_goes_on() {
     on_postgres(async |db: Db| {
         let joining = a_lane_that_nobody_may_enter(&db).await;
-        let claim = claim_planned(&db.store).await;
+        let claim = claim_planned(&db.store, 10).await;
         let refused = [refusal(1, Some("three"))];
         let (one, other) = tokio::join!(claim.published(&[], &refused, at(11), at(50)), async {
             somebody_waits_for_a_lock(&db.store).await;
-            let other = claim_planned(&db.store).await;
+            // The first one takes longer than its claim lasts.
+            let other = claim_planned(&db.store, 40).await;
             let other = other.published(&[], &refused, at(12), at(50));
             tokio::join!(other, async {
                 so_many_wait_for_a_lock(&db.store, 2).await;
@@ -254,6 +259,110 @@ fn what_the_brokers_of_two_replicas_refuse_ends_once_and_its_lane_goes_on() {
     });
 }
 
+/// In lanes of other keys others are written, and end.
+#[test]
+fn lanes_do_not_wait_for_each_other() {
+    on_postgres(async |db: Db| {
+        let in_lanes = |from: i64| {
+            let of = |number: i64| NewRequest { lane: Some(format!("one/{number}")), ..request(number) };
+            (from..from + 500).map(of).collect::<Vec<_>>()
+        };
+        publish(&db.store, &in_lanes(1)).await;
+        let joining = db.store.begin().await.unwrap();
+        requests::insert(&joining, node(1), &in_lanes(1000)).await.unwrap();
+        insert(&db.store, &in_lanes(2000)).await;
+        let reports: Vec<_> = (1..=500).map(|number| report(number, 1, Outcome::Delivered)).collect();
+        record(&db.store, &reports).await;
+        joining.commit().await.unwrap();
+        assert_eq!(count(&db.store, "state = 'delivered'").await, 500);
+    });
+}
+
+/// So many that wait for their destination from 10 on, and as many of which nothing was heard.
+async fn half_of_them_wait(store: &Store, requests: i64) {
+    publish(store, &(1..=2 * requests).map(request).collect::<Vec<_>>()).await;
+    let put_off = |number| report(number, 1, deferred(DeferralCause::BreakerOpen, 10));
+    record(store, &(1..=requests).map(put_off).collect::<Vec<_>>()).await;
+}
+
+/// Records in a transaction that is left open.
+async fn recording(store: &Store, reports: &[AttemptReport]) -> Transaction {
+    let recording = store.begin().await.unwrap();
+    outcomes::record(&recording, reports, at(5)).await.unwrap();
+    recording
+}
+
+#[test]
+fn a_recorder_with_good_news_does_not_keep_a_hold_from_releasing() {
+    on_postgres(async |db: Db| {
+        half_of_them_wait(&db.store, 10).await;
+        let delivered = |number| [report(number, 1, Outcome::Delivered)];
+        record(&db.store, &delivered(11)).await;
+        let recording = recording(&db.store, &delivered(12)).await;
+        assert_eq!(holds::release(&db.store, at(10)).await.unwrap(), 2);
+        recording.commit().await.unwrap();
+    });
+}
+
+/// It waits a moment: another round is needed only where the recorder takes longer.
+#[test]
+fn a_release_waits_for_the_recorder_that_is_about_to_commit() {
+    on_postgres(async |db: Db| {
+        half_of_them_wait(&db.store, 100).await;
+        let mut released = 0;
+        for number in 101..=200 {
+            let full = [report(number, 1, deferred(DeferralCause::Limit, 10))];
+            let recording = recording(&db.store, &full).await;
+            let release = holds::release(&db.store, at(10));
+            tokio::pin!(release);
+            released = tokio::select! {
+                released = &mut release => released,
+                () = somebody_waits_for_a_lock(&db.store) => {
+                    recording.commit().await.unwrap();
+                    release.await
+                }
+            }
+            .unwrap();
+            if released > 0 {
+                break;
+            }
+        }
+        assert_eq!(released, 1);
+    });
+}
+
+/// The recorders write one outcome after the other; seldom has the sweeper to try a second time.
+#[test]
+fn a_hold_releases_while_outcomes_pour_in() {
+    const STEPS: i64 = 10;
+    on_postgres(async |db: Db| {
+        half_of_them_wait(&db.store, 2000).await;
+        let recorders = (0..4).map(async |recorder| {
+            for number in (2001 + recorder * 500..).take(500) {
+                record(&db.store, &[report(number, 1, Outcome::Delivered)]).await;
+            }
+        });
+        let releases = async {
+            let (mut tries, mut gone) = (0, 0);
+            for step in 0..STEPS {
+                loop {
+                    tries += 1;
+                    match holds::release(&db.store, at(10 + 2 * step)).await.unwrap() {
+                        0 => {}
+                        some => break gone += some,
+                    }
+                }
+            }
+            (tries, gone)
+        };
+        let (tries, gone) = tokio::select! {
+            done = releases => done,
+            _ = futures_util::future::join_all(recorders) => panic!("the recorders have not poured enough"),
+        };
+        assert!(tries <= 2 * STEPS, "{tries} tries for {STEPS} releases of {gone}");
+    });
+}
+
 /// So many dead requests, from 1.
 async fn dead(store: &Store, requests: i64) {
     let new: Vec<_> = (1..=requests).map(request).collect();
@@ -264,13 +373,7 @@ async fn dead(store: &Store, requests: i64) {
 
 async fn replay_all(store: &Store) {
     let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
-    replays::begin(store.connection(), &Filter::default(), rate, at(10)).await.unwrap();
-}
-
-async fn count(store: &Store, what: &str) -> i64 {
-    let sql = format!("SELECT count(*) AS count FROM deliveries WHERE {what}");
-    let statement = Statement::from_string(store.connection().get_database_backend(), sql);
-    store.connection().query_one_raw(statement).await.unwrap().unwrap().try_get("", "count").unwrap()
+    begin(store, &Filter::default(), rate, at(10)).await.unwrap();
 }
 
 pub(crate) async fn two_who_release_at_once_let_go_no_more_than_a_hold_allows(db: Db) {
@@ -302,7 +405,7 @@ pub(crate) async fn two_who_go_on_with_a_replay_take_each_dead_letter_once(db: D
     for now in 10..14 {
         let go_on = || replays::go_on(&db.store, at(now));
         let (one, other) = tokio::join!(go_on(), go_on());
-        taken.push(one.unwrap() + other.unwrap());
+        taken.push(one.unwrap().revived + other.unwrap().revived);
     }
     assert_eq!(taken, [100, 100, 50, 0]);
     assert_eq!(count(&db.store, "state = 'pending'").await, 250);
@@ -322,7 +425,7 @@ pub(crate) async fn what_is_purged_while_all_are_replayed_is_either_gone_or_on_i
         };
         let (now_purged, revived) = tokio::join!(purge, replays::go_on(&db.store, at(now)));
         purged += i64::try_from(now_purged).unwrap();
-        if now_purged == 0 && revived.unwrap() == 0 {
+        if now_purged == 0 && revived.unwrap().revived == 0 {
             break;
         }
     }
@@ -381,7 +484,7 @@ fn what_turns_out_to_be_delivered_while_it_is_to_be_replayed_is_left_alone() {
             somebody_waits_for_a_lock(&db.store).await;
             recording.commit().await.unwrap();
         });
-        assert_eq!(revived.unwrap(), 0);
+        assert_eq!(revived.unwrap().revived, 0);
         assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
     });
 }

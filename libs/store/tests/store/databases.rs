@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 /// Longer than any test takes: what hangs fails.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(3);
 
 /// A store, and what it takes to open another one on the same database.
 pub(crate) struct Db {

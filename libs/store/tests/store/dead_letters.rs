@@ -1,13 +1,38 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use throughline_messages::Outcome;
 use throughline_store::dead_letters::{self, Filter, Replayed};
-use throughline_store::{DeliveryState, Due, NewRequest, Store, deliveries, replays, requests};
+use throughline_store::{
+    ConnectionTrait as _, DeliveryState, Due, NewRequest, Store, StoreError, claims, replays, requests,
+};
 
 use crate::databases::Db;
-use crate::fixtures::{at, delivery, id, publish, rejected, report, request, retry};
+use crate::fixtures::{at, count, delivery, empty, id, publish, rejected, report, request, retry, time};
 use crate::outcomes::record;
+
+/// Begins a replay, of which there are not too many; gives its number.
+pub(crate) async fn begin(
+    store: &Store,
+    filter: &Filter,
+    rate: (NonZeroU32, Duration),
+    now: DateTime<Utc>,
+) -> Result<i64, StoreError> {
+    Ok(try_begin(store, filter, rate, now).await?.expect("a replay more may run"))
+}
+
+async fn try_begin(
+    store: &Store,
+    filter: &Filter,
+    rate: (NonZeroU32, Duration),
+    now: DateTime<Utc>,
+) -> Result<Option<i64>, StoreError> {
+    let transaction = store.begin().await?;
+    let id = replays::begin(&transaction, filter, rate, now).await?;
+    transaction.commit().await?;
+    Ok(id)
+}
 
 /// Dead requests with these numbers, each died at its number.
 async fn dead(store: &Store, numbers: std::ops::RangeInclusive<i64>) {
@@ -21,7 +46,7 @@ async fn dead(store: &Store, numbers: std::ops::RangeInclusive<i64>) {
 async fn list(store: &Store, filter: &Filter, after: Option<i64>, limit: u64) -> Vec<i64> {
     let after = after.map(|number| (id(number), "three".to_owned()));
     let letters = dead_letters::list(store.connection(), filter, after.as_ref(), limit).await.unwrap();
-    letters.iter().map(|letter| letter.request_id.as_i64()).collect()
+    letters.letters.iter().map(|letter| letter.request_id.as_i64()).collect()
 }
 
 fn only(what: impl FnOnce(&mut Filter)) -> Filter {
@@ -38,7 +63,8 @@ pub(crate) async fn the_dead_are_listed_page_by_page_the_youngest_first(db: Db) 
     assert_eq!(list(&db.store, &any, Some(4), 2).await, [3, 2]);
     assert_eq!(list(&db.store, &any, Some(2), 2).await, [1]);
     let letters = dead_letters::list(db.store.connection(), &any, None, 1).await.unwrap();
-    let letter = &letters[0];
+    assert_eq!(letters.next, Some((id(5), "three".to_owned())));
+    let letter = &letters.letters[0];
     assert_eq!((letter.route.as_str(), letter.destination.as_str(), letter.attempts), ("one", "three", 1));
     assert_eq!((letter.reason.as_str(), letter.error_class.as_deref()), ("rejected", Some("client_error")));
     assert_eq!((letter.status, letter.error.as_deref()), (Some(400), Some("400 Bad Request")));
@@ -73,7 +99,7 @@ pub(crate) async fn a_replayed_delivery_begins_anew_and_keeps_what_was_tried(db:
     assert_eq!(replay(1, "four").await, Replayed::Unknown);
     assert_eq!(replay(1, "three").await, Replayed::Yes);
     assert_eq!(replay(1, "three").await, Replayed::NotDead);
-    let mut claim = deliveries::claim_due(&db.store, Due::Planned, at(100), 9).await.unwrap();
+    let mut claim = claims::claim_due(&db.store, Due::Planned, at(100), 9).await.unwrap();
     let due = claim.take().remove(0);
     assert_eq!((due.attempts, due.spent, due.since), (1, 0, at(100)));
     claim.published(&[(id(1), "three".to_owned())], &[], at(100), at(1000)).await.unwrap();
@@ -87,14 +113,14 @@ pub(crate) async fn a_replayed_delivery_begins_anew_and_keeps_what_was_tried(db:
 
 /// Lets a replay go on at `now`, and says how many it took.
 async fn go_on(store: &Store, now: i64) -> u64 {
-    replays::go_on(store, at(now)).await.unwrap()
+    replays::go_on(store, at(now)).await.unwrap().revived
 }
 
 pub(crate) async fn a_replay_goes_at_its_rate_and_takes_each_once(db: Db) {
     dead(&db.store, 1..=5).await;
     let rate = (NonZeroU32::new(20).unwrap(), Duration::from_secs(10));
-    let replay = replays::begin(db.store.connection(), &Filter::default(), rate, at(100)).await.unwrap();
-    assert_eq!(deliveries::next_due(db.store.connection()).await.unwrap(), Some(at(100)));
+    let replay = begin(&db.store, &Filter::default(), rate, at(100)).await.unwrap();
+    assert_eq!(replays::next(db.store.connection()).await.unwrap(), Some(at(100)));
     assert_eq!((go_on(&db.store, 100).await, go_on(&db.store, 100).await), (2, 0));
     // One that has died again is not taken a second time.
     record(&db.store, &[report(1, 2, rejected())], 100).await;
@@ -109,7 +135,7 @@ pub(crate) async fn a_replay_that_is_stopped_takes_no_more(db: Db) {
     dead(&db.store, 1..=5).await;
     let rate = (NonZeroU32::new(20).unwrap(), Duration::from_secs(10));
     let younger = only(|filter| filter.died_since = Some(at(2)));
-    let replay = replays::begin(db.store.connection(), &younger, rate, at(100)).await.unwrap();
+    let replay = begin(&db.store, &younger, rate, at(100)).await.unwrap();
     assert_eq!(go_on(&db.store, 100).await, 2);
     replays::stop(db.store.connection(), replay, at(101)).await.unwrap();
     assert_eq!(go_on(&db.store, 110).await, 0);
@@ -138,3 +164,92 @@ pub(crate) async fn the_purged_are_gone_with_requests_of_which_nothing_is_left(d
     assert_eq!(find(2).await, None);
     assert_eq!(find(3).await.unwrap().deliveries.len(), 1);
 }
+
+/// Dead requests `1` to `dead`, which died at 0; every ten-thousandth came by the route `two`, the others by `one`.
+async fn very_many_dead(store: &Store, dead: i64) {
+    let (then, empty) = (time(0), empty(store));
+    let ids =
+        format!("WITH RECURSIVE ids (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < {dead})");
+    let requests = format!(
+        "{ids} INSERT INTO requests (id, route, body, content_type, headers, accepted_at) SELECT id, \
+         CASE WHEN id % 10000 = 0 THEN 'two' ELSE 'one' END, {empty}, 'application/json', '[]', {then} FROM ids"
+    );
+    let deliveries = format!(
+        "{ids} INSERT INTO deliveries (request_id, destination, state, attempts, since, reason, updated_at) \
+         SELECT id, CASE WHEN id % 50000 = 0 THEN 'four' ELSE 'three' END, 'dead', 1, {then}, 'rejected', {then} \
+         FROM ids"
+    );
+    for sql in [requests, deliveries] {
+        store.connection().execute_unprepared(&sql).await.unwrap();
+    }
+}
+
+/// Most that a step looks at.
+const STEP: u64 = 5000;
+const DEAD: i64 = 200_000;
+/// One of ten thousand.
+const MEANT: u64 = 20;
+
+/// However few are meant, no step looks at more than so many, and none is looked at twice.
+pub(crate) async fn a_replay_that_means_few_of_very_many_walks_them_in_bounded_steps(db: Db) {
+    very_many_dead(&db.store, DEAD).await;
+    let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
+    let two = only(|filter| filter.route = Some("two".to_owned()));
+    let replay = begin(&db.store, &two, rate, at(100)).await.unwrap();
+    let (mut looked_at, mut revived) = (0, 0);
+    for now in 100.. {
+        let step = replays::go_on(&db.store, at(now)).await.unwrap();
+        assert!(step.looked_at <= STEP, "{step:?}");
+        (looked_at, revived) = (looked_at + step.looked_at, revived + step.revived);
+        if step.looked_at == 0 {
+            break;
+        }
+    }
+    assert_eq!((looked_at, revived), (DEAD.cast_unsigned(), MEANT));
+    assert_eq!(replays::find(db.store.connection(), replay).await.unwrap().unwrap().state, "done");
+    assert_eq!(count(&db.store, "state = 'pending'").await.cast_unsigned(), MEANT);
+    // Of one destination no others are looked at.
+    let four = only(|filter| filter.destination = Some("four".to_owned()));
+    begin(&db.store, &four, rate, at(900)).await.unwrap();
+    let step = replays::go_on(&db.store, at(900)).await.unwrap();
+    assert_eq!((step.looked_at, step.revived), (0, 0), "these were of the route `two` too");
+}
+
+pub(crate) async fn a_list_that_means_few_of_very_many_is_walked_in_bounded_pages(db: Db) {
+    very_many_dead(&db.store, DEAD).await;
+    let two = only(|filter| filter.route = Some("two".to_owned()));
+    let (mut found, mut pages, mut after) = (Vec::new(), 0, None);
+    loop {
+        let page = dead_letters::list(db.store.connection(), &two, after.as_ref(), 50).await.unwrap();
+        found.extend(page.letters.iter().map(|letter| letter.request_id.as_i64()));
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, (1..=20).rev().map(|number| number * 10_000).collect::<Vec<_>>());
+    assert!(pages >= DEAD.cast_unsigned() / STEP, "{pages}");
+    let four = only(|filter| filter.destination = Some("four".to_owned()));
+    assert_eq!(list(&db.store, &four, None, 50).await, [200_000, 150_000, 100_000, 50_000]);
+}
+
+pub(crate) async fn only_so_many_replays_run_at_a_time(db: Db) {
+    let rate = (NonZeroU32::MIN, Duration::from_secs(1));
+    let begin = || try_begin(&db.store, &ANY, rate, at(100));
+    let running = futures_util::future::try_join_all((0..20).map(|_| begin())).await.unwrap();
+    let running: Vec<_> = running.into_iter().flatten().collect();
+    assert_eq!(running.len(), replays::MOST_RUNNING as usize);
+    replays::stop(db.store.connection(), running[0], at(101)).await.unwrap();
+    assert!(begin().await.unwrap().is_some());
+    assert_eq!(begin().await.unwrap(), None);
+}
+
+const ANY: Filter = Filter {
+    route: None,
+    destination: None,
+    reason: None,
+    error_class: None,
+    died_since: None,
+    died_before: None,
+};

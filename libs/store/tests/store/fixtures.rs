@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use throughline_messages::{
     AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Outcome, TraceContext,
 };
@@ -93,4 +94,21 @@ pub(crate) fn retry(due: Option<i64>) -> Outcome {
 
 pub(crate) fn deferred(cause: DeferralCause, due: i64) -> Outcome {
     Outcome::Deferred { due_at: at(due), cause }
+}
+
+/// A time in SQL.
+pub(crate) fn time(seconds: i64) -> String {
+    format!("'{}'", at(seconds).format("%Y-%m-%dT%H:%M:%S%.6f+00:00"))
+}
+
+/// An empty body in SQL.
+pub(crate) fn empty(store: &Store) -> &'static str {
+    if store.connection().get_database_backend() == DbBackend::Sqlite { "x''" } else { "''" }
+}
+
+/// How many deliveries there are of which this holds, in SQL.
+pub(crate) async fn count(store: &Store, what: &str) -> i64 {
+    let sql = format!("SELECT count(*) AS count FROM deliveries WHERE {what}");
+    let statement = Statement::from_string(store.connection().get_database_backend(), sql);
+    store.connection().query_one_raw(statement).await.unwrap().unwrap().try_get("", "count").unwrap()
 }

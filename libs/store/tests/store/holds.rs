@@ -1,6 +1,6 @@
-use throughline_messages::{AttemptReport, DeferralCause, Outcome};
+use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Outcome};
 use throughline_store::holds::Release;
-use throughline_store::{Due, Store, deliveries, holds};
+use throughline_store::{Due, Store, claims, deliveries, holds};
 
 use crate::databases::Db;
 use crate::fixtures::{at, deferred, delivery, id, publish, report, request, retry};
@@ -11,7 +11,7 @@ const NOTHING: [i64; 0] = [];
 /// Publishes what is due, and gives the requests.
 async fn sweep(store: &Store, now: i64) -> Vec<i64> {
     holds::release(store, at(now)).await.unwrap();
-    let mut claim = deliveries::claim_due(store, Due::Planned, at(now), 10_000).await.unwrap();
+    let mut claim = claims::claim_due(store, Due::Planned, at(now), 10_000).await.unwrap();
     let due: Vec<_> = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
     let keys: Vec<_> = due.iter().map(|number| (id(*number), "three".to_owned())).collect();
     claim.published(&keys, &[], at(now), at(now + 900)).await.unwrap();
@@ -118,4 +118,28 @@ pub(crate) async fn a_hold_says_when_it_lets_how_many_go(db: Db) {
     assert_eq!(sweep(&db.store, 10).await, [1]);
     record(&db.store, &[report(1, 1, Outcome::Delivered)], 10).await;
     assert_eq!(next(&db.store).await, Some(Release { at: at(11), count: 2 }));
+}
+
+fn untransformable() -> Outcome {
+    let failure = Failure { class: ErrorClass::Transform, error: "no such field".to_owned() };
+    Outcome::Dead { reason: DeadReason::Untransformable, failure }
+}
+
+/// What is dead before any call says nothing of the destination, and is no probe.
+pub(crate) async fn what_ends_without_a_call_makes_room_for_another_one_at_once(db: Db) {
+    waiting(&db.store, 20, DeferralCause::BreakerOpen).await;
+    for number in 1..=19 {
+        assert_eq!(sweep(&db.store, 10).await, [number], "one at a time, and none is waited for");
+        let ended = AttemptReport {
+            called: false,
+            spent: 0,
+            started_at: at(10),
+            ..report(number, 1, untransformable())
+        };
+        record(&db.store, &[ended], 10).await;
+    }
+    assert_eq!(sweep(&db.store, 10).await, [20]);
+    assert_eq!(holds::release(&db.store, at(10)).await.unwrap(), 0);
+    record(&db.store, &[put_off(20, 10, DeferralCause::BreakerOpen, 70)], 10).await;
+    assert_eq!(next(&db.store).await, Some(Release { at: at(70), count: 1 }));
 }

@@ -1,12 +1,14 @@
 use throughline_messages::Outcome;
 use throughline_store::order::{self, Ahead};
-use throughline_store::{DeliveryState, Due, NewRequest, Store, dead_letters, deliveries, holds, outbox};
+use throughline_store::{
+    DeliveryState, Due, NewRequest, Store, claims, dead_letters, deliveries, holds, outbox,
+};
 
 use crate::databases::Db;
 use crate::fixtures::{at, delivery, id, insert, node, rejected, report, request, retry};
 use crate::outcomes::record;
 
-fn in_lane(number: i64, lane: &str) -> NewRequest {
+pub(crate) fn in_lane(number: i64, lane: &str) -> NewRequest {
     NewRequest { lane: Some(lane.to_owned()), ..request(number) }
 }
 
@@ -20,7 +22,7 @@ async fn published(store: &Store) -> Vec<(i64, Vec<String>)> {
 
 /// What the sweeper publishes.
 async fn swept(store: &Store, now: i64) -> Vec<i64> {
-    let mut claim = deliveries::claim_due(store, Due::Planned, at(now), 100).await.unwrap();
+    let mut claim = claims::claim_due(store, Due::Planned, at(now), 100).await.unwrap();
     let due: Vec<_> = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
     let keys: Vec<_> = due.iter().map(|number| (id(*number), "three".to_owned())).collect();
     claim.published(&keys, &[], at(now), at(now + 900)).await.unwrap();
@@ -109,7 +111,7 @@ pub(crate) async fn the_time_of_who_waits_begins_with_its_turn(db: Db) {
     insert(&db.store, &[in_lane(1, "a"), in_lane(2, "a")]).await;
     published(&db.store).await;
     record(&db.store, &[report(1, 1, Outcome::Delivered)], 5000).await;
-    let mut claim = deliveries::claim_due(&db.store, Due::Planned, at(5000), 9).await.unwrap();
+    let mut claim = claims::claim_due(&db.store, Due::Planned, at(5000), 9).await.unwrap();
     assert_eq!(claim.take()[0].since, at(5000));
 }
 

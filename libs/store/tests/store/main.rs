@@ -8,6 +8,7 @@ mod connecting;
 mod databases;
 mod dead_letters;
 mod deliveries;
+mod expiry;
 mod fixtures;
 mod holds;
 mod idempotency;
@@ -89,13 +90,14 @@ on_both_databases! {
         an_answer_with_nul_characters_is_kept;
     deliveries:
         what_is_due_is_claimed_the_longest_overdue_first,
-        a_dropped_claim_stays_due,
+        what_was_claimed_and_not_published_is_due_again_when_the_claim_ends,
+        a_claim_that_has_ended_changes_nothing,
         a_published_delivery_is_due_later,
         only_the_named_are_published,
         a_delivery_that_ended_meanwhile_is_not_due_again,
         what_is_in_the_outbox_is_not_due,
         what_was_published_late_is_due_later_and_never_earlier,
-        a_claim_keeps_no_writer_waiting,
+        a_claim_keeps_no_writer_waiting_and_no_recorder,
         a_refused_request_ends_dead,
         what_was_heard_of_while_it_was_published_is_not_taken_for_silent,
         what_the_broker_refuses_ends_dead_and_the_rest_of_its_claim_does_not,
@@ -110,6 +112,9 @@ on_both_databases! {
         a_replayed_delivery_begins_anew_and_keeps_what_was_tried,
         a_replay_goes_at_its_rate_and_takes_each_once,
         a_replay_that_is_stopped_takes_no_more,
+        a_replay_that_means_few_of_very_many_walks_them_in_bounded_steps,
+        a_list_that_means_few_of_very_many_is_walked_in_bounded_pages,
+        only_so_many_replays_run_at_a_time,
         the_purged_are_gone_with_requests_of_which_nothing_is_left;
     holds:
         a_destination_that_fails_is_probed_by_one_and_then_gets_twice_as_many,
@@ -118,7 +123,13 @@ on_both_databases! {
         a_hold_holds_no_other_destination,
         a_busy_key_waits_for_its_time_and_says_nothing_of_its_destination,
         a_busy_key_goes_on_by_itself_and_takes_no_place_among_those_that_are_held,
-        a_hold_says_when_it_lets_how_many_go;
+        a_hold_says_when_it_lets_how_many_go,
+        what_ends_without_a_call_makes_room_for_another_one_at_once;
+    expiry:
+        a_hundred_thousand_that_have_expired_keep_nothing_from_those_behind_them,
+        only_what_waits_for_its_destination_expires_there,
+        what_one_ends_another_leaves_alone,
+        a_lane_goes_on_behind_one_that_has_expired;
     retention:
         whatever_has_not_ended_long_ago_or_is_needed_survives_and_all_else_goes,
         what_goes_takes_its_attempts_with_it,

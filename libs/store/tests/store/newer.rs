@@ -9,11 +9,12 @@ use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::{self, Cutoff};
 use throughline_store::{
-    Due, Store, backlog, deliveries, holds, idempotency, nodes, outbox, outcomes, replays, requests,
+    Due, Store, backlog, claims, deliveries, holds, idempotency, nodes, outbox, outcomes, replays, requests,
 };
 use throughline_testkit::unmeasured;
 
 use crate::databases::{Db, on_postgres};
+use crate::dead_letters::begin;
 use crate::fixtures::{at, deferred, id, insert, node, rejected, report, request, retry};
 use crate::idempotency::claim;
 
@@ -49,7 +50,7 @@ async fn works(store: &Store, first: i64) {
     record(store, first + 3, deferred(DeferralCause::BreakerOpen, 10)).await;
     record(store, first + 4, rejected()).await;
     for due in [Due::Planned, Due::Silent] {
-        let mut claim = deliveries::claim_due(store, due, at(1000), 10).await.unwrap();
+        let mut claim = claims::claim_due(store, due, at(1000), 10).await.unwrap();
         let published: Vec<_> =
             claim.take().into_iter().map(|due| (due.request.id, due.destination)).collect();
         assert!(!published.is_empty());
@@ -63,13 +64,16 @@ async fn works(store: &Store, first: i64) {
     backlog::leases(connection).await.unwrap();
     requests::find(connection, id(first)).await.unwrap().unwrap();
     requests::body(connection, id(first)).await.unwrap().unwrap();
-    assert_eq!(dead_letters::list(connection, &Filter::default(), None, 10).await.unwrap().len(), 2);
+    assert_eq!(dead_letters::list(connection, &Filter::default(), None, 10).await.unwrap().letters.len(), 2);
     let transaction = store.begin().await.unwrap();
     dead_letters::replay(&transaction, id(first + 2), "three", at(1001)).await.unwrap();
     transaction.commit().await.unwrap();
     let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
-    let replay = replays::begin(connection, &Filter::default(), rate, at(2000)).await.unwrap();
-    assert_eq!(replays::go_on(store, at(2000)).await.unwrap(), 1);
+    let replay = begin(store, &Filter::default(), rate, at(2000)).await.unwrap();
+    assert_eq!(replays::go_on(store, at(2000)).await.unwrap().revived, 1);
+    replays::next(connection).await.unwrap();
+    claims::claim_expired(store, "three", at(-1), at(2000), 10).await.unwrap();
+    holds::destinations(connection).await.unwrap();
     replays::find(connection, replay).await.unwrap().unwrap();
     replays::stop(connection, replay, at(2000)).await.unwrap();
     for number in 1..6 {

@@ -10,6 +10,7 @@ use throughline_store::retention::{self, Cutoff, Purged};
 use throughline_store::{DeliveryState, NewRequest, Store, deliveries, outbox, replays, requests};
 
 use crate::databases::Db;
+use crate::dead_letters::begin;
 use crate::fixtures::{at, delivery, id, insert, publish, rejected, report, request};
 use crate::idempotency::claim;
 use crate::outcomes::record;
@@ -201,7 +202,7 @@ pub(crate) async fn what_is_reported_of_a_purged_request_is_handed_back_and_brin
 
 async fn replay(store: &Store, filter: &Filter) -> i64 {
     let rate = (NonZeroU32::MIN, Duration::from_secs(1));
-    replays::begin(store.connection(), filter, rate, at(2000)).await.unwrap()
+    begin(store, filter, rate, at(2000)).await.unwrap()
 }
 
 pub(crate) async fn the_dead_that_a_replay_has_yet_to_come_to_are_kept(db: Db) {
@@ -212,7 +213,7 @@ pub(crate) async fn the_dead_that_a_replay_has_yet_to_come_to_are_kept(db: Db) {
     record(&db.store, &[died(1), died(2), died(3), at_four], 5).await;
     let three = Filter { destination: Some("three".to_owned()), ..Filter::default() };
     let replaying = replay(&db.store, &three).await;
-    assert_eq!(replays::go_on(&db.store, at(2000)).await.unwrap(), 1);
+    assert_eq!(replays::go_on(&db.store, at(2000)).await.unwrap().revived, 1);
     // It is called again, and dies again; the replay will not come back to it.
     record(&db.store, &[AttemptReport { started_at: at(9), ..report(1, 2, rejected()) }], 10).await;
     assert_eq!(purge(&db.store).await.requests, 2, "the first, and the one that is not meant");

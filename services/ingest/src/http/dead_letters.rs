@@ -28,6 +28,8 @@ use crate::sweeper::Desk;
 const PAGE: u64 = 50;
 /// Most of one page.
 pub(super) const MOST: u64 = 500;
+/// Most steps of a walk for one answer: some ten thousand dead letters, of which the filter may mean few.
+const STEPS: usize = 10;
 /// Most that are thrown away in one transaction.
 const PURGE_BATCH: u64 = 500;
 /// Most transactions for one answer.
@@ -95,6 +97,7 @@ impl Asked {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetters")]
 pub(super) struct Page {
+    /// May be fewer than asked for, or none, although there are more: then the filter has left out very many.
     dead_letters: Vec<Letter>,
     /// Where the next page begins; none if this is the last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,14 +134,29 @@ pub(super) async fn list(State(store): State<Store>, mut asked: Asked) -> Result
     let Place(after) = asked.take("cursor", "the `next` of the page before")?.unwrap_or_default();
     let Limit(limit) = asked.take("limit", "a number from 1 to 500")?.unwrap_or_default();
     let filter = asked.filter()?;
-    // One more tells whether there is a next page.
-    let found = dead_letters::list(store.connection(), &filter, after.as_ref(), limit + 1).await;
-    let mut letters = found.map_err(|error| failed(&error))?;
-    let is_last = letters.len() as u64 <= limit;
-    letters.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = letters.last().filter(|_| !is_last);
-    let next = next.map(|last| format!("{}.{}", last.request_id, last.destination));
-    Ok(Json(Page { dead_letters: letters.into_iter().map(Letter::from).collect(), next }))
+    let found = walk(&store, &filter, after, limit).await.map_err(|error| failed(&error))?;
+    let next = found.next.map(|(id, destination)| format!("{id}.{destination}"));
+    Ok(Json(Page { dead_letters: found.letters.into_iter().map(Letter::from).collect(), next }))
+}
+
+/// Walks on until there are enough, or enough was looked at for one answer.
+async fn walk(
+    store: &Store,
+    filter: &Filter,
+    after: Option<dead_letters::Place>,
+    limit: u64,
+) -> Result<dead_letters::Page, StoreError> {
+    let mut found = dead_letters::Page { letters: Vec::new(), next: after };
+    for _ in 0..STEPS {
+        let left = limit - found.letters.len() as u64;
+        let step = dead_letters::list(store.connection(), filter, found.next.as_ref(), left).await?;
+        found.letters.extend(step.letters);
+        found.next = step.next;
+        if found.next.is_none() || found.letters.len() as u64 == limit {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// The number of dead letters of a page.
@@ -257,11 +275,16 @@ pub(super) struct Progress {
 pub(super) async fn begin(State(desk): State<Desk>, mut asked: Asked) -> Result<Response, Problem> {
     let rate = asked.take("rate", "so many in a time, such as `100/s`")?.unwrap_or(RATE);
     let filter = asked.filter()?;
-    let begun =
-        replays::begin(desk.store.connection(), &filter, (rate.count, rate.per), desk.clock.now()).await;
-    let id = begun.map_err(|error| failed(&error))?;
+    let begin = async {
+        let transaction = desk.store.begin().await?;
+        let id = replays::begin(&transaction, &filter, (rate.count, rate.per), desk.clock.now()).await?;
+        transaction.commit().await?;
+        Ok(id)
+    };
+    let id = begin.await.map_err(|error: StoreError| failed(&error))?;
+    let id = id.ok_or(Problem::TooManyReplays { most: replays::MOST_RUNNING })?;
     tracing::info!(replay_id = id, ?filter, %rate, "a replay has begun");
-    desk.ring();
+    desk.replay();
     let location = [(LOCATION, format!("/v1/replays/{id}"))];
     Ok((StatusCode::ACCEPTED, location, progress(&desk.store, id).await?).into_response())
 }

@@ -39,6 +39,9 @@ pub(crate) enum Problem {
     HasEnded(RequestId),
     NotDead(RequestId),
     ReplayUnknown,
+    TooManyReplays {
+        most: u32,
+    },
     QueryInvalid(String),
     RequestIdInvalid(String),
     MethodNotAllowed {
@@ -112,6 +115,9 @@ impl Problem {
                 (StatusCode::BAD_REQUEST, "query-invalid", "The query is not understood")
             }
             Self::ReplayUnknown => (StatusCode::NOT_FOUND, "replay-unknown", "There is no such replay"),
+            Self::TooManyReplays { .. } => {
+                (StatusCode::CONFLICT, "too-many-replays", "Too many replays run already")
+            }
             Self::NotDead(_) => (StatusCode::CONFLICT, "not-dead", "Only what is dead can be replayed"),
             Self::HasEnded(_) => (StatusCode::CONFLICT, "has-ended", "There is nothing left to call off"),
             Self::MethodNotAllowed { .. } => {
@@ -162,6 +168,9 @@ impl Problem {
             Self::RequestIdInvalid(id) => Some(format!("A request id has 20 digits; this was `{id}`.")),
             Self::RequestUnknown(id) => Some(format!("No request has the id {id}, or it has no such delivery.")),
             Self::HasEnded(id) => Some(format!("All that was meant of request {id} has ended.")),
+            Self::TooManyReplays { most } => Some(format!(
+                "At most {most} replays run at a time. Stop one, or wait until one is done."
+            )),
             Self::NotDead(id) => Some(format!("That delivery of request {id} is not dead.")),
             Self::MethodNotAllowed { allow } => Some(format!("It takes {allow}.")),
             Self::Unauthorized => Some("Send `Authorization: Bearer <key>`, with a key that is known here.".to_owned()),

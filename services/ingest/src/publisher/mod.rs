@@ -37,7 +37,7 @@ use self::handover::Fresh;
 pub(crate) use self::handover::{Gate, Handover, Source};
 use self::removal::{Refused, Remover, Settled};
 use self::send::unroutable;
-pub(crate) use self::send::{note, outgoing, size_of};
+pub(crate) use self::send::{note, outgoing, size_of, stub};
 use self::window::Hold;
 pub(crate) use self::window::Window;
 use crate::backoff::Backoff;

@@ -44,8 +44,13 @@ pub(crate) fn outgoing(
 
 /// What there is to tell of a request that nobody knows where to publish.
 pub(super) fn unroutable(request: OutboxRequest) -> Stub {
+    stub(request, |request| request.to_headers())
+}
+
+/// What there is to tell of a request that is not published.
+pub(crate) fn stub(request: OutboxRequest, headers: impl FnOnce(RequestRecord) -> Headers) -> Stub {
     let (key, trace) = (key_of(&request), request.trace.clone());
-    Stub { key: Some(key), headers: record_of(request, trace).to_headers() }
+    Stub { key: Some(key), headers: headers(record_of(request, trace)) }
 }
 
 fn key_of(request: &OutboxRequest) -> Bytes {

@@ -1,16 +1,21 @@
 //! The sweeper alone, step by step, with an ingest and a dispatch that the test plays.
 
 use anyhow::ensure;
+use chrono::TimeDelta;
 use throughline_config::{Database, Kafka, Secret};
 use throughline_kafka::{Consumer, EmbeddedBroker, Producer};
-use throughline_messages::{AttemptReport, Failure, Outcome, Topics};
-use throughline_snowflake::{Generator, NodeId};
-use throughline_store::{outbox, outcomes, requests};
+use throughline_lifecycle::Shutdown;
+use throughline_messages::{AttemptReport, ErrorClass, Failure, Outcome, Topics};
+use throughline_snowflake::{Generator, NodeId, RequestId};
+use throughline_store::{claims, outbox, outcomes, requests};
 use throughline_testkit::{eventually, new_request, unmeasured};
 
+use super::resend::BATCH;
 use super::*;
 use crate::Broker;
-use crate::listener::Groups;
+use crate::listener::{Groups, Listener};
+use crate::publisher::{Window, outgoing};
+use crate::refusals::DeadLetters;
 
 /// For whatever is to happen; it happens within a second, but for a group's first member, who waits three.
 const SOON: Duration = Duration::from_secs(30);
@@ -26,6 +31,7 @@ struct Floor {
     clock: Clock,
     ids: Generator,
     sweeper: Sweeper,
+    seeker: Seeker,
 }
 
 impl Floor {
@@ -48,7 +54,7 @@ impl Floor {
         let shutdown = Shutdown::new();
         let producer = Producer::new(&kafka, "test", &unmeasured()).unwrap();
         let metrics = Metrics::new(&unmeasured());
-        let sweeper = Sweeper {
+        let resender = Resender {
             store,
             dead_letters: DeadLetters {
                 producer,
@@ -59,26 +65,25 @@ impl Floor {
             clock: clock.clone(),
             patience: PATIENCE,
             window: Arc::new(Window::new(WINDOW, 1 << 20, Broker::Durable, SOON)),
-            alarm: Arc::default(),
             metrics,
-            listener: Listener::new(Some(groups), clock.clone()),
-            listen_at: Instant::now(),
             shutdown,
         };
+        let sweeper = Sweeper { resender: resender.clone(), alarm: Arc::default() };
+        let seeker = Seeker { resender, listener: Listener::new(Some(groups), clock.clone()) };
         let ids = Generator::new(NodeId::try_from(7).unwrap(), clock.clone(), DateTime::UNIX_EPOCH);
-        Self { _folder: folder, _broker: broker, kafka, clock, ids, sweeper }
+        Self { _folder: folder, _broker: broker, kafka, clock, ids, sweeper, seeker }
     }
 
     /// Accepts a request, and publishes it.
     async fn publish(&self) -> RequestId {
         let request = new_request(self.ids.generate(), self.clock.now());
         let id = request.id;
-        let store = &self.sweeper.store;
+        let store = &self.sweeper.resender.store;
         let transaction = store.begin().await.unwrap();
         requests::insert(&transaction, id.node(), std::slice::from_ref(&request)).await.unwrap();
         transaction.commit().await.unwrap();
         let (record, _span) = outgoing(TOPIC, request.into(), |record| record.to_headers());
-        self.sweeper.dead_letters.producer.send(&record).await.unwrap();
+        self.sweeper.resender.dead_letters.producer.send(&record).await.unwrap();
         outbox::remove(store.connection(), &[id]).await.unwrap();
         id
     }
@@ -101,12 +106,12 @@ impl Floor {
             response_excerpt: None,
             outcome: Outcome::Retry { due_at: Some(now), failure },
         };
-        outcomes::record(self.sweeper.store.connection(), &[report], now).await.unwrap();
+        outcomes::record(self.sweeper.resender.store.connection(), &[report], now).await.unwrap();
     }
 
     /// Finishes so many records as dispatch does, without a word about them.
     async fn dispatch(&self, count: usize) {
-        let topics = [TOPIC, &self.sweeper.dead_letters.topics.retries];
+        let topics = [TOPIC, &self.sweeper.resender.dead_letters.topics.retries];
         let mut dispatch =
             Consumer::subscribe(&self.kafka, "throughline-dispatch", &topics, 9, &unmeasured()).unwrap();
         for _ in 0..count {
@@ -118,8 +123,7 @@ impl Floor {
 
     /// How many are published, all that is silent included.
     async fn sweep(&mut self) -> usize {
-        self.sweeper.listen_at = Instant::now();
-        self.sweeper.step(false).await.unwrap()
+        self.sweeper.step(false).await.unwrap() + self.seeker.step(false).await.unwrap()
     }
 }
 
@@ -157,8 +161,7 @@ async fn what_is_being_published_when_it_is_told_to_stop_is_seen_through() {
     let floor = Floor::new().await;
     floor.fail(floor.publish().await).await;
     let Floor { _folder, _broker: broker, clock, sweeper, .. } = floor;
-    let (store, window) = (sweeper.store.clone(), Arc::clone(&sweeper.window));
-    let shutdown = sweeper.shutdown.clone();
+    let Resender { store, window, shutdown, .. } = sweeper.resender.clone();
     broker.down().unwrap();
     let running = tokio::spawn(sweeper.run());
     let is_under_way = async || {
@@ -169,6 +172,6 @@ async fn what_is_being_published_when_it_is_told_to_stop_is_seen_through() {
     shutdown.begin();
     broker.up().unwrap();
     let Ok(()) = timeout(SOON, running).await.expect("it ends").unwrap();
-    let left = deliveries::claim_due(&store, Due::Planned, clock.now(), BATCH).await.unwrap().take();
+    let left = claims::claim_due(&store, Due::Planned, clock.now(), BATCH).await.unwrap().take();
     assert!(left.is_empty(), "whoever comes next publishes again: {left:?}");
 }

@@ -9,6 +9,7 @@ mod clock_steps;
 mod committing;
 mod dead_letters;
 mod describing;
+mod expiring;
 mod explaining;
 mod flooding;
 mod full_disk;

@@ -122,7 +122,7 @@ pub(in super::super) fn replays() -> Value {
     let rate = json!({ "type": "string", "pattern": "^[1-9][0-9]{0,8}/([1-9][0-9]{0,3})?(ms|s|min|h)$" });
     let mut parameters = vec![query("rate", "So many in a time, such as `10/s`; by default `100/s`.", &rate)];
     parameters.extend(filter());
-    let mut responses = responses("202", "It has begun.", &json_content("Replay"), &[]);
+    let mut responses = responses("202", "It has begun.", &json_content("Replay"), &[409]);
     responses["202"]["headers"] = json!({ "Location": { "description": "Where to ask how far it is.", "schema": { "type": "string" } } });
     let of_the_replay = json!({ "id": "$response.body#/replay_id" });
     let link = |operation: &str| json!({ "operationId": operation, "parameters": of_the_replay });

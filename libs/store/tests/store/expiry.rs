@@ -1,0 +1,135 @@
+//! Very many whose time is over, in front of few whose time is not.
+
+use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Outcome};
+use throughline_store::{
+    ConnectionTrait as _, DeliveryState, Due, NewRequest, Refusal, Store, claims, holds, outbox,
+};
+
+use crate::databases::Db;
+use crate::fixtures::{at, count, deferred, delivery, id, publish, report, request, time};
+use crate::lanes;
+use crate::outcomes::record;
+
+/// One day.
+const WINDOW: i64 = 86_400;
+
+/// Ends a batch of those whose time is over at `now`, as ingest does; says how many.
+async fn expire(store: &Store, now: i64, limit: u64) -> usize {
+    let mut claim = claims::claim_expired(store, "three", at(now - WINDOW), at(now), limit).await.unwrap();
+    let refusal = |due: claims::DueDelivery| Refusal {
+        request_id: due.request.id,
+        destination: Some(due.destination),
+        reason: DeadReason::Expired,
+        class: ErrorClass::Timeout,
+        error: "not delivered within 24h".to_owned(),
+    };
+    let expired: Vec<_> = claim.take().into_iter().map(refusal).collect();
+    claim.ended(&expired, at(now)).await.unwrap().len()
+}
+
+/// Requests `from` to `to` that wait for `three`, whose time began at `since`.
+async fn waiting(store: &Store, from: i64, to: i64, since: i64) {
+    let (since, accepted) = (time(since), time(0));
+    let ids = format!(
+        "WITH RECURSIVE ids (id) AS (SELECT {from} UNION ALL SELECT id + 1 FROM ids WHERE id < {to})"
+    );
+    let requests = format!(
+        "{ids} INSERT INTO requests (id, route, body, content_type, headers, accepted_at) \
+         SELECT id, 'one', {}, 'application/json', '[]', {accepted} FROM ids",
+        crate::fixtures::empty(store)
+    );
+    let deliveries = format!(
+        "{ids} INSERT INTO deliveries (request_id, destination, state, attempts, since, due_at, deferred_by, \
+         updated_at) SELECT id, 'three', 'pending', 0, {since}, {since}, 'breaker_open', {accepted} FROM ids"
+    );
+    for sql in [requests.as_str(), &deliveries, "ANALYZE"] {
+        store.connection().execute_unprepared(sql).await.unwrap();
+    }
+}
+
+/// Lets go what the hold allows at `now`, and has the destination take it; says how many.
+async fn deliver(store: &Store, now: i64) -> usize {
+    holds::release(store, at(now)).await.unwrap();
+    let mut claim = claims::claim_due(store, Due::Planned, at(now), 10_000).await.unwrap();
+    let claimed: Vec<_> = claim.take().into_iter().map(|due| (due.request.id, due.destination)).collect();
+    claim.published(&claimed, &[], at(now), at(now + 900)).await.unwrap();
+    let delivered = |(id, _): &(throughline_snowflake::RequestId, String)| AttemptReport {
+        started_at: at(now),
+        ..report(id.as_i64(), 1, Outcome::Delivered)
+    };
+    record(store, &claimed.iter().map(delivered).collect::<Vec<_>>(), now).await;
+    claimed.len()
+}
+
+pub(crate) async fn a_hundred_thousand_that_have_expired_keep_nothing_from_those_behind_them(db: Db) {
+    const EXPIRED: i64 = 100_000;
+    const LIVE: i64 = 1000;
+    let now = 2 * WINDOW;
+    waiting(&db.store, 1, EXPIRED, 0).await;
+    waiting(&db.store, EXPIRED + 1, EXPIRED + LIVE, now - 10).await;
+    let hold =
+        format!("INSERT INTO holds (destination, allowance, next_at) VALUES ('three', 1, {})", time(now));
+    db.store.connection().execute_unprepared(&hold).await.unwrap();
+    assert_eq!(holds::destinations(db.store.connection()).await.unwrap(), ["three"]);
+    let mut ended = 0;
+    loop {
+        match expire(&db.store, now, 1000).await {
+            0 => break,
+            batch => ended += i64::try_from(batch).unwrap(),
+        }
+    }
+    assert_eq!(ended, EXPIRED);
+    assert_eq!(count(&db.store, "state = 'dead' AND reason = 'expired'").await, EXPIRED);
+    // As with none before them: each second twice as many.
+    let mut delivered = Vec::new();
+    for second in 0..10 {
+        delivered.push(deliver(&db.store, now + second).await);
+    }
+    assert_eq!(delivered, [1, 2, 4, 8, 16, 32, 64, 128, 256, 489]);
+}
+
+pub(crate) async fn only_what_waits_for_its_destination_expires_there(db: Db) {
+    publish(&db.store, &(1..=4).map(request).collect::<Vec<_>>()).await;
+    let put_off = |number, cause| report(number, 1, deferred(cause, 10));
+    record(&db.store, &[put_off(1, DeferralCause::BreakerOpen), put_off(2, DeferralCause::KeyBusy)], 5).await;
+    assert_eq!(expire(&db.store, WINDOW - 1, 9).await, 0, "its time is not over");
+    assert_eq!(expire(&db.store, WINDOW, 9).await, 1);
+    let expired = delivery(&db.store, 1).await;
+    assert_eq!((expired.state, expired.reason.as_deref()), (DeliveryState::Dead, Some("expired")));
+    assert_eq!(expired.last_error.as_deref(), Some("not delivered within 24h"));
+    // Nothing waits any more.
+    holds::release(&db.store, at(WINDOW)).await.unwrap();
+    assert_eq!(holds::next(db.store.connection(), "three").await.unwrap(), None);
+}
+
+/// Two ingests look at once; and the hold of one lets nothing go that the other is ending.
+pub(crate) async fn what_one_ends_another_leaves_alone(db: Db) {
+    publish(&db.store, &[request(1), request(2)]).await;
+    let put_off = |number| report(number, 1, deferred(DeferralCause::BreakerOpen, 10));
+    record(&db.store, &[put_off(1), put_off(2)], 5).await;
+    let mut claim = claims::claim_expired(&db.store, "three", at(0), at(WINDOW), 1).await.unwrap();
+    assert_eq!(claim.take().len(), 1);
+    assert_eq!(holds::release(&db.store, at(WINDOW)).await.unwrap(), 1);
+    assert_eq!(expire(&db.store, WINDOW, 9).await, 0, "one is claimed, the other one is let go");
+    // What the third party has after all is delivered.
+    record(&db.store, &[report(1, 1, Outcome::Delivered)], WINDOW).await;
+    let late = Refusal {
+        request_id: id(1),
+        destination: Some("three".to_owned()),
+        reason: DeadReason::Expired,
+        class: ErrorClass::Timeout,
+        error: String::new(),
+    };
+    assert_eq!(claim.ended(&[late], at(WINDOW)).await.unwrap(), []);
+    assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
+}
+
+pub(crate) async fn a_lane_goes_on_behind_one_that_has_expired(db: Db) {
+    let new: Vec<NewRequest> = vec![lanes::in_lane(1, "a"), lanes::in_lane(2, "a")];
+    publish(&db.store, &new).await;
+    outbox::remove(db.store.connection(), &[id(2)]).await.unwrap();
+    record(&db.store, &[report(1, 1, deferred(DeferralCause::BreakerOpen, 10))], 5).await;
+    assert_eq!(expire(&db.store, WINDOW, 9).await, 1);
+    let next = delivery(&db.store, 2).await;
+    assert_eq!((next.deferred_by, next.due_at, next.since), (None, Some(at(WINDOW)), at(WINDOW)));
+}
