@@ -142,12 +142,14 @@ CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);
 -- What a key stands for is not purged.
 CREATE INDEX idempotency_keys_request_id ON idempotency_keys (request_id);
 
--- Committed and not yet acknowledged by the broker. Read in the order of ids, which the primary key
--- gives. No cascade: what is not published must not be purged.
+-- Committed and not yet acknowledged by the broker. No cascade: what is not published must not be purged.
 CREATE TABLE outbox (
     request_id bigint   PRIMARY KEY REFERENCES requests (id),
     node_id    smallint NOT NULL
 );
+
+-- Each node reads its own rows, in the order of ids, however many others have.
+CREATE INDEX outbox_node ON outbox (node_id, request_id);
 
 -- Who may make ids under which node id. Times are of this database's clock.
 CREATE TABLE nodes (

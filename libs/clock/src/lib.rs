@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -52,9 +53,29 @@ impl Clock {
     }
 }
 
+/// How long the machine has been on, with the time for which it was suspended. Nobody sets this clock.
+///
+/// [`Instant`](std::time::Instant) leaves out suspensions on Linux. On other systems this is always zero.
+#[must_use]
+pub fn since_boot() -> Duration {
+    #[cfg(target_os = "linux")]
+    let since_boot =
+        rustix::time::clock_gettime(rustix::time::ClockId::Boottime).try_into().unwrap_or_default();
+    #[cfg(not(target_os = "linux"))]
+    let since_boot = Duration::ZERO;
+    since_boot
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_since_boot_does_not_go_back() {
+        let first = since_boot();
+        assert!(since_boot() >= first);
+        assert_eq!(first > Duration::ZERO, cfg!(target_os = "linux"));
+    }
 
     #[test]
     fn a_manual_clock_moves_only_when_told() {

@@ -47,6 +47,12 @@ impl Generator {
         Self { ids: AtomicSnowflakeGenerator::new(u64::from(node.as_u16()), timeline.clone()), timeline }
     }
 
+    /// The earliest time that the next id may have. It is later where ids run ahead.
+    #[must_use]
+    pub fn next_at(&self) -> DateTime<Utc> {
+        layout::instant(self.timeline.current_millis())
+    }
+
     /// The next id.
     #[must_use]
     pub fn generate(&self) -> RequestId {
@@ -106,6 +112,17 @@ mod tests {
         let not_before = start() + TimeDelta::seconds(30);
         let id = generator(1, &Clock::manual(start()), not_before).generate();
         assert!(id.created_at() > not_before);
+    }
+
+    #[test]
+    fn the_first_id_of_a_time_is_below_all_that_are_made_then_and_above_all_that_were_made_before() {
+        let clock = Clock::manual(start());
+        let ids = [0, 1023].map(|node| generator(node, &clock, DateTime::UNIX_EPOCH));
+        let earlier = ids.each_ref().map(Generator::generate);
+        clock.advance(TimeDelta::milliseconds(1));
+        let first = RequestId::first_at(ids[0].next_at());
+        assert!(earlier.iter().all(|id| *id < first));
+        assert!(ids.iter().all(|ids| ids.generate() >= first));
     }
 
     #[test]

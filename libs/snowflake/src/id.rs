@@ -36,6 +36,12 @@ impl RequestId {
         u64::try_from(number).map(|raw| Self(Layout::from_raw(raw))).map_err(|_| InvalidId)
     }
 
+    /// The lowest id of all that are made at this time or later, on whatever node.
+    #[must_use]
+    pub fn first_at(time: DateTime<Utc>) -> Self {
+        Self(Layout::from_components(layout::timestamp(time), 0, 0))
+    }
+
     /// The id as the database keeps it; never negative.
     #[must_use]
     pub fn as_i64(self) -> i64 {

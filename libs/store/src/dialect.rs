@@ -57,6 +57,9 @@ impl Dialect {
 
     /// The time by the database's own clock: not that of the transaction's begin, which may have waited
     /// for a lock since.
+    ///
+    /// On PostgreSQL it must be volatile, which `now()` is not: what a lease allows is decided by it, and after a wait
+    /// for a row PostgreSQL looks at the condition again.
     pub(crate) fn now(self) -> &'static str {
         match self {
             Self::Postgres => "clock_timestamp()",

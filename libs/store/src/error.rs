@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
+use throughline_snowflake::NodeId;
 
 /// Why the database did not do what it was asked. No text of it holds a password.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +105,12 @@ pub enum StoreError {
     /// The database failed at a statement, or could not be asked.
     #[error("{0}")]
     Database(#[from] DbErr),
+    /// Nothing may be written under a lease that is over.
+    #[error("the lease of node id {node} has run out, or another process has it")]
+    LeaseOver {
+        /// The node id.
+        node: NodeId,
+    },
     /// A row does not hold what was written there.
     #[error("the database holds a {what} that is not one: {problem}")]
     Foreign {
@@ -128,7 +135,8 @@ impl StoreError {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            // Renewed, it goes on; taken over, the process ends.
+            Self::Unreachable { .. } | Self::LeaseOver { .. } => true,
             Self::Database(error) => is_passing(error),
             Self::Migration(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
                 is_passing_in_sqlx(error)
@@ -161,6 +169,22 @@ impl StoreError {
                 let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
                 code.is_some_and(|code| is_code_about_data(&code))
             }
+            _ => false,
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether the database said so itself: it is there, and answers.
+    #[must_use]
+    pub fn was_answered(&self) -> bool {
+        match self {
+            Self::Foreign { .. } | Self::LeaseOver { .. } => true,
+            Self::Database(
+                DbErr::Conn(RuntimeErr::SqlxError(error))
+                | DbErr::Exec(RuntimeErr::SqlxError(error))
+                | DbErr::Query(RuntimeErr::SqlxError(error)),
+            ) => error.as_database_error().is_some(),
             _ => false,
         }
     }

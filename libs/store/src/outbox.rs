@@ -12,6 +12,7 @@ use throughline_snowflake::{NodeId, RequestId};
 use crate::dialect::Dialect;
 use crate::entity::{columns, outbox, request};
 use crate::error::StoreError;
+use crate::nodes::Lease;
 use crate::operation::{Operation, Session};
 use crate::requests::{NewRequest, number, request_id, trace};
 use crate::rows::Rows;
@@ -131,7 +132,8 @@ fn pending_sql() -> String {
     )
 }
 
-/// Takes out what the broker has acknowledged, or will never take.
+/// Takes out what the broker has acknowledged, or will never take. That holds whichever node the rows belong to by
+/// now, so no lease is asked for: a row that stayed would be published again.
 ///
 /// # Errors
 /// If the database cannot be asked.
@@ -145,21 +147,67 @@ pub async fn remove(session: &impl Session, ids: &[RequestId]) -> Result<(), Sto
     Ok(())
 }
 
-/// Gives `node` the rows of nodes whose lease has run out by the database's clock, or that have none,
-/// and says how many.
+/// Most rows that are taken over by one statement: it takes a second.
+const TAKEN_AT_ONCE: u32 = 50_000;
+
+/// The nodes that have something to publish and no lease, or one that has run out by the database's clock; all but that
+/// of `lease`. Costs as much as there are such nodes, however much they have.
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn take_over(session: &impl Session, node: NodeId) -> Result<u64, StoreError> {
-    let connection = &Operation::new(session, "take_over_outbox");
+pub async fn nodes_that_are_gone(session: &impl Session, lease: &Lease) -> Result<Vec<NodeId>, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Row {
+        node_id: i16,
+    }
+    let connection = &Operation::new(session, "find_nodes_that_are_gone");
     let dialect = Dialect::of(connection);
     let sql = format!(
-        "UPDATE outbox SET node_id = $1 WHERE node_id <> $1 AND NOT EXISTS \
-         (SELECT 1 FROM nodes WHERE nodes.node_id = outbox.node_id AND nodes.expires_at > {})",
+        "WITH RECURSIVE owners (node_id) AS ( \
+             SELECT min(node_id) FROM outbox \
+             UNION ALL SELECT (SELECT min(o.node_id) FROM outbox AS o WHERE o.node_id > owners.node_id) \
+                 FROM owners WHERE owners.node_id IS NOT NULL) \
+         SELECT owners.node_id FROM owners WHERE owners.node_id IS NOT NULL AND owners.node_id <> $1 \
+         AND NOT EXISTS (SELECT 1 FROM nodes \
+             WHERE nodes.node_id = owners.node_id AND nodes.expires_at > {}) \
+         ORDER BY owners.node_id",
         dialect.now()
     );
-    let statement = dialect.statement(sql, [i64::from(node.as_u16()).into()]);
-    Ok(connection.execute_raw(statement).await?.rows_affected())
+    let statement = dialect.statement(sql, [i64::from(lease.node.as_u16()).into()]);
+    let rows = Row::find_by_statement(statement).all(connection).await?;
+    rows.into_iter().map(|row| node_id(row.node_id)).collect()
+}
+
+/// Gives the node of `lease`, as long as that holds, the next rows of a node that is gone, in the order of ids; says how
+/// many, and none once it has them all.
+///
+/// Whichever process leases that node id meanwhile waits until this is done. Of two survivors the second waits for the
+/// rows, finds that they belong to another node by now, and takes none.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn take_over(session: &impl Session, lease: &Lease, gone: NodeId) -> Result<u64, StoreError> {
+    let connection = &Operation::new(session, "take_over_outbox");
+    let dialect = Dialect::of(connection);
+    let (holds, [node, epoch]) = lease.condition(dialect, 1);
+    let share = if dialect == Dialect::Postgres { "FOR SHARE" } else { "" };
+    let sql = format!(
+        "WITH ended AS MATERIALIZED (SELECT nodes.node_id FROM nodes \
+             WHERE nodes.node_id = $3 AND nodes.expires_at <= {} {share}) \
+         UPDATE outbox SET node_id = CAST($1 AS smallint) WHERE node_id = $3 AND request_id IN ( \
+             SELECT o.request_id FROM outbox AS o WHERE o.node_id = $3 \
+             ORDER BY o.request_id LIMIT {TAKEN_AT_ONCE}) \
+         AND (EXISTS (SELECT 1 FROM ended) OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = $3)) \
+         AND {holds}",
+        dialect.now()
+    );
+    let parameters = [node, epoch, i64::from(gone.as_u16()).into()];
+    Ok(connection.execute_raw(dialect.statement(sql, parameters)).await?.rows_affected())
+}
+
+fn node_id(number_of: i16) -> Result<NodeId, StoreError> {
+    NodeId::try_from(number::<_, u16>("node id", number_of)?)
+        .map_err(|error| StoreError::foreign("node id", error.to_string()))
 }
 
 /// The node that has a request to publish; `None` once the broker has acknowledged it.
@@ -168,11 +216,7 @@ pub async fn take_over(session: &impl Session, node: NodeId) -> Result<u64, Stor
 /// If the database cannot be asked.
 pub async fn node_of(connection: &impl ConnectionTrait, id: RequestId) -> Result<Option<NodeId>, StoreError> {
     let row = outbox::Entity::find_by_id(id.as_i64()).one(connection).await?;
-    let node = |row: outbox::Model| {
-        NodeId::try_from(number::<_, u16>("node id", row.node_id)?)
-            .map_err(|error| StoreError::foreign("node id", error.to_string()))
-    };
-    row.map(node).transpose()
+    row.map(|row| node_id(row.node_id)).transpose()
 }
 
 /// What a node has still to publish.

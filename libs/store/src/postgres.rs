@@ -113,7 +113,7 @@ impl Postgres {
         // From here on, whatever the answer says: a connection that has begun one is never used again as it is.
         held.is_open = true;
         held.simple(&bounds.begin()).await.map_err(query_error)?;
-        Ok(Open(Mutex::new(held)))
+        Ok(Open(Box::new(Mutex::new(held))))
     }
 
     async fn held(&self) -> Result<Held, DbErr> {
@@ -156,7 +156,7 @@ impl Postgres {
 
 /// A transaction that is open.
 #[derive(Debug)]
-pub(crate) struct Open(Mutex<Held>);
+pub(crate) struct Open(Box<Mutex<Held>>);
 
 impl Open {
     pub(crate) async fn answer(&self, statement: Statement) -> Result<Answer, sqlx::Error> {

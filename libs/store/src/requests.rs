@@ -5,11 +5,13 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder};
 use throughline_messages::{Origin, TraceContext};
-use throughline_snowflake::{NodeId, RequestId};
+use throughline_snowflake::RequestId;
 
 use crate::deliveries::DeliveryState;
+use crate::dialect::Dialect;
 use crate::entity::{attempt, delivery, request};
 use crate::error::StoreError;
+use crate::nodes::Lease;
 use crate::operation::{Operation, Session};
 use crate::order;
 use crate::rows::Rows;
@@ -139,14 +141,15 @@ pub struct StoredAttempt {
     pub origin: Option<String>,
 }
 
-/// Keeps requests, their deliveries as `pending`, and their outbox rows, which belong to `node`; gives the
-/// deliveries whose turn in their lane has not come.
+/// Keeps requests, their deliveries as `pending`, and their outbox rows, which belong to the node of `lease`; gives
+/// the deliveries whose turn in their lane has not come.
 ///
 /// # Errors
-/// If one of them cannot be kept; then none is, once the caller's transaction is rolled back.
+/// [`StoreError::LeaseOver`] if the lease is; or if one of them cannot be kept. Then none is, once the caller's
+/// transaction is rolled back.
 pub async fn insert(
     session: &impl Session,
-    node: NodeId,
+    lease: &Lease,
     requests: &[NewRequest],
 ) -> Result<Vec<(RequestId, String)>, StoreError> {
     let connection = &Operation::new(session, "accept");
@@ -183,11 +186,14 @@ pub async fn insert(
         .column("updated_at", |(request, _)| request.accepted_at)
         .insert(connection, "deliveries", "")
         .await?;
-    Rows::of(requests)
-        .column("request_id", |request| request.id)
-        .column("node_id", |_| i64::from(node.as_u16()))
-        .insert(connection, "outbox", "")
-        .await?;
+    let (holds, [node, epoch]) = lease.condition(Dialect::of(connection), 1);
+    let sql = format!(
+        "INSERT INTO outbox (request_id, node_id) SELECT r.request_id, CAST($1 AS smallint) FROM r WHERE {holds}"
+    );
+    let ids = Rows::of(requests).column("request_id", |request| request.id);
+    if ids.execute(connection, vec![node, epoch], &sql).await? == 0 {
+        return Err(StoreError::LeaseOver { node: lease.node });
+    }
     order::line_up(connection, requests).await
 }
 

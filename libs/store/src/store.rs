@@ -114,14 +114,14 @@ impl Store {
     /// If the database cannot be asked.
     pub async fn begin_within(&self, timeout: Duration) -> Result<Transaction, StoreError> {
         let Connection { database, patience, operations } = &self.connection;
-        let begin = async {
+        let begin = Box::pin(async {
             match database {
                 Database::Postgres(postgres) => {
                     postgres.begin(postgres.bounds().within(timeout)).await.map(Open::Postgres)
                 }
                 Database::Sqlite(sqlite) => sqlite.begin_with_options(immediate()).await.map(Open::Sqlite),
             }
-        };
+        });
         let open = operations.time("begin", patience.with(begin)).await?;
         Ok(Transaction::new(open, self.connection.clone()))
     }

@@ -25,7 +25,7 @@ pub(crate) enum Open {
 impl Open {
     async fn commit(self) -> Result<(), DbErr> {
         match self {
-            Self::Postgres(open) => open.commit().await,
+            Self::Postgres(open) => Box::pin(open.commit()).await,
             Self::Sqlite(open) => open.commit().await,
         }
     }

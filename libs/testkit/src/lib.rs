@@ -40,6 +40,6 @@ pub use output::Output;
 pub use program::{Ended, Program};
 pub use programs::Programs;
 pub use records::{Reader, produce};
-pub use request::new_request;
+pub use request::{lease, leased, new_request};
 pub use stage::{Service, Stage};
 pub use third_party::{Answer, Call, ThirdParty};

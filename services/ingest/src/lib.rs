@@ -18,6 +18,7 @@ mod error;
 mod http;
 mod intake;
 mod listener;
+mod liveness;
 mod metrics;
 mod node;
 mod publisher;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
 use throughline_config::{NodeIds, Settings};
 use throughline_snowflake::{NodeId, RequestId};
@@ -22,13 +22,53 @@ const PURGED_AT_ONCE: u64 = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Lease {
     row: nodes::Lease,
-    /// By this process's own clock, counted from before the database was asked.
-    valid_until: Arc<Mutex<Instant>>,
+    term: Arc<Mutex<Term>>,
+}
+
+/// A moment by the clocks of this machine that no one sets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// On Linux it stands still while the machine is suspended.
+    process: Instant,
+    /// It does not.
+    machine: Duration,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self { process: Instant::now(), machine: throughline_clock::since_boot() }
+    }
+
+    /// How long ago it was: by the clock that has gone further.
+    fn elapsed(self) -> Duration {
+        let now = Self::now();
+        now.process.duration_since(self.process).max(now.machine.saturating_sub(self.machine))
+    }
+}
+
+/// What the database has granted last.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    /// When it was asked to.
+    asked: Moment,
+    lasts: Duration,
+    /// Its clock, when it did.
+    granted_at: DateTime<Utc>,
 }
 
 impl Lease {
+    fn new(row: nodes::Lease, asked: Moment, lasts: Duration) -> Self {
+        let granted_at = row.granted_at;
+        Self { row, term: Arc::new(Mutex::new(Term { asked, lasts, granted_at })) }
+    }
+
     pub(crate) fn node(&self) -> NodeId {
         self.row.node
+    }
+
+    /// The lease as the database knows it, which checks it in each statement that writes under it.
+    pub(crate) fn row(&self) -> &nodes::Lease {
+        &self.row
     }
 
     /// When the lease of the id's former holder ended: no id of ours may be older.
@@ -36,17 +76,29 @@ impl Lease {
         self.row.not_before
     }
 
-    /// Whether nobody else can have the node id yet.
+    /// Whether no other process can have the node id yet.
     pub(crate) fn is_valid(&self) -> bool {
-        Instant::now() < *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner)
+        let Term { asked, lasts, .. } = self.term();
+        asked.elapsed() < lasts
     }
 
-    pub(crate) fn extend(&self, until: Instant) {
-        *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    /// Whether an id of this time is less than an hour ahead of the database's clock.
+    pub(crate) fn allows(&self, id_of: DateTime<Utc>) -> bool {
+        let Term { asked, granted_at, .. } = self.term();
+        let elapsed = TimeDelta::from_std(asked.elapsed()).unwrap_or(TimeDelta::MAX);
+        granted_at.checked_add_signed(elapsed).is_none_or(|now| id_of < now + nodes::AHEAD)
+    }
+
+    pub(crate) fn extend(&self, asked: Moment, lasts: Duration, granted_at: DateTime<Utc>) {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Term { asked, lasts, granted_at };
+    }
+
+    fn term(&self) -> Term {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has it renewed again and again, three times in a term, until all is done.
-    async fn keep<F: Future<Output = Result<bool, StoreError>>>(
+    async fn keep<F: Future<Output = Result<Option<DateTime<Utc>>, StoreError>>>(
         &self,
         term: Duration,
         done: &CancellationToken,
@@ -54,31 +106,31 @@ impl Lease {
     ) -> Result<(), LeaseError> {
         let mut is_away = false;
         loop {
-            let asked = Instant::now();
+            let asked = Moment::now();
             // A database that vanished without a word must not end the renewals.
-            let trouble = match timeout(term, renew()).await {
-                Ok(Ok(true)) => None,
-                Ok(Ok(false)) => return Err(LeaseError::Lost(self.node())),
-                Ok(Err(error)) if error.is_unavailable() => Some(error.to_string()),
+            let answer = match timeout(term, renew()).await {
+                Ok(Ok(Some(granted_at))) => Ok(granted_at),
+                Ok(Ok(None)) => return Err(LeaseError::Lost(self.node())),
+                Ok(Err(error)) if error.is_unavailable() => Err(error.to_string()),
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) => Some(format!("the database does not answer within {term:?}")),
+                Err(_) => Err(format!("the database does not answer within {term:?}")),
             };
-            match &trouble {
-                None => self.extend(asked + term),
-                Some(error) if !is_away => {
+            match &answer {
+                Ok(granted_at) => self.extend(asked, term, *granted_at),
+                Err(error) if !is_away => {
                     tracing::warn!(
                         error,
                         "the lease of the node id cannot be renewed, trying until it can be"
                     );
                 }
-                Some(_) => {}
+                Err(_) => {}
             }
-            if is_away && trouble.is_none() {
+            if is_away && answer.is_ok() {
                 tracing::info!("the lease of the node id is renewed again");
             }
-            is_away = trouble.is_some();
+            is_away = answer.is_err();
             // The lease counts from when it was asked for: what a slow answer has left of it may be little.
-            if done.run_until_cancelled(sleep_until(asked + term / 3)).await.is_none() {
+            if done.run_until_cancelled(sleep_until(asked.process + term / 3)).await.is_none() {
                 return Ok(());
             }
         }
@@ -101,16 +153,18 @@ pub(crate) enum LeaseError {
 pub(crate) async fn acquire(store: &Store, settings: &Settings, holder: &str) -> Result<Lease, StartError> {
     let NodeIds { first, last } = settings.ingest.node_ids;
     let id = |number: u16| NodeId::try_from(number).map_err(|error| StartError::NodeIds(error.to_string()));
-    let asked = Instant::now();
+    let asked = Moment::now();
     let row = nodes::acquire(store, holder, settings.ingest.node_lease, &(id(first)?..=id(last)?)).await?;
     let row = row.ok_or_else(|| StartError::NodesTaken(settings.ingest.node_ids.to_string()))?;
     tracing::info!(node = %row.node, epoch = row.epoch, "node id leased");
-    Ok(Lease { row, valid_until: Arc::new(Mutex::new(asked + settings.ingest.node_lease)) })
+    Ok(Lease::new(row, asked, settings.ingest.node_lease))
 }
 
 /// Keeps the lease, and takes over what nodes that are gone have left in the outbox.
 pub(crate) struct Keeper {
     pub(crate) store: Store,
+    /// The same database on a connection that nothing else uses: whatever keeps the others busy, the lease is renewed.
+    pub(crate) renewals: Store,
     pub(crate) lease: Lease,
     pub(crate) holder: String,
     pub(crate) term: Duration,
@@ -123,7 +177,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Runs until all is done, and gives the lease back.
     pub(crate) async fn run(self) -> Result<(), LeaseError> {
-        let connection = self.store.connection();
+        let connection = self.renewals.connection();
         let renew = || nodes::renew(connection, &self.lease.row, &self.holder, self.term);
         tokio::try_join!(self.lease.keep(self.term, &self.done, renew), self.tidy())?;
         Ok(nodes::release(connection, &self.lease.row, &self.holder).await?)
@@ -160,10 +214,11 @@ impl Keeper {
             return Ok(());
         }
         let connection = self.store.connection();
-        let taken_over = outbox::take_over(connection, self.lease.node()).await?;
-        if taken_over > 0 {
-            tracing::info!(requests = taken_over, "took over the outbox of a node that is gone");
-            self.gate.look_in_the_table();
+        for gone in outbox::nodes_that_are_gone(connection, self.lease.row()).await? {
+            while let taken_over @ 1.. = outbox::take_over(connection, self.lease.row(), gone).await? {
+                tracing::info!(requests = taken_over, node = %gone, "took over the outbox of a node that is gone");
+                self.gate.look_in_the_table();
+            }
         }
         idempotency::purge(connection, self.clock.now(), PURGED_AT_ONCE).await?;
         // A row that was the oldest a while ago: its commit may have become visible only after its
@@ -187,9 +242,34 @@ pub(crate) mod tests {
 
     /// A lease that runs out at once.
     pub(crate) fn lease() -> Lease {
-        let (node, at) = (NodeId::try_from(7).unwrap(), DateTime::UNIX_EPOCH);
-        let row = nodes::Lease { node, epoch: 1, not_before: at, expires_at: at };
-        Lease { row, valid_until: Arc::new(Mutex::new(Instant::now())) }
+        let at = Clock::system().now();
+        let lease = nodes::Lease {
+            granted_at: at,
+            expires_at: at,
+            ..throughline_testkit::lease(7.try_into().unwrap())
+        };
+        Lease::new(lease, Moment::now(), Duration::ZERO)
+    }
+
+    #[test]
+    fn a_lease_runs_out_while_the_machine_is_suspended() {
+        let lease = lease();
+        let (now, hour) = (Moment::now(), Duration::from_hours(1));
+        lease.extend(now, hour, DateTime::UNIX_EPOCH);
+        assert!(lease.is_valid());
+        // The machine's clock has gone on, that of the process has not.
+        let Some(machine) = now.machine.checked_sub(hour) else { return };
+        lease.extend(Moment { machine, ..now }, hour, DateTime::UNIX_EPOCH);
+        assert!(!lease.is_valid());
+    }
+
+    #[test]
+    fn ids_may_be_less_than_an_hour_ahead_of_the_database() {
+        let lease = lease();
+        let at = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+        lease.extend(Moment::now(), TERM, at);
+        assert!(lease.allows(at - TimeDelta::days(300)) && lease.allows(at + TimeDelta::minutes(59)));
+        assert!(!lease.allows(at + TimeDelta::minutes(61)));
     }
 
     fn seconds(count: u64) -> Duration {
@@ -208,7 +288,7 @@ pub(crate) mod tests {
                     Some(&after) => sleep(seconds(after)).await,
                     None => pending().await,
                 }
-                Ok(true)
+                Ok(Some(DateTime::UNIX_EPOCH))
             }
         };
         let done = CancellationToken::new();
@@ -243,8 +323,8 @@ pub(crate) mod tests {
     async fn renewals_end_when_all_is_done_or_the_lease_is_somebody_elses() {
         let done = CancellationToken::new();
         done.cancel();
-        let keep = async |is_ours| lease().keep(TERM, &done, async || Ok(is_ours)).await;
-        assert!(keep(true).await.is_ok());
-        assert!(matches!(keep(false).await, Err(LeaseError::Lost(_))));
+        let keep = async |renewed| lease().keep(TERM, &done, async || Ok(renewed)).await;
+        assert!(keep(Some(DateTime::UNIX_EPOCH)).await.is_ok());
+        assert!(matches!(keep(None).await, Err(LeaseError::Lost(_))));
     }
 }

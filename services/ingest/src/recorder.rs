@@ -11,6 +11,7 @@ use throughline_store::{Store, StoreError, outcomes};
 use tokio::time::timeout;
 
 use crate::backoff::Backoff;
+use crate::liveness::Pulse;
 use crate::metrics::Metrics;
 use crate::publisher::Window;
 use crate::refusals::DeadLetters;
@@ -32,6 +33,7 @@ pub(crate) struct Recorder {
     pub(crate) metrics: Metrics,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) broker: Broker,
+    pub(crate) pulse: Pulse,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -82,7 +84,13 @@ impl Recorder {
         let all: Vec<AttemptReport> = reports.iter().map(|(report, _)| report.clone()).collect();
         let mut backoff = Backoff::default();
         loop {
-            match self.record(&all).await {
+            let attempt = self.pulse.attempt();
+            let recorded = self.record(&all).await;
+            if recorded.as_ref().err().is_none_or(StoreError::was_answered) {
+                attempt.answered();
+            }
+            drop(attempt);
+            match recorded {
                 Ok(()) => return true,
                 Err(error) if !error.is_about_data() => {
                     if !backoff.pause(self.shutdown.hard(), "outcomes cannot be recorded", &error).await {

@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::Broker;
 use crate::adopter::{self, Adopter};
 use crate::error::StartError;
-use crate::http::{Bounds, Readiness, health_router, router, serve};
+use crate::http::{Bounds, Health, health_router, router, serve};
 use crate::intake::intakes;
 use crate::listener::{Groups, Listener};
+use crate::liveness::{Liveness, Pulse};
 use crate::metrics::Metrics;
 use crate::node::{self, Keeper};
 use crate::publisher::{self, Window, publisher};
@@ -40,6 +41,9 @@ const PAGE_BYTES: u64 = 16 << 20;
 const OUTCOMES: usize = 1024;
 /// Most bytes of outcomes, and as many of foreign records, that are in memory: some of the largest ones.
 const HELD_BYTES: usize = 32 << 20;
+/// Connections for all that is asked over `/v1`, and how long each statement may take: they serve people and scripts,
+/// and must never keep a request or an outcome waiting.
+const MANAGEMENT: (u32, Duration) = (4, Duration::from_secs(5));
 
 /// Connections that may wait to be accepted: as many as Linux lets wait (`net.core.somaxconn`). Beyond, it drops what
 /// clients send, who try again a second later at the soonest.
@@ -128,9 +132,12 @@ struct Parts {
     topics: Topics,
     unseen: Option<Unseen>,
     store: Store,
+    /// The same database, apart.
+    management: Store,
     producer: Producer,
     window: Arc<Window>,
     alarm: Arc<Alarm>,
+    recording: Pulse,
     broker: Broker,
     clock: Clock,
     shutdown: Shutdown,
@@ -159,15 +166,19 @@ impl Parts {
         let unacknowledged = settings.ingest.unacknowledged.get() as usize;
         let window = Window::within(producer.queue(), unacknowledged, broker, settings.ingest.patience);
         let alarm = Arc::default();
+        let (connections, longest) = MANAGEMENT;
+        let management = store.apart("throughline.management", connections, longest);
         let (meter, metrics) = (meter.clone(), Metrics::new(meter));
         Ok(Self {
             settings,
             topics,
             unseen,
             store,
+            management,
             producer,
             window: Arc::new(window),
             alarm,
+            recording: Pulse::default(),
             broker,
             clock,
             shutdown,
@@ -178,7 +189,10 @@ impl Parts {
 
     async fn assemble(self, clients: TcpListener, health_checks: TcpListener) -> Result<Tasks, StartError> {
         let holder = holder(&self.clock);
-        let lease = node::acquire(&self.store, &self.settings, &holder).await?;
+        let term = self.settings.ingest.node_lease;
+        // It is asked three times in a term.
+        let renewals = self.store.apart("throughline.lease", 1, term / 3);
+        let lease = node::acquire(&renewals, &self.settings, &holder).await?;
         let all_is_out = CancellationToken::new();
 
         let (publisher, remover, handover) = publisher(
@@ -188,15 +202,16 @@ impl Parts {
             Arc::clone(&self.window),
         );
         let gate = publisher.gate();
+        let terms = self.writer_terms();
+        let (writer, recorder) = (terms.pulse.clone(), self.recording.clone());
+        let liveness = Liveness { lease: lease.clone(), writer, recorder };
         let (queue, writer) =
-            Writer::new(self.store.clone(), lease.clone(), self.clock.clone(), self.writer_terms(), handover);
+            Writer::new(self.store.clone(), lease.clone(), self.clock.clone(), terms, handover);
         let intakes = intakes(&self.settings, &queue, &self.metrics)?;
         drop(queue);
 
-        let readiness =
-            Readiness::new(self.store.clone(), self.producer.clone(), self.shutdown.soft().clone());
-        let readiness = Arc::new(readiness);
-        let router = router(&self.settings, &intakes, &self.desk(), Arc::clone(&readiness), &self.meter);
+        let health = Arc::new(self.health(liveness));
+        let router = router(&self.settings, &intakes, &self.desk(), Arc::clone(&health), &self.meter);
         let adopter = self.adopter(intakes)?;
         let recorder = self.recorder()?;
         let seeker = self.seeker()?;
@@ -211,7 +226,7 @@ impl Parts {
         let answering = all_answered.clone().drop_guard();
         let server = serve(bounds, clients, router, self.shutdown.soft().clone());
         // Answered until all that was accepted is published, or left to the next one.
-        let health = health_router(readiness);
+        let health = health_router(health);
         tasks.spawn("health", serve(Bounds::of_health_checks(), health_checks, health, all_is_out.clone()));
         tasks.spawn("http server", async move {
             let _answering = answering;
@@ -236,9 +251,10 @@ impl Parts {
         }
         let keeper = Keeper {
             store: self.store,
+            renewals,
             lease,
             holder,
-            term: self.settings.ingest.node_lease,
+            term,
             clock: self.clock,
             gate,
             done: all_is_out,
@@ -247,9 +263,15 @@ impl Parts {
         Ok(tasks)
     }
 
+    /// Readiness asks on the connections of the writer: it says whether that can commit.
+    fn health(&self, liveness: Liveness) -> Health {
+        let (store, producer) = (self.store.clone(), self.producer.clone());
+        Health::new(store, producer, liveness, self.clock.clone(), self.shutdown.soft().clone())
+    }
+
     fn desk(&self) -> Desk {
         Desk {
-            store: self.store.clone(),
+            store: self.management.clone(),
             clock: self.clock.clone(),
             alarm: Arc::clone(&self.alarm),
             metrics: self.metrics.clone(),
@@ -261,7 +283,7 @@ impl Parts {
         let topics: BTreeMap<_, _> =
             routes.map(|(name, route)| (name.clone(), route.topic.clone())).collect();
         publisher::Terms {
-            node: lease.node(),
+            lease: lease.clone(),
             topics,
             page_rows: PAGE_ROWS,
             page_bytes: PAGE_BYTES,
@@ -282,6 +304,7 @@ impl Parts {
             idempotency_window: delta(ingest.idempotency_window),
             patience: delta(ingest.patience),
             metrics: self.metrics.clone(),
+            pulse: Pulse::default(),
         }
     }
 
@@ -319,6 +342,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             dead_letters: self.dead_letters(),
             broker: self.broker,
+            pulse: self.recording.clone(),
             shutdown: self.shutdown.clone(),
         })
     }

@@ -16,7 +16,8 @@ pub struct Database {
     /// configured: dispatch needs none.
     #[serde(serialize_with = "masked")]
     pub url: Secret,
-    /// Most connections at once. Default 16; SQLite has one.
+    /// Most connections at once for what is accepted, published and recorded; each ingest has up to 6 more, for reads
+    /// and for its lease. Default 16; SQLite has one for all.
     pub max_connections: NonZeroU32,
     /// How long to wait for a connection. Default 5 s.
     #[serde(with = "DurationText")]

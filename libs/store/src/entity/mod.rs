@@ -5,7 +5,6 @@ use sea_orm::{EntityTrait, IdenStatic as _, Iterable as _};
 pub(crate) mod attempt;
 pub(crate) mod delivery;
 pub(crate) mod idempotency_key;
-pub(crate) mod node;
 pub(crate) mod outbox;
 pub(crate) mod request;
 

@@ -123,6 +123,18 @@ const LARGE: [&str; 10] =
     ["deliveries", "requests", "attempts", "idempotency_keys", "d", "q", "a", "l", "k", "other"];
 
 impl Plan {
+    /// Whether it takes whatever columns a table has.
+    pub(crate) fn asks_for_all_columns(&self) -> bool {
+        self.sql.replace("SELECT * FROM unnest(", "").replace("count(*)", "").contains('*')
+    }
+
+    /// Whether it is about the outbox of one node, and reads those of all.
+    pub(crate) fn reads_all_outboxes(&self) -> bool {
+        let scans = ["Seq Scan on outbox", "SCAN outbox"];
+        let scans_all = |line: &String| line == "SCAN o" || scans.iter().any(|scan| line.contains(scan));
+        self.sql.contains("node_id") && self.lines.iter().any(scans_all)
+    }
+
     /// Whether it reads a large table, or one of its indexes, from end to end.
     pub(crate) fn reads_all(&self) -> bool {
         let before = [""].into_iter().chain(self.lines.iter().map(String::as_str));

@@ -11,8 +11,10 @@ use throughline_store::claims::{self, Claim};
 use throughline_store::dead_letters::{self, Filter, Replayed};
 use throughline_store::idempotency::{self, Verdict};
 use throughline_store::{
-    DeliveryState, Due, NewRequest, Store, Transaction, holds, nodes, outcomes, replays, requests,
+    DeliveryState, Due, NewRequest, Store, StoreError, Transaction, holds, nodes, outbox, outcomes, replays,
+    requests,
 };
+use throughline_testkit::{lease, leased};
 
 use crate::databases::{Db, on_postgres};
 use crate::dead_letters::begin;
@@ -26,6 +28,7 @@ use crate::retention;
 /// Claims keys and inserts what is new, as ingest does; says whose request each key stands for.
 async fn write(store: &Store, keys: &[i64], offset: i64) -> BTreeMap<i64, RequestId> {
     let claims: Vec<_> = keys.iter().map(|key| claim(&key.to_string(), offset + key, 7)).collect();
+    let lease = leased(store, node(1)).await.unwrap();
     let transaction = store.begin().await.unwrap();
     let verdicts = idempotency::claim(&transaction, &claims, at(0)).await.unwrap();
     // The other one gets a chance to stand in the way.
@@ -42,7 +45,7 @@ async fn write(store: &Store, keys: &[i64], offset: i64) -> BTreeMap<i64, Reques
         .filter(|(_, verdict)| **verdict == Verdict::New)
         .map(|(claim, _)| request(claim.request_id.as_i64()))
         .collect();
-    requests::insert(&transaction, node(1), &new).await.unwrap();
+    requests::insert(&transaction, &lease, &new).await.unwrap();
     transaction.commit().await.unwrap();
     keys.iter().copied().zip(owners).collect()
 }
@@ -182,7 +185,7 @@ fn who_joins_a_lane_while_the_one_before_it_ends_does_not_wait_for_ever() {
         let in_lane = |number: i64| NewRequest { lane: Some("a".to_owned()), ..request(number) };
         publish(&db.store, &[in_lane(1)]).await;
         let joining = db.store.begin().await.unwrap();
-        requests::insert(&joining, node(1), &[in_lane(2)]).await.unwrap();
+        requests::insert(&joining, &lease(node(1)), &[in_lane(2)]).await.unwrap();
 
         let ended = [report(1, 1, Outcome::Delivered)];
         tokio::join!(record(&db.store, &ended), async {
@@ -204,7 +207,7 @@ async fn a_lane_that_nobody_may_enter(db: &Db) -> Transaction {
     publish(&db.store, &[in_lane(1), in_lane(2)]).await;
     record(&db.store, &[report(1, 1, retry(Some(10)))]).await;
     let joining = db.store.begin().await.unwrap();
-    requests::insert(&joining, node(1), &[in_lane(3)]).await.unwrap();
+    requests::insert(&joining, &lease(node(1)), &[in_lane(3)]).await.unwrap();
     joining
 }
 
@@ -268,8 +271,9 @@ fn lanes_do_not_wait_for_each_other() {
             (from..from + 500).map(of).collect::<Vec<_>>()
         };
         publish(&db.store, &in_lanes(1)).await;
+        let lease = leased(&db.store, node(1)).await.unwrap();
         let joining = db.store.begin().await.unwrap();
-        requests::insert(&joining, node(1), &in_lanes(1000)).await.unwrap();
+        requests::insert(&joining, &lease, &in_lanes(1000)).await.unwrap();
         insert(&db.store, &in_lanes(2000)).await;
         let reports: Vec<_> = (1..=500).map(|number| report(number, 1, Outcome::Delivered)).collect();
         record(&db.store, &reports).await;
@@ -583,3 +587,76 @@ fn a_report_of_a_new_destination_that_meets_a_purge_is_refused_and_then_one_of_a
         assert_eq!(record().await.unwrap().unknown, [elsewhere[0].request_id]);
     });
 }
+
+/// A process that stands still between a look at its lease and its commit.
+#[test]
+fn a_lease_that_is_over_writes_nothing_more() {
+    on_postgres(async |db: Db| {
+        let only = node(5)..=node(5);
+        let old = nodes::acquire(&db.store, "old", LONG, &only).await.unwrap().unwrap();
+        let slow = db.store.begin().await.unwrap();
+        let connection = db.store.connection();
+        nodes::release(connection, &old, "old").await.unwrap();
+        let over = |result: Result<_, StoreError>| {
+            let error = result.expect_err("the lease is over");
+            assert!(matches!(error, StoreError::LeaseOver { node: of } if of == node(5)), "{error:?}");
+            assert!(error.is_unavailable() && error.was_answered());
+        };
+        over(requests::insert(connection, &old, &[request(1)]).await);
+        let new = nodes::acquire(&db.store, "new", LONG, &only).await.unwrap().unwrap();
+        over(requests::insert(&slow, &old, &[request(2)]).await);
+        drop(slow);
+        let transaction = db.store.begin().await.unwrap();
+        requests::insert(&transaction, &new, &[request(3)]).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(nodes::renew(connection, &old, "old", LONG).await.unwrap(), None);
+        // Nor does it take over what others have left.
+        connection.execute_unprepared("UPDATE outbox SET node_id = 77").await.unwrap();
+        assert_eq!(outbox::take_over(connection, &old, node(77)).await.unwrap(), 0);
+        assert_eq!(outbox::take_over(connection, &new, node(77)).await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn of_two_survivors_one_takes_over_all_that_a_node_has_left() {
+    on_postgres(async |db: Db| {
+        let gone = nodes::acquire(&db.store, "gone", LONG, &NodeId::ALL).await.unwrap().unwrap();
+        let all: Vec<_> = (1..=500).map(request).collect();
+        requests::insert(db.store.connection(), &gone, &all).await.unwrap();
+        nodes::release(db.store.connection(), &gone, "gone").await.unwrap();
+        let [one, other] = [1, 2].map(|number| lease(node(number)));
+        for survivor in [&one, &other] {
+            leased(&db.store, survivor.node).await.unwrap();
+        }
+        let first = db.store.begin().await.unwrap();
+        assert_eq!(outbox::take_over(&first, &one, gone.node).await.unwrap(), 500);
+        let (second, ()) = tokio::join!(outbox::take_over(db.store.connection(), &other, gone.node), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            first.commit().await.unwrap();
+        });
+        assert_eq!(second.unwrap(), 0, "they are the first one's");
+        assert_eq!(outbox::lag(db.store.connection(), one.node, at(0), 1000).await.unwrap().requests, 500);
+    });
+}
+
+/// Else both would publish.
+#[test]
+fn a_node_id_is_not_leased_again_while_what_it_left_is_taken_over() {
+    on_postgres(async |db: Db| {
+        let only = node(5)..=node(5);
+        let gone = nodes::acquire(&db.store, "gone", LONG, &only).await.unwrap().unwrap();
+        requests::insert(db.store.connection(), &gone, &[request(1)]).await.unwrap();
+        nodes::release(db.store.connection(), &gone, "gone").await.unwrap();
+        let survivor = leased(&db.store, node(1)).await.unwrap();
+        let taking = db.store.begin().await.unwrap();
+        assert_eq!(outbox::take_over(&taking, &survivor, gone.node).await.unwrap(), 1);
+        let (again, ()) = tokio::join!(nodes::acquire(&db.store, "again", LONG, &only), async {
+            somebody_waits_for_a_lock(&db.store).await;
+            taking.commit().await.unwrap();
+        });
+        assert_eq!(again.unwrap().unwrap().epoch, 2);
+        assert_eq!(outbox::take_over(db.store.connection(), &survivor, gone.node).await.unwrap(), 0);
+    });
+}
+
+const LONG: Duration = Duration::from_mins(1);

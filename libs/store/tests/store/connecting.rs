@@ -156,7 +156,12 @@ fn a_file_that_cannot_grow_is_unavailable_and_takes_more_when_it_can() {
         most_pages(1).await;
         let large = NewRequest { body: vec![0; 1 << 20].into(), ..request(2) };
         let transaction = db.store.begin().await.unwrap();
-        let refused = requests::insert(&transaction, node(1), std::slice::from_ref(&large)).await;
+        let refused = requests::insert(
+            &transaction,
+            &throughline_testkit::lease(node(1)),
+            std::slice::from_ref(&large),
+        )
+        .await;
         let error = refused.expect_err("there is no room for it");
         assert!(error.is_unavailable(), "{error:?}");
         drop(transaction);

@@ -6,6 +6,7 @@ use throughline_messages::{
 };
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{NewRequest, Store, StoredDelivery, StoredStatus, outbox, requests};
+use throughline_testkit::leased;
 
 pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_767_225_600, 123_456_000).unwrap() + TimeDelta::seconds(seconds)
@@ -42,8 +43,9 @@ pub(crate) fn request(number: i64) -> NewRequest {
 }
 
 pub(crate) async fn insert(store: &Store, requests: &[NewRequest]) {
+    let lease = leased(store, node(1)).await.unwrap();
     let transaction = store.begin().await.unwrap();
-    requests::insert(&transaction, node(1), requests).await.unwrap();
+    requests::insert(&transaction, &lease, requests).await.unwrap();
     transaction.commit().await.unwrap();
 }
 

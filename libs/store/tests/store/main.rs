@@ -63,6 +63,7 @@ on_both_databases! {
         a_page_begins_after_an_id_and_ends_where_bodies_fill_it,
         what_is_removed_is_not_pending,
         what_is_not_acknowledged_is_its_nodes_to_publish,
+        nothing_is_kept_under_a_lease_that_is_over,
         rows_of_nodes_that_are_gone_are_taken_over,
         what_a_node_has_to_publish_is_counted;
     nodes:
@@ -71,6 +72,7 @@ on_both_databases! {
         a_renewed_lease_lasts_longer,
         a_released_id_is_free_at_once,
         ids_are_to_be_younger_than_all_that_are_there,
+        ids_from_far_ahead_do_not_hold_up_retention,
         one_of_a_range_is_leased_or_none,
         none_is_leased_when_all_are_taken,
         of_those_that_ran_out_the_longest_free_is_leased;

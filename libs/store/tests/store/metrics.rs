@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use throughline_store::idempotency::{self, Claim};
 use throughline_store::{Store, outbox, requests};
-use throughline_testkit::{Measured, eventually};
+use throughline_testkit::{Measured, eventually, lease};
 
 use crate::databases::{Db, on_postgres};
 use crate::fixtures::{at, id, insert, node, request};
@@ -36,7 +36,7 @@ pub(crate) async fn operations_are_timed_by_name(db: Db) {
 pub(crate) async fn an_operation_that_fails_says_why(db: Db) {
     insert(&db.store, &[request(1)]).await;
     let transaction = db.store.begin().await.unwrap();
-    requests::insert(&transaction, node(1), &[request(1)]).await.unwrap_err();
+    requests::insert(&transaction, &lease(node(1)), &[request(1)]).await.unwrap_err();
     // The codes of a primary key that is taken.
     let code = if is_sqlite(&db) { "1555" } else { "23505" };
     let failed = [("db.operation.name", "accept"), ("error.type", code)];

@@ -32,7 +32,7 @@ async fn record(store: &Store, number: i64, outcome: Outcome) {
 async fn works(store: &Store, first: i64) {
     let connection = store.connection();
     let lease = nodes::acquire(store, "a", Duration::from_mins(1), &NodeId::ALL).await.unwrap().unwrap();
-    assert!(nodes::renew(connection, &lease, "a", Duration::from_mins(1)).await.unwrap());
+    assert!(nodes::renew(connection, &lease, "a", Duration::from_mins(1)).await.unwrap().is_some());
     let claims = [claim(&first.to_string(), first, 7)];
     idempotency::claim(connection, &claims, at(0)).await.unwrap();
     let all: Vec<_> = (first..first + 6).map(request).collect();
@@ -42,7 +42,8 @@ async fn works(store: &Store, first: i64) {
     outbox::oldest(connection, node(1)).await.unwrap();
     outbox::lag(connection, node(1), at(1), 10).await.unwrap();
     outbox::node_of(connection, id(first)).await.unwrap();
-    outbox::take_over(connection, lease.node).await.unwrap();
+    assert_eq!(outbox::nodes_that_are_gone(connection, &lease).await.unwrap(), []);
+    outbox::take_over(connection, &lease, node(9)).await.unwrap();
     outbox::remove(connection, &pending.iter().map(|request| request.id).collect::<Vec<_>>()).await.unwrap();
     record(store, first, Outcome::Delivered).await;
     record(store, first + 1, retry(Some(10))).await;

@@ -1,7 +1,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use sea_orm::ConnectionTrait;
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::nodes::{self, Lease};
@@ -33,15 +33,17 @@ pub(crate) async fn a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed(db:
     let new = nodes::acquire(&db.store, "b", LONG, &only(node(3))).await.unwrap().unwrap();
     assert_eq!((new.node, new.epoch, new.not_before), (node(3), 2, old.expires_at));
     let connection = db.store.connection();
-    assert!(!nodes::renew(connection, &old, "a", LONG).await.unwrap());
+    assert_eq!(nodes::renew(connection, &old, "a", LONG).await.unwrap(), None);
     nodes::release(connection, &old, "a").await.unwrap();
-    assert!(nodes::renew(connection, &new, "b", LONG).await.unwrap(), "the old holder ended the new lease");
-    assert!(!nodes::renew(connection, &old, "b", LONG).await.unwrap(), "a lease of the same name, but older");
+    let renewed = nodes::renew(connection, &new, "b", LONG).await.unwrap();
+    assert!(renewed.expect("the old holder does not end the new lease") >= new.granted_at);
+    let older = nodes::renew(connection, &old, "b", LONG).await.unwrap();
+    assert_eq!(older, None, "a lease of the same name, but older");
 }
 
 pub(crate) async fn a_renewed_lease_lasts_longer(db: Db) {
     let lease = acquire(&db.store, "a", Duration::ZERO).await;
-    assert!(nodes::renew(db.store.connection(), &lease, "a", LONG).await.unwrap());
+    assert!(nodes::renew(db.store.connection(), &lease, "a", LONG).await.unwrap().is_some());
     assert_eq!(nodes::acquire(&db.store, "b", LONG, &only(lease.node)).await.unwrap(), None);
 }
 
@@ -55,11 +57,24 @@ pub(crate) async fn a_released_id_is_free_at_once(db: Db) {
 
 /// Else a clock that was ahead, and was put right, would have ids made again.
 pub(crate) async fn ids_are_to_be_younger_than_all_that_are_there(db: Db) {
-    let ahead = RequestId::from_i64(7 << 60).unwrap();
+    let now = acquire(&db.store, "a", LONG).await.granted_at;
+    let ahead = RequestId::first_at(now + TimeDelta::minutes(55));
     insert(&db.store, &[request(1), NewRequest { id: ahead, ..request(2) }]).await;
     assert_eq!(acquire(&db.store, "a", LONG).await.not_before, ahead.created_at());
     let old = nodes::acquire(&db.store, "b", Duration::ZERO, &only(node(3))).await.unwrap().unwrap();
     assert_eq!(old.not_before, ahead.created_at());
+}
+
+/// Else one that was made by a wrong clock would take all later ones along, out of reach of retention.
+pub(crate) async fn ids_from_far_ahead_do_not_hold_up_retention(db: Db) {
+    let now = acquire(&db.store, "a", LONG).await.granted_at;
+    let year = TimeDelta::days(365);
+    let ahead = NewRequest { id: RequestId::first_at(now + year), ..request(2) };
+    let new = NewRequest { id: RequestId::first_at(now), ..request(3) };
+    insert(&db.store, &[request(1), ahead, new]).await;
+    let lease = acquire(&db.store, "b", LONG).await;
+    assert_eq!(lease.not_before, RequestId::first_at(now).created_at());
+    assert!(lease.granted_at - now < nodes::AHEAD);
 }
 
 pub(crate) async fn one_of_a_range_is_leased_or_none(db: Db) {

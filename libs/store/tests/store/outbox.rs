@@ -1,14 +1,14 @@
-use std::time::Duration;
-
-use throughline_snowflake::NodeId;
-use throughline_store::{OutboxRequest, Store, nodes, outbox, requests};
+use sea_orm::ConnectionTrait;
+use throughline_store::{OutboxRequest, Store, StoreError, outbox, requests};
+use throughline_testkit::{lease, leased};
 
 use crate::databases::Db;
 use crate::fixtures::{at, id, node, request};
 
 async fn insert_for(store: &Store, owner: u16, numbers: &[i64]) {
     let new: Vec<_> = numbers.iter().copied().map(request).collect();
-    requests::insert(store.connection(), node(owner), &new).await.unwrap();
+    let lease = leased(store, node(owner)).await.unwrap();
+    requests::insert(store.connection(), &lease, &new).await.unwrap();
 }
 
 async fn pending(store: &Store, owner: u16, limit: u64) -> Vec<i64> {
@@ -63,22 +63,41 @@ pub(crate) async fn what_is_not_acknowledged_is_its_nodes_to_publish(db: Db) {
 }
 
 pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
-    let lease = async |ttl| {
-        nodes::acquire(&db.store, "holder", ttl, &NodeId::ALL).await.unwrap().unwrap().node.as_u16()
-    };
-    let alive = lease(Duration::from_mins(1)).await;
-    let survivor = lease(Duration::from_mins(1)).await;
-    let gone = lease(Duration::ZERO).await;
-    let never_leased = 77;
+    let [alive, survivor, gone, never_leased] = [1, 2, 3, 77];
     insert_for(&db.store, alive, &[1]).await;
     insert_for(&db.store, survivor, &[2]).await;
     insert_for(&db.store, gone, &[3, 4]).await;
     insert_for(&db.store, never_leased, &[5]).await;
+    let connection = db.store.connection();
+    let ended = "UPDATE nodes SET expires_at = '2026-01-01T00:00:00.000000+00:00' WHERE node_id = 3";
+    for sql in [ended, "DELETE FROM nodes WHERE node_id = 77"] {
+        connection.execute_unprepared(sql).await.unwrap();
+    }
 
-    assert_eq!(outbox::take_over(db.store.connection(), node(survivor)).await.unwrap(), 3);
+    let lease = lease(node(survivor));
+    let all_gone = outbox::nodes_that_are_gone(connection, &lease).await.unwrap();
+    assert_eq!(all_gone, [node(gone), node(never_leased)]);
+    for (of, rows) in [(alive, 0), (gone, 2), (gone, 0), (never_leased, 1)] {
+        assert_eq!(outbox::take_over(connection, &lease, node(of)).await.unwrap(), rows, "of {of}");
+    }
     assert_eq!(pending(&db.store, survivor, 10).await, [2, 3, 4, 5]);
     assert_eq!(pending(&db.store, alive, 10).await, [1]);
-    assert_eq!(outbox::take_over(db.store.connection(), node(survivor)).await.unwrap(), 0);
+    assert_eq!(outbox::nodes_that_are_gone(connection, &lease).await.unwrap(), []);
+}
+
+pub(crate) async fn nothing_is_kept_under_a_lease_that_is_over(db: Db) {
+    let lease = leased(&db.store, node(1)).await.unwrap();
+    for sql in [
+        "UPDATE nodes SET epoch = 2",
+        "UPDATE nodes SET epoch = 1, expires_at = '2026-01-01T00:00:00.000000+00:00'",
+    ] {
+        db.store.connection().execute_unprepared(sql).await.unwrap();
+        let transaction = db.store.begin().await.unwrap();
+        let error = requests::insert(&transaction, &lease, &[request(1)]).await.expect_err("it is over");
+        assert!(matches!(error, StoreError::LeaseOver { .. }) && error.is_unavailable(), "{error:?}");
+        drop(transaction);
+        assert_eq!(requests::find(db.store.connection(), id(1)).await.unwrap(), None);
+    }
 }
 
 pub(crate) async fn what_a_node_has_to_publish_is_counted(db: Db) {

@@ -4,6 +4,7 @@ use throughline_messages::{Outcome, TraceContext};
 use throughline_store::{
     DeliveryState, NewRequest, OutboxRequest, StoredRequest, outbox, outcomes, requests,
 };
+use throughline_testkit::{lease, leased};
 
 use crate::databases::Db;
 use crate::fixtures::{at, delivery, id, insert, node, rejected, report, request, status};
@@ -114,16 +115,18 @@ pub(crate) async fn a_batch_may_be_large(db: Db) {
 pub(crate) async fn an_id_that_is_taken_fails_the_batch_for_good(db: Db) {
     insert(&db.store, &[request(2)]).await;
     let transaction = db.store.begin().await.unwrap();
-    let error =
-        requests::insert(&transaction, node(1), &[request(1), request(2)]).await.expect_err("2 is taken");
+    let error = requests::insert(&transaction, &lease(node(1)), &[request(1), request(2)])
+        .await
+        .expect_err("2 is taken");
     assert!(!error.is_unavailable(), "{error}");
     drop(transaction);
     assert_eq!(requests::find(db.store.connection(), id(1)).await.unwrap(), None);
 }
 
 pub(crate) async fn what_is_rolled_back_was_never_there(db: Db) {
+    let lease = leased(&db.store, node(1)).await.unwrap();
     let transaction = db.store.begin().await.unwrap();
-    requests::insert(&transaction, node(1), &[request(1)]).await.unwrap();
+    requests::insert(&transaction, &lease, &[request(1)]).await.unwrap();
     drop(transaction);
     assert_eq!(requests::find(db.store.connection(), id(1)).await.unwrap(), None);
     assert_eq!(outbox::oldest(db.store.connection(), node(1)).await.unwrap(), None);

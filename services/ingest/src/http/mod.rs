@@ -38,7 +38,7 @@ use self::accept::Entrance;
 use self::clients::{Clients, Door, Guard};
 use self::described::Described;
 use self::explain::Explainer;
-pub(crate) use self::health::Readiness;
+pub(crate) use self::health::Health;
 use self::management::Rules;
 use self::measured::Measures;
 use self::openapi::management as description;
@@ -53,7 +53,7 @@ pub(crate) fn router(
     settings: &Settings,
     intakes: &Intakes,
     desk: &Desk,
-    readiness: Arc<Readiness>,
+    health: Arc<Health>,
     meter: &Meter,
 ) -> Router {
     let clients = Clients::new(settings);
@@ -73,7 +73,7 @@ pub(crate) fn router(
             guard(Door::Route(name.clone())).as_ref(),
         );
     }
-    let health = health(readiness);
+    let health = health_endpoints(health);
     // Nothing else is under /v1, but that too is only for those who may know.
     let mut unknown = Router::new().fallback(|| async { Problem::NotFound });
     if let Some(guard) = guard(Door::Management) {
@@ -94,8 +94,11 @@ pub(crate) fn router(
 }
 
 /// What the listener for health checks answers.
-pub(crate) fn health_router(readiness: Arc<Readiness>) -> Router {
-    health(readiness).router.fallback(|| async { Problem::NotFound }).layer(CatchPanicLayer::custom(panicked))
+pub(crate) fn health_router(health: Arc<Health>) -> Router {
+    health_endpoints(health)
+        .router
+        .fallback(|| async { Problem::NotFound })
+        .layer(CatchPanicLayer::custom(panicked))
 }
 
 /// What operators ask for and do.
@@ -130,9 +133,9 @@ fn management(desk: &Desk, explainer: Explainer, guard: Option<&Guard>) -> Descr
     })
 }
 
-fn health(readiness: Arc<Readiness>) -> Described {
-    let live = get(health::live).fallback(|| only("GET, HEAD"));
-    let ready = get(health::ready).fallback(|| only("GET, HEAD")).with_state(readiness);
+fn health_endpoints(health: Arc<Health>) -> Described {
+    let live = get(health::live).fallback(|| only("GET, HEAD")).with_state(Arc::clone(&health));
+    let ready = get(health::ready).fallback(|| only("GET, HEAD")).with_state(health);
     Described::default().path("/healthz", live, openapi::live()).path("/readyz", ready, openapi::readiness())
 }
 

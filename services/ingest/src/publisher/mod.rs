@@ -27,7 +27,7 @@ use futures_util::stream::FuturesUnordered;
 use throughline_clock::Clock;
 use throughline_kafka::{Position, Producer, SendError};
 use throughline_messages::DeadReason;
-use throughline_snowflake::{NodeId, RequestId};
+use throughline_snowflake::RequestId;
 use throughline_store::{OutboxRequest, Store, StoreError, outbox};
 use tokio::sync::{MutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
@@ -42,6 +42,7 @@ use self::window::Hold;
 pub(crate) use self::window::Window;
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
+use crate::node::Lease;
 use crate::refusals::{DeadLetters, Stub};
 
 /// How long a read of the table may keep the writer from committing.
@@ -49,7 +50,7 @@ const GATED_READ: Duration = Duration::from_secs(1);
 
 /// What the publisher works with.
 pub(crate) struct Terms {
-    pub(crate) node: NodeId,
+    pub(crate) lease: Lease,
     /// Each route's topic.
     pub(crate) topics: BTreeMap<String, String>,
     /// Most rows read from the table at once, and most bytes of bodies.
@@ -73,7 +74,17 @@ pub(crate) struct Publisher {
     sent: FuturesUnordered<BoxFuture<'static, Sent>>,
     settled: mpsc::UnboundedSender<Settled>,
     /// A record that was not taken although it may be later: what comes after it must wait.
-    failure: Option<SendError>,
+    failure: Option<Failure>,
+}
+
+/// Why a record was not taken.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// Another node may have taken over what is in the outbox, and publish it.
+    #[error("the lease of the node id has run out")]
+    Unleased,
 }
 
 /// A record that the broker has answered for.
@@ -249,8 +260,8 @@ impl Publisher {
     }
 
     async fn read_page(&mut self, after: Option<RequestId>) -> Result<Vec<OutboxRequest>, StoreError> {
-        let Terms { node, page_rows, page_bytes, .. } = self.terms;
-        outbox::pending(self.store.connection(), node, after, page_rows, page_bytes).await
+        let Terms { page_rows, page_bytes, .. } = self.terms;
+        outbox::pending(self.store.connection(), self.terms.lease.node(), after, page_rows, page_bytes).await
     }
 
     /// Publishes rows of the table as far as they are taken; the rest comes again.
@@ -287,6 +298,10 @@ impl Publisher {
     /// Hands a record to librdkafka, which keeps the order from there. What is not taken now is still
     /// in the table, and nothing may overtake it.
     fn enqueue(&mut self, request: OutboxRequest, hold: Hold) {
+        if !self.terms.lease.is_valid() {
+            self.failure = Some(Failure::Unleased);
+            return;
+        }
         let (id, accepted_at) = (request.id, request.accepted_at);
         let Some(topic) = self.terms.topics.get(&request.route) else {
             let error = format!("the configuration has no route {}", request.route);
@@ -309,7 +324,7 @@ impl Publisher {
             Err(error) if error.is_refusal() => {
                 self.refuse(id, record.into(), DeadReason::Unpublishable, error.to_string(), hold);
             }
-            Err(error) => self.failure = Some(error),
+            Err(error) => self.failure = Some(error.into()),
         }
     }
 
@@ -335,7 +350,7 @@ impl Publisher {
             Err(error) if error.is_refusal() => {
                 self.refuse(sent.id, sent.stub, DeadReason::Unpublishable, error.to_string(), sent.hold);
             }
-            Err(error) => self.failure = Some(error),
+            Err(error) => self.failure = Some(error.into()),
         }
     }
 

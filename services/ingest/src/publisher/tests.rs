@@ -6,7 +6,7 @@ use chrono::DateTime;
 use throughline_config::{Database, Kafka, Secret};
 use throughline_kafka::{Consumer, EmbeddedBroker, KafkaError, Outgoing};
 use throughline_messages::{RequestRecord, Topics, name};
-use throughline_snowflake::Generator;
+use throughline_snowflake::{Generator, NodeId};
 use throughline_store::deliveries::DeliveryState;
 use throughline_store::{NewRequest, OutboxRequest, requests};
 use throughline_testkit::{new_request, unmeasured};
@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
 use crate::Broker;
+use crate::node::{self, Moment};
 
 /// For whatever is to happen; it happens within a second.
 const SOON: Duration = Duration::from_secs(30);
@@ -29,6 +30,7 @@ struct Press {
     store: Store,
     ids: Generator,
     node: NodeId,
+    lease: Lease,
     window: Arc<Window>,
     gate: Arc<Gate>,
     handover: Handover,
@@ -49,9 +51,12 @@ impl Press {
         let mut kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
         let properties = properties.iter().map(|&(name, value)| (name.to_owned(), Secret::from(value)));
         kafka.properties.extend(properties);
-        let node = NodeId::try_from(7).unwrap();
+        let lease = node::tests::lease();
+        let node = lease.node();
+        throughline_testkit::leased(&store, node).await.unwrap();
+        lease.extend(Moment::now(), Duration::from_hours(1), Clock::system().now());
         let terms = Terms {
-            node,
+            lease: lease.clone(),
             topics: BTreeMap::from([("one".to_owned(), TOPIC.to_owned())]),
             page_rows: 4,
             page_bytes: 1 << 20,
@@ -74,6 +79,7 @@ impl Press {
             store,
             ids: Generator::new(node, Clock::system(), DateTime::UNIX_EPOCH),
             node,
+            lease,
             window,
             gate: publisher.gate(),
             handover,
@@ -119,7 +125,7 @@ impl Press {
 
     async fn insert(&self, requests: &[NewRequest]) {
         let transaction = self.store.begin().await.unwrap();
-        requests::insert(&transaction, self.node, requests).await.unwrap();
+        requests::insert(&transaction, self.lease.row(), requests).await.unwrap();
         transaction.commit().await.unwrap();
     }
 

@@ -79,8 +79,9 @@ impl Floor {
         let request = new_request(self.ids.generate(), self.clock.now());
         let id = request.id;
         let store = &self.sweeper.resender.store;
+        let lease = throughline_testkit::leased(store, id.node()).await.unwrap();
         let transaction = store.begin().await.unwrap();
-        requests::insert(&transaction, id.node(), std::slice::from_ref(&request)).await.unwrap();
+        requests::insert(&transaction, &lease, std::slice::from_ref(&request)).await.unwrap();
         transaction.commit().await.unwrap();
         let (record, _span) = outgoing(TOPIC, request.into(), |record| record.to_headers());
         self.sweeper.resender.dead_letters.producer.send(&record).await.unwrap();

@@ -26,6 +26,7 @@ use tracing::Instrument as _;
 use self::plan::{Plan, Rows};
 use self::queue::Queued;
 pub(crate) use self::queue::{Queue, Room, Submission, Verdict};
+use crate::liveness::Pulse;
 use crate::metrics::Metrics;
 use crate::node::Lease;
 use crate::publisher::Handover;
@@ -52,6 +53,7 @@ pub(crate) struct Terms {
     /// How long a delivery may stay silent.
     pub(crate) patience: TimeDelta,
     pub(crate) metrics: Metrics,
+    pub(crate) pulse: Pulse,
 }
 
 /// Commits requests, in the order of their ids.
@@ -59,8 +61,8 @@ pub(crate) struct Writer {
     entries: mpsc::Receiver<Queued>,
     store: Store,
     lease: Lease,
-    /// As it was last seen.
-    is_leased: bool,
+    /// Why no ids could be made when that was last looked at.
+    refuses: Option<Refuses>,
     ids: Generator,
     clock: Clock,
     terms: Terms,
@@ -77,7 +79,7 @@ impl Writer {
     ) -> (Queue, Self) {
         let (queue, entries) = Queue::new(terms.queue, ROOM.max(terms.body_limit));
         let ids = Generator::new(lease.node(), clock.clone(), lease.not_before());
-        (queue, Self { entries, store, lease, is_leased: true, ids, clock, terms, handover })
+        (queue, Self { entries, store, lease, refuses: None, ids, clock, terms, handover })
     }
 
     /// Runs until every [`Queue`] is gone, or `closing` says that nobody is served any more, and
@@ -134,20 +136,24 @@ impl Writer {
         plan.spread(&verdicts)
     }
 
-    /// Another node may own this node's id as soon as the lease has run out. Says so once.
+    /// Whether ids may be made; says once why not, and once that they may again.
     fn may_make_ids(&mut self) -> bool {
-        let is_leased = self.lease.is_valid();
-        match (self.is_leased, is_leased) {
-            (true, false) => {
-                tracing::warn!(
-                    "the lease of the node id has run out, requests are refused until it is renewed"
-                );
+        let refuses = if !self.lease.is_valid() {
+            Some(Refuses::Unleased)
+        } else if !self.lease.allows(self.ids.next_at()) {
+            Some(Refuses::Ahead)
+        } else {
+            None
+        };
+        if self.refuses != refuses {
+            if let Some(refuses) = refuses {
+                tracing::warn!("{refuses}");
+            } else {
+                tracing::info!("the lease of the node id is valid, requests are accepted again");
             }
-            (false, true) => tracing::info!("the lease of the node id is valid, requests are accepted again"),
-            (true, true) | (false, false) => {}
         }
-        self.is_leased = is_leased;
-        is_leased
+        self.refuses = refuses;
+        refuses.is_none()
     }
 
     /// So that one bad row harms only itself. Once the database is away, the rest is not tried.
@@ -171,6 +177,7 @@ impl Writer {
     async fn commit_rows(&self, rows: &mut Rows) -> Result<Vec<Verdict>, NotCommitted> {
         // Held over the commit, so that the publisher knows of every commit either from memory or
         // from the table.
+        let attempt = self.terms.pulse.attempt();
         let mut turn = self.handover.turn().await;
         let traces = rows.requests.iter().filter_map(|request| request.trace.as_ref());
         let span = span::commit(self.store.system(), rows.requests.len(), traces);
@@ -179,6 +186,9 @@ impl Writer {
             Ok(committed) => committed.map_err(NotCommitted::Store),
             Err(_) => Err(NotCommitted::Overdue(self.terms.deadline)),
         };
+        if committed.as_ref().err().is_none_or(NotCommitted::was_answered) {
+            attempt.answered();
+        }
         match committed {
             Ok((verdicts, held)) => {
                 let new = to_publish(std::mem::take(&mut rows.requests), &verdicts, held);
@@ -197,13 +207,26 @@ impl Writer {
 
     /// Claims the idempotency keys and keeps what is new; says also which of it is held, and where.
     async fn transact(&self, rows: &Rows) -> Result<(Vec<Verdict>, Vec<Held>), StoreError> {
-        let transaction = self.store.begin().await?;
+        let transaction = self.store.begin_within(self.terms.deadline).await?;
         let verdicts = claim(&transaction, rows, self.clock.now()).await?;
         let new = new_of(&rows.requests, &verdicts);
-        let held = requests::insert(&transaction, self.lease.node(), &new).await?;
+        let held = requests::insert(&transaction, self.lease.row(), &new).await?;
         transaction.commit().await?;
         Ok((verdicts, held))
     }
+}
+
+/// Why no ids may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Refuses {
+    /// Another node may own this node's id from then on.
+    #[error("the lease of the node id has run out, requests are refused until it is renewed")]
+    Unleased,
+    /// All later ids have to be greater, and what is purged is found by them.
+    #[error(
+        "this clock is more than an hour ahead of the database's, requests are refused until it is not: set the clocks"
+    )]
+    Ahead,
 }
 
 /// A request, and a destination at which its turn has not come.
@@ -250,6 +273,13 @@ impl NotCommitted {
     fn is_final(&self) -> bool {
         match self {
             Self::Store(error) => !error.is_unavailable(),
+            Self::Overdue(_) => false,
+        }
+    }
+
+    fn was_answered(&self) -> bool {
+        match self {
+            Self::Store(error) => error.was_answered(),
             Self::Overdue(_) => false,
         }
     }

@@ -5,10 +5,9 @@ use std::sync::Mutex;
 
 use throughline_config::{Database, Secret};
 use throughline_testkit::{new_request, unmeasured};
-use tokio::time::Instant;
 
 use super::*;
-use crate::node;
+use crate::node::{self, Moment};
 
 pub(super) fn terms() -> Terms {
     Terms {
@@ -19,6 +18,7 @@ pub(super) fn terms() -> Terms {
         idempotency_window: TimeDelta::hours(24),
         patience: TimeDelta::minutes(15),
         metrics: Metrics::new(&unmeasured()),
+        pulse: Pulse::default(),
     }
 }
 
@@ -49,18 +49,19 @@ async fn without_its_lease_it_refuses_and_says_so_once_and_with_it_it_goes_on() 
     let store = Store::connect(&Database { url, ..Database::default() }, &unmeasured()).await.unwrap();
     store.migrate().await.unwrap();
     let lease = node::tests::lease();
+    throughline_testkit::leased(&store, lease.node()).await.unwrap();
     let (clock, handover) = (Clock::system(), Handover::unread());
     let (queue, writer) = Writer::new(store.clone(), lease.clone(), clock, terms(), handover);
     let writing = tokio::spawn(writer.run(CancellationToken::new()));
     let submit = async || queue.submit(submission(&queue)).await.unwrap();
 
     for _ in 0..2 {
-        lease.extend(Instant::now() + Duration::from_hours(1));
+        lease.extend(Moment::now(), Duration::from_hours(1), Clock::system().now());
         for _ in 0..2 {
             let Verdict::Accepted(id) = submit().await else { panic!("it has its lease") };
             assert!(requests::find(store.connection(), id).await.unwrap().is_some());
         }
-        lease.extend(Instant::now());
+        lease.extend(Moment::now(), Duration::ZERO, Clock::system().now());
         for _ in 0..3 {
             assert_eq!(submit().await, Verdict::Unavailable);
         }

@@ -106,7 +106,8 @@ async fn ready_also_while_the_broker_is_away_and_that_is_said() {
     let world = World::new("");
     let ingest = world.start().await;
     let ready = || async { world.http.get(format!("{}/readyz", ingest.base)).send().await.unwrap() };
-    let report = |broker| serde_json::json!({ "status": "ready", "database": "up", "broker": broker });
+    let report =
+        |broker| serde_json::json!({ "status": "ready", "database": "up", "clock": "up", "broker": broker });
     assert_eq!(ready().await.json::<Value>().await.unwrap(), report("up"));
     world.broker.down().unwrap();
     let down = async {

@@ -1,11 +1,13 @@
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use futures_util::future::{join, join_all};
 use serde_json::Value;
 use throughline_clock::Clock;
 use throughline_snowflake::{Generator, NodeId};
-use throughline_store::{ConnectionTrait as _, Transaction, nodes, requests};
-use throughline_testkit::new_request;
+use throughline_store::{ConnectionTrait as _, Transaction, nodes, outbox, requests};
+use throughline_testkit::{Database, Environment, new_request};
+use tokio::time::Instant;
 
 use crate::world::{Running, TOPIC, World, ids};
 
@@ -78,15 +80,75 @@ async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
     let world = World::new("");
     let living = world.start().await;
     let store = world.store().await;
-    let dead = nodes::acquire(&store, "dead", Duration::from_millis(1), &NodeId::ALL).await.unwrap().unwrap();
+    let dead = nodes::acquire(&store, "dead", Duration::from_mins(1), &NodeId::ALL).await.unwrap().unwrap();
     let clock = Clock::system();
     let id = Generator::new(dead.node, clock.clone(), dead.not_before).generate();
     let left = new_request(id, clock.now());
     let transaction = store.begin().await.unwrap();
-    requests::insert(&transaction, dead.node, std::slice::from_ref(&left)).await.unwrap();
+    requests::insert(&transaction, &dead, std::slice::from_ref(&left)).await.unwrap();
     transaction.commit().await.unwrap();
+    nodes::release(store.connection(), &dead, "dead").await.unwrap();
     assert_eq!(ids(&world.records(TOPIC, 1).await), [left.id]);
     living.stop().await;
+}
+
+#[tokio::test]
+async fn an_ingest_whose_node_id_went_to_another_accepts_nothing_and_ends() {
+    let world = World::new("ingest: {node_lease: 6s}");
+    let ingest = world.start().await;
+    let node = world.accepted(&ingest, "{}").await.node();
+    world.outbox_empty().await;
+    let store = world.store().await;
+    // As after it stood still for longer than its lease; it has not noticed yet.
+    store.connection().execute_unprepared("UPDATE nodes SET epoch = epoch + 1").await.unwrap();
+    assert_eq!(world.post(&ingest, "{}").await.status(), 503);
+    assert_eq!(outbox::oldest(store.connection(), node).await.unwrap(), None);
+    let ended = ingest.ended().await.unwrap_err().to_string();
+    assert!(ended.contains("node lease"), "{ended}");
+}
+
+#[tokio::test]
+async fn a_clock_far_ahead_of_the_databases_has_requests_refused_until_it_is_put_right() {
+    let clock = Clock::manual(Clock::system().now() + TimeDelta::hours(2));
+    let world = World::new("");
+    let ingest = world.start_at(clock.clone()).await;
+    assert_eq!(world.post(&ingest, "{}").await.status(), 503);
+    let ready = world.http.get(format!("{}/readyz", ingest.base)).send().await.unwrap();
+    assert_eq!(ready.status(), 503);
+    let report: serde_json::Value = ready.json().await.unwrap();
+    assert_eq!((&report["clock"], &report["database"]), (&"down".into(), &"up".into()));
+    clock.advance(TimeDelta::minutes(-90));
+    world.taken_again(&ingest).await;
+    ingest.stop().await;
+}
+
+/// The lock of a table stands for a statement that takes long.
+#[tokio::test]
+async fn however_many_slow_reads_there_are_requests_are_accepted_and_the_lease_is_renewed() {
+    if !Environment::engine_or_skip("slow reads on PostgreSQL").await.unwrap() {
+        return;
+    }
+    let database = Database::start().await.unwrap();
+    let url = database.create("throughline").await.unwrap();
+    let world = World::new(&format!("database: {{url: '{url}', max_connections: 8}}"));
+    let ingest = world.start().await;
+    world.accepted(&ingest, "{}").await;
+    let locked = world.store().await.begin().await.unwrap();
+    locked.execute_unprepared("LOCK TABLE replays IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let reads: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(world.http.get(format!("{}/v1/replays/1", ingest.base)).send()))
+        .collect();
+    let began = Instant::now();
+    // For longer than the lease lasts.
+    while began.elapsed() < Duration::from_secs(3) {
+        world.accepted(&ingest, "{}").await;
+        assert!(locked.execute_unprepared("SELECT 1").await.is_ok());
+    }
+    for read in reads {
+        assert_eq!(read.await.unwrap().unwrap().status(), 503);
+    }
+    drop(locked);
+    ingest.stop().await;
 }
 
 #[tokio::test]

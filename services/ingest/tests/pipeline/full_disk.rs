@@ -8,7 +8,7 @@ use throughline_clock::Clock;
 use throughline_messages::Outcome;
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{NewRequest, StoreError, requests};
-use throughline_testkit::{Database, Environment, eventually, new_request};
+use throughline_testkit::{Database, Environment, eventually, lease, new_request};
 
 use crate::recording::{report, reported};
 use crate::world::{DEADLINE, Running, TOPIC, World, id_of, ids};
@@ -44,7 +44,7 @@ async fn refusal(world: &World) -> StoreError {
     let request = new_request(RequestId::from_i64(1).unwrap(), Clock::system().now());
     let large = NewRequest { body: large_body().into(), ..request };
     let transaction = world.store().await.begin().await.unwrap();
-    requests::insert(&transaction, NodeId::try_from(9).unwrap(), &[large]).await.unwrap_err()
+    requests::insert(&transaction, &lease(NodeId::try_from(9).unwrap()), &[large]).await.unwrap_err()
 }
 
 async fn is_ready(world: &World, ingest: &Running) -> bool {

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use throughline_clock::Clock;
 use throughline_snowflake::{Generator, RequestId};
 use throughline_store::requests;
-use throughline_testkit::new_request;
+use throughline_testkit::{lease, new_request};
 
 use crate::world::{TOPIC, World, ids};
 
@@ -128,7 +128,7 @@ async fn a_graceful_end_publishes_what_memory_had_no_room_for() {
 
 #[tokio::test]
 async fn what_is_published_late_has_its_patience_from_then_on() {
-    let clock = Clock::manual(Clock::system().now() + TimeDelta::days(1));
+    let clock = Clock::manual(Clock::system().now());
     let began = clock.now();
     let world = World::new("ingest: { patience: 10min }");
     let ingest = world.start_at(clock.clone()).await;
@@ -158,7 +158,7 @@ async fn a_row_that_nobody_spoke_of_is_found() {
     let id = Generator::new(known.node(), clock.clone(), clock.now() + Duration::from_mins(1)).generate();
     let unknown = new_request(id, clock.now());
     let transaction = world.store().await.begin().await.unwrap();
-    requests::insert(&transaction, known.node(), &[unknown]).await.unwrap();
+    requests::insert(&transaction, &lease(known.node()), &[unknown]).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(ids(&world.records(TOPIC, 2).await), [known, id]);
     ingest.stop().await;

@@ -148,8 +148,12 @@ fn body_schema(route: &Route) -> Value {
 
 /// `/healthz`.
 pub(super) fn live() -> Value {
-    let alive = json!({ "description": "It lives.", "content": { "text/plain": {} } });
-    look("live", "health", "Whether the process lives", &json!({ "200": alive }))
+    let says = |what: &str| json!({ "description": what, "content": { "text/plain": {} } });
+    let responses = json!({
+        "200": says("It lives."),
+        "503": says("A part of it gets no answer from a database that answers others: start it again."),
+    });
+    look("live", "health", "Whether the process lives", &responses)
 }
 
 /// `/readyz`.
@@ -157,7 +161,7 @@ pub(super) fn readiness() -> Value {
     let says = |what: &str| json!({ "description": what, "content": json_content("Readiness") });
     let responses = json!({
         "200": says("The database answers, so it accepts. What it accepts waits while the broker is down."),
-        "503": says("The database does not answer, or the process is stopping."),
+        "503": says("The database does not answer, this clock is more than an hour ahead of its, or the process is stopping."),
     });
     look("ready", "health", "Whether it can accept", &responses)
 }
@@ -245,6 +249,7 @@ fn schemas() -> Map<String, Value> {
         "properties": {
             "status": { "enum": ["ready", "unready", "stopping"] },
             "database": dependency,
+            "clock": dependency,
             "broker": dependency,
         },
         "additionalProperties": false,
