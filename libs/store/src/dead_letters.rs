@@ -239,12 +239,18 @@ impl TryFrom<Row> for DeadLetter {
     }
 }
 
-/// Throws away at most `limit` of those that are meant, with their attempts, and requests of which nothing
-/// is left; says how many. To be called in a transaction.
+/// Deletes at most `limit` of those that are meant, with their attempts, and says how many. A request goes with its
+/// last delivery, unless Kafka has not acknowledged it or an idempotency key stands for it at `now`: a client that
+/// repeats it under the key is answered with an id that exists. To be called in a transaction.
 ///
 /// # Errors
 /// If the database cannot be asked.
-pub async fn purge(session: &impl Session, filter: &Filter, limit: u64) -> Result<u64, StoreError> {
+pub async fn purge(
+    session: &impl Session,
+    filter: &Filter,
+    limit: u64,
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
     let connection = &Operation::new(session, "purge_dead_letters");
     let dialect = Dialect::of(connection);
     let meant = Meant::new(dialect, filter);
@@ -264,8 +270,10 @@ pub async fn purge(session: &impl Session, filter: &Filter, limit: u64) -> Resul
     let purged = rows(&keys).execute(connection, Vec::new(), sql).await?;
     let sql = "DELETE FROM requests WHERE id IN (SELECT request_id FROM r) \
          AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.request_id = requests.id) \
-         AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = requests.id)";
-    rows(&keys).execute(connection, Vec::new(), sql).await?;
+         AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = requests.id) \
+         AND NOT EXISTS (SELECT 1 FROM idempotency_keys AS k \
+             WHERE k.request_id = requests.id AND k.expires_at > $1)";
+    rows(&keys).execute(connection, vec![dialect.time(now)], sql).await?;
     Ok(purged)
 }
 

@@ -236,7 +236,7 @@ async fn manage(store: &Store) {
             assert_eq!(dead_letters::list(connection, filter, after, 100).await.unwrap().letters.len(), 100);
         }
         let transaction = store.begin().await.unwrap();
-        assert_eq!(dead_letters::purge(&transaction, filter, 100).await.unwrap(), 100);
+        assert_eq!(dead_letters::purge(&transaction, filter, 100, at(0)).await.unwrap(), 100);
         transaction.commit().await.unwrap();
         let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
         replays::begin(connection, filter, rate, at(3000)).await.unwrap().unwrap();

@@ -423,7 +423,7 @@ pub(crate) async fn what_is_purged_while_all_are_replayed_is_either_gone_or_on_i
     for now in 10.. {
         let purge = async {
             let transaction = db.store.begin().await.unwrap();
-            let purged = dead_letters::purge(&transaction, &Filter::default(), 100).await.unwrap();
+            let purged = dead_letters::purge(&transaction, &Filter::default(), 100, at(10)).await.unwrap();
             transaction.commit().await.unwrap();
             purged
         };
@@ -455,7 +455,7 @@ fn what_is_replayed_while_it_is_purged_stays_and_what_is_purged_first_is_unknown
                 .unwrap()
         };
         let purge = async |connection: &Transaction| {
-            dead_letters::purge(connection, &Filter::default(), 9).await.unwrap()
+            dead_letters::purge(connection, &Filter::default(), 9, at(10)).await.unwrap()
         };
         let (first, second) = (db.store.begin().await.unwrap(), db.store.begin().await.unwrap());
         assert_eq!(replay(&first, 1).await, Replayed::Yes);

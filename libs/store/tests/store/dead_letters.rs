@@ -4,12 +4,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use throughline_messages::Outcome;
 use throughline_store::dead_letters::{self, Filter, Replayed};
+use throughline_store::idempotency::{self, Claim};
+use throughline_store::retention::{self, Cutoff};
 use throughline_store::{
     ConnectionTrait as _, DeliveryState, Due, NewRequest, Store, StoreError, claims, replays, requests,
 };
 
 use crate::databases::Db;
 use crate::fixtures::{at, count, delivery, empty, id, publish, rejected, report, request, retry, time};
+use crate::idempotency::claim;
 use crate::outcomes::record;
 
 /// Begins a replay, of which there are not too many; gives its number.
@@ -154,7 +157,7 @@ pub(crate) async fn the_purged_are_gone_with_requests_of_which_nothing_is_left(d
     }
     let purge = async |limit| {
         let transaction = db.store.begin().await.unwrap();
-        let purged = dead_letters::purge(&transaction, &Filter::default(), limit).await.unwrap();
+        let purged = dead_letters::purge(&transaction, &Filter::default(), limit, at(9)).await.unwrap();
         transaction.commit().await.unwrap();
         purged
     };
@@ -253,3 +256,25 @@ const ANY: Filter = Filter {
     died_since: None,
     died_before: None,
 };
+
+/// A client that repeats the request is answered with its id, which must lead somewhere.
+pub(crate) async fn a_request_that_a_key_stands_for_outlives_its_dead_letters(db: Db) {
+    publish(&db.store, &[request(1), request(2)]).await;
+    record(&db.store, &[report(1, 1, rejected()), report(2, 1, rejected())], 1).await;
+    let claims = [claim("lives", 1, 7), Claim { expires_at: at(9), ..claim("expired", 2, 7) }];
+    idempotency::claim(db.store.connection(), &claims, at(0)).await.unwrap();
+
+    let transaction = db.store.begin().await.unwrap();
+    assert_eq!(dead_letters::purge(&transaction, &Filter::default(), 9, at(9)).await.unwrap(), 2);
+    transaction.commit().await.unwrap();
+
+    let find = async |number| requests::find(db.store.connection(), id(number)).await.unwrap();
+    assert_eq!(find(1).await.unwrap().deliveries, []);
+    assert_eq!(find(2).await, None);
+    // It goes with the next purge after its key.
+    let cutoff = |now| Cutoff { delivered_before: at(0), dead_before: at(0), now: at(now) };
+    for (now, requests) in [(99, 0), (100, 1)] {
+        let batch = retention::purge(&db.store, &cutoff(now), None).await.unwrap();
+        assert_eq!(batch.purged.requests, requests, "at {now}");
+    }
+}

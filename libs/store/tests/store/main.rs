@@ -117,7 +117,8 @@ on_both_databases! {
         a_replay_that_means_few_of_very_many_walks_them_in_bounded_steps,
         a_list_that_means_few_of_very_many_is_walked_in_bounded_pages,
         only_so_many_replays_run_at_a_time,
-        the_purged_are_gone_with_requests_of_which_nothing_is_left;
+        the_purged_are_gone_with_requests_of_which_nothing_is_left,
+        a_request_that_a_key_stands_for_outlives_its_dead_letters;
     holds:
         a_destination_that_fails_is_probed_by_one_and_then_gets_twice_as_many,
         a_destination_at_its_limit_gets_half_as_many,

@@ -130,11 +130,11 @@ struct Letter {
 }
 
 /// `GET /v1/dead-letters`: a page, the youngest requests first.
-pub(super) async fn list(State(store): State<Store>, mut asked: Asked) -> Result<Json<Page>, Problem> {
+pub(super) async fn list(State(desk): State<Desk>, mut asked: Asked) -> Result<Json<Page>, Problem> {
     let Place(after) = asked.take("cursor", "the `next` of the page before")?.unwrap_or_default();
     let Limit(limit) = asked.take("limit", "a number from 1 to 500")?.unwrap_or_default();
     let filter = asked.filter()?;
-    let found = walk(&store, &filter, after, limit).await.map_err(|error| failed(&error))?;
+    let found = walk(&desk.store, &filter, after, limit).await.map_err(|error| failed(&error))?;
     let next = found.next.map(|(id, destination)| format!("{id}.{destination}"));
     Ok(Json(Page { dead_letters: found.letters.into_iter().map(Letter::from).collect(), next }))
 }
@@ -197,16 +197,16 @@ pub(super) struct Purged {
     more: bool,
 }
 
-/// `DELETE /v1/dead-letters`: throws away what is meant, for good. It must say what died before when is meant:
-/// what dies meanwhile was seen by nobody.
-pub(super) async fn purge(State(store): State<Store>, asked: Asked) -> Result<Json<Purged>, Problem> {
+/// `DELETE /v1/dead-letters`: deletes the dead letters that the filter means. The filter must name a time before
+/// which they died, so that none is deleted that died after the operator has looked.
+pub(super) async fn purge(State(desk): State<Desk>, asked: Asked) -> Result<Json<Purged>, Problem> {
     let filter = asked.filter()?;
     if filter.died_before.is_none() {
         return Err(Problem::QueryInvalid("`before` is missing: what died before that is purged".to_owned()));
     }
     let batch = async || {
-        let transaction = store.begin().await?;
-        let purged = dead_letters::purge(&transaction, &filter, PURGE_BATCH).await?;
+        let transaction = desk.store.begin().await?;
+        let purged = dead_letters::purge(&transaction, &filter, PURGE_BATCH, desk.clock.now()).await?;
         transaction.commit().await?;
         Ok(purged)
     };

@@ -116,7 +116,7 @@ fn management(desk: &Desk, explainer: Explainer, guard: Option<&Guard>) -> Descr
         ("/v1/requests/{id}/cancel", at(post(status::cancel), "POST"), description::cancel()),
         (
             "/v1/dead-letters",
-            on(get(dead_letters::list).delete(dead_letters::purge), "GET, HEAD, DELETE"),
+            at(get(dead_letters::list).delete(dead_letters::purge), "GET, HEAD, DELETE"),
             description::dead_letters(),
         ),
         (
