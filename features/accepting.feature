@@ -71,3 +71,24 @@ Feature: Accepting a request
       {"user_id": "u-2"}
       """
     Then the answer is 422 with the problem "idempotency-key-reused"
+
+  Scenario: An Idempotency-Key belongs to the client that sends it
+    Given only these clients may call
+      | client | key                 | routes | manage |
+      | shop   | the-key-of-the-shop | one    | false  |
+      | crm    | the-key-of-the-crm  | one    | false  |
+    And ingest is running
+    When a client with the key "the-key-of-the-shop" posts to /one with the Idempotency-Key "order-7"
+      """
+      {"user_id": "u-1"}
+      """
+    And a client with the key "the-key-of-the-crm" posts to /one with the Idempotency-Key "order-7"
+      """
+      {"user_id": "u-1"}
+      """
+    Then both answers are 201 with different request ids
+    When a client with the key "the-key-of-the-crm" posts to /one with the Idempotency-Key "order-7"
+      """
+      {"user_id": "u-2"}
+      """
+    Then the answer is 422 with the problem "idempotency-key-reused"

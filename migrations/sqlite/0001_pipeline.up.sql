@@ -131,15 +131,18 @@ CREATE TABLE replays (
 
 CREATE INDEX replays_running ON replays (next_at) WHERE state = 'running';
 
--- Which request a client's key stands for. A key is claimed before its request is inserted, and may
+-- The request that an idempotency key stands for. A key is claimed before its request is inserted, and may
 -- outlive it: no foreign key.
 CREATE TABLE idempotency_keys (
     route       text    NOT NULL,
+    -- Whose key it is: 'client:' and the client's name, 'open' where no clients are configured, 'adopted' for
+    -- keys that ingest makes for adopted records.
+    scope       text    NOT NULL,
     key         text    NOT NULL,
     request_id  integer NOT NULL,
     fingerprint blob    NOT NULL CHECK (length(fingerprint) = 32),
     expires_at  text    NOT NULL CHECK (expires_at GLOB '????-??-??T??:??:??.??????+00:00'),
-    PRIMARY KEY (route, key)
+    PRIMARY KEY (route, scope, key)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);

@@ -7,7 +7,7 @@ use cucumber::{gherkin, given, then, when};
 use reqwest::Method;
 
 use super::posting::send;
-use super::rows;
+use super::{rows, text};
 use crate::client::Question;
 use crate::world::{Step, World};
 
@@ -40,6 +40,19 @@ async fn send_with_key(world: &mut World, key: String, method: Method, path: Str
     let authorization = format!("Bearer {key}");
     let headers = [("authorization", authorization.as_str())];
     send(world, Question { method, headers: &headers, ..Question::post(&path, "{}") }).await
+}
+
+#[when(regex = r#"^a client with the key "(.+)" posts to (/\S+) with the Idempotency-Key "(.+)"$"#)]
+async fn post_with_both_keys(
+    world: &mut World,
+    step: &gherkin::Step,
+    key: String,
+    path: String,
+    idempotency_key: String,
+) -> Step {
+    let authorization = format!("Bearer {key}");
+    let headers = [("authorization", authorization.as_str()), ("idempotency-key", idempotency_key.as_str())];
+    send(world, Question { headers: &headers, ..Question::post(&path, text(step)) }).await
 }
 
 #[then(regex = r"^it says to try again after (\d+) to (\d+) seconds$")]

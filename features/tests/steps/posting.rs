@@ -83,6 +83,14 @@ fn same_id_twice(world: &mut World, status: u16) {
     assert_eq!(accepted[0], accepted[1]);
 }
 
+#[then(regex = r"^both answers are (\d+) with different request ids$")]
+fn two_ids(world: &mut World, status: u16) {
+    assert!(world.answers.iter().all(|answer| answer.status.as_u16() == status), "{:?}", world.answers);
+    let accepted = world.accepted();
+    assert_eq!(accepted.len(), 2);
+    assert_ne!(accepted[0], accepted[1]);
+}
+
 #[then(regex = r"^it gives a request id of (\d+) digits$")]
 fn id_has_digits(world: &mut World, count: usize) -> Step {
     let id = world.answer()?.request_id().context("no request id")?;

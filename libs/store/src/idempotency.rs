@@ -1,5 +1,10 @@
-//! Which request an idempotency key stands for.
+//! The requests that idempotency keys stand for.
+//!
+//! On PostgreSQL a claim never waits for another one: a transaction that claims a key holds an advisory lock for
+//! it until it ends, and a claim that does not get the lock is [in flight](Verdict::InFlight). So a key that a slow
+//! or vanished session holds delays no other key of the batch. On `SQLite` one transaction writes at a time.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -14,25 +19,69 @@ use crate::operation::{Operation, Session};
 use crate::requests::request_id;
 use crate::rows::Rows;
 
-/// Claims a key that nobody has or whose claim has expired, and answers in any case with who has it.
-///
-/// Rows are locked in one order whoever claims, so that two cannot wait for each other.
-const CLAIM: &str = "
-    INSERT INTO idempotency_keys AS held (route, key, request_id, fingerprint, expires_at)
-    SELECT route, key, request_id, fingerprint, expires_at FROM r WHERE true ORDER BY route, key
-    ON CONFLICT (route, key) DO UPDATE SET
-        request_id = CASE WHEN held.expires_at <= $1 THEN excluded.request_id ELSE held.request_id END,
-        fingerprint = CASE WHEN held.expires_at <= $1 THEN excluded.fingerprint ELSE held.fingerprint END,
-        expires_at = CASE WHEN held.expires_at <= $1 THEN excluded.expires_at ELSE held.expires_at END
-    RETURNING route, key, request_id, fingerprint, expires_at";
+/// The claims to decide, on `SQLite`: all of them.
+const ALL: &str = "";
+/// The claims to decide, on PostgreSQL: those whose lock is free. Two keys with the same 64-bit hash share a lock,
+/// so one of them may be in flight without need.
+const LOCKED: &str = "WHERE pg_try_advisory_xact_lock(hashtextextended(key, hashtextextended(scope, hashtextextended(route, 0))))";
+
+/// Claims the keys that are free or have expired, and returns the holder of each key that could be decided.
+fn claim_sql(dialect: Dialect) -> String {
+    let condition = match dialect {
+        Dialect::Postgres => LOCKED,
+        Dialect::Sqlite => ALL,
+    };
+    format!(
+        ", free AS MATERIALIZED ( \
+             SELECT route, scope, key, request_id, fingerprint, expires_at FROM r {condition} \
+         ) \
+         INSERT INTO idempotency_keys AS held (route, scope, key, request_id, fingerprint, expires_at) \
+         SELECT route, scope, key, request_id, fingerprint, expires_at FROM free WHERE true \
+         ON CONFLICT (route, scope, key) DO UPDATE SET \
+             request_id = CASE WHEN held.expires_at <= $1 THEN excluded.request_id ELSE held.request_id END, \
+             fingerprint = CASE WHEN held.expires_at <= $1 THEN excluded.fingerprint ELSE held.fingerprint END, \
+             expires_at = CASE WHEN held.expires_at <= $1 THEN excluded.expires_at ELSE held.expires_at END \
+         RETURNING route, scope, key, request_id, fingerprint, expires_at"
+    )
+}
+
+/// Whose key it is. The same key in two scopes stands for two requests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The configured client of this name.
+    Client(String),
+    /// Any caller, where no clients are configured.
+    Open,
+    /// Ingest itself, which makes the keys of the records that it adopts.
+    Adopted,
+}
+
+impl Scope {
+    fn text(&self) -> Cow<'static, str> {
+        match self {
+            Self::Client(name) => format!("client:{name}").into(),
+            Self::Open => "open".into(),
+            Self::Adopted => "adopted".into(),
+        }
+    }
+}
+
+/// An idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The route that it is used on.
+    pub route: String,
+    /// Whose key it is.
+    pub scope: Scope,
+    /// The key itself.
+    pub key: String,
+}
 
 /// A request's claim to be the one that its idempotency key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The route that the key belongs to.
-    pub route: String,
     /// The key.
-    pub key: String,
+    pub key: Key,
     /// The request.
     pub request_id: RequestId,
     /// What tells its body from others.
@@ -50,12 +99,14 @@ pub enum Verdict {
     Repeats(RequestId),
     /// The key stands for a request of another body.
     Conflicts,
+    /// Another transaction that claims the key has not ended; nothing is known of its request yet.
+    InFlight,
 }
 
 /// Claims keys, and says of each claim, in order, what came of it. A key that has expired at `now` is
-/// free. No two claims may name the same key of the same route.
+/// free. No two claims may name the same key.
 ///
-/// Who claims the same keys at the same time waits until this transaction ends.
+/// The claims hold until the caller's transaction ends, and are in flight for others meanwhile.
 ///
 /// # Errors
 /// If the database cannot be asked.
@@ -68,21 +119,24 @@ pub async fn claim(
     if claims.is_empty() {
         return Ok(Vec::new());
     }
-    let now = Dialect::of(connection).time(now);
+    let dialect = Dialect::of(connection);
     let held: Vec<idempotency_key::Model> = Rows::of(claims)
-        .column("route", |claim| claim.route.as_str())
-        .column("key", |claim| claim.key.as_str())
+        .column("route", |claim| claim.key.route.as_str())
+        .column("scope", |claim| claim.key.scope.text())
+        .column("key", |claim| claim.key.key.as_str())
         .column("request_id", |claim| claim.request_id)
         .column("fingerprint", |claim| Bytes::copy_from_slice(&claim.fingerprint))
         .column("expires_at", |claim| claim.expires_at)
-        .query(connection, vec![now], CLAIM)
+        .query(connection, vec![dialect.time(now)], &claim_sql(dialect))
         .await?;
     let held: HashMap<_, _> =
-        held.into_iter().map(|row| ((row.route.clone(), row.key.clone()), row)).collect();
+        held.into_iter().map(|row| ((row.route.clone(), row.scope.clone(), row.key.clone()), row)).collect();
     let verdict = |claim: &Claim| {
-        let key = (dialect::text(&claim.route), dialect::text(&claim.key));
-        let held =
-            held.get(&key).ok_or_else(|| StoreError::foreign("idempotency key", "it was not returned"))?;
+        let Key { route, scope, key } = &claim.key;
+        let Some(held) = held.get(&(dialect::text(route), dialect::text(&scope.text()), dialect::text(key)))
+        else {
+            return Ok(Verdict::InFlight);
+        };
         Ok(if held.request_id == claim.request_id.as_i64() {
             Verdict::New
         } else if held.fingerprint == claim.fingerprint {
@@ -94,8 +148,8 @@ pub async fn claim(
     claims.iter().map(verdict).collect()
 }
 
-/// Deletes keys that have expired at `now`, at most `limit`, and says how many. A key that somebody claims
-/// meanwhile is left: it may be taken over, and stand for another request when it could be deleted.
+/// Deletes at most `limit` keys that have expired at `now`, those first that expired first, and says how many. A key
+/// that a transaction has locked is left: its claim may make it stand for another request.
 ///
 /// # Errors
 /// If the database cannot be asked.
@@ -104,10 +158,13 @@ pub async fn purge(session: &impl Session, now: DateTime<Utc>, limit: u64) -> Re
     let dialect = Dialect::of(connection);
     // As a number, so that the plan is for so many, and not for a part of all that are there.
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    // In the order of the index, so that no plan reads the whole table.
     let sql = format!(
         "WITH expired AS MATERIALIZED \
-         (SELECT route, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT {limit} {}) \
-         DELETE FROM idempotency_keys WHERE (route, key) IN (SELECT route, key FROM expired)",
+         (SELECT route, scope, key FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at \
+          LIMIT {limit} {}) \
+         DELETE FROM idempotency_keys \
+         WHERE (route, scope, key) IN (SELECT route, scope, key FROM expired)",
         dialect.lock_free_rows()
     );
     let statement = dialect.statement(sql, [dialect.time(now)]);

@@ -8,7 +8,7 @@
 //! | module | what it keeps |
 //! |---|---|
 //! | [`requests`] | bodies as they came, and what a client asks about them |
-//! | [`idempotency`] | which request an idempotency key stands for |
+//! | [`idempotency`] | the requests that idempotency keys stand for |
 //! | [`outbox`] | what is committed and not yet acknowledged by the broker |
 //! | [`deliveries`] | the state of a request at a destination, and when to act on it |
 //! | [`claims`] | deliveries that one ingest is publishing |

@@ -3,6 +3,8 @@
 //! PostgreSQL gets an array for each column (`unnest`), `SQLite` one JSON document (`json_each`). To
 //! the statement both are a table named `r`.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::ArrayType;
@@ -232,6 +234,14 @@ impl Field for &str {
 
     fn cell(self) -> Cell {
         Cell::Text(dialect::text(self))
+    }
+}
+
+impl Field for Cow<'_, str> {
+    const KIND: Kind = Kind::Text;
+
+    fn cell(self) -> Cell {
+        Cell::Text(dialect::text(&self))
     }
 }
 

@@ -95,8 +95,7 @@ async fn offer(
         trace: throughline_telemetry::context_of(&Span::current()).or_else(|| adoption.trace.clone()),
         client: None,
         origin: Some(adoption.origin.clone()),
-        // No client can send a key that begins with a space.
-        idempotency_key: Some(format!(" {}", adoption.origin)),
+        idempotency_key: Some(adoption.origin.to_string()),
         room,
     };
     match intake.take(offer).await {
@@ -106,6 +105,7 @@ async fn offer(
             Ok(None)
         }
         Err(NotTaken::Full) => Ok(Some("the writer's queue is full")),
+        Err(NotTaken::InFlight) => Ok(Some("another ingest is adopting it")),
         Err(NotTaken::Unavailable) => Ok(Some("the database is away")),
         Err(NotTaken::NotJson(detail)) => Err(format!("not JSON: {detail}")),
         Err(NotTaken::Violation(violations)) => {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use throughline_config::{AfterFailure, Settings};
 use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::RequestId;
+use throughline_store::idempotency::{Key, Scope};
 
 use crate::admission::{Admission, Refusal, Violation};
 use crate::error::StartError;
@@ -36,7 +37,7 @@ pub(crate) struct Offer {
     /// The headers that the route keeps.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) trace: Option<TraceContext>,
-    /// The name of the client that sent it, where clients are known.
+    /// The name of the client that sent it, where clients are configured.
     pub(crate) client: Option<String>,
     /// The record that it is adopted from.
     pub(crate) origin: Option<Origin>,
@@ -54,6 +55,8 @@ pub(crate) enum NotTaken {
     Violation(Vec<Violation>),
     /// The idempotency key stands for another body.
     KeyReused,
+    /// The first request under the idempotency key is still being committed.
+    InFlight,
     /// The writer's queue is full.
     Full,
     /// The database cannot be reached; whether the request was kept is not known.
@@ -102,11 +105,12 @@ impl Intake {
             Refusal::NotJson(detail) => NotTaken::NotJson(detail),
             Refusal::Violation(violations) => NotTaken::Violation(violations),
         })?;
-        let fingerprint = |key| (key, Sha256::digest(&offer.body).into());
+        let scope = scope(&offer);
+        let keyed = |key| (Key { route: self.route.clone(), scope, key }, Sha256::digest(&offer.body).into());
         let submission = Submission {
             route: self.route.clone(),
             destinations: Arc::clone(&self.destinations),
-            idempotency: offer.idempotency_key.map(fingerprint),
+            idempotency: offer.idempotency_key.map(keyed),
             body: offer.body,
             content_type: offer.content_type,
             headers: offer.headers,
@@ -124,8 +128,18 @@ impl Intake {
             }
             Verdict::Repeated(id) => Ok(id),
             Verdict::KeyReused => Err(NotTaken::KeyReused),
+            Verdict::InFlight => Err(NotTaken::InFlight),
             Verdict::Unavailable => Err(NotTaken::Unavailable),
             Verdict::Failed => Err(NotTaken::Failed),
         }
+    }
+}
+
+/// Whose idempotency key it is that comes with an offer.
+fn scope(offer: &Offer) -> Scope {
+    match (&offer.client, &offer.origin) {
+        (_, Some(_)) => Scope::Adopted,
+        (Some(client), None) => Scope::Client(client.clone()),
+        (None, None) => Scope::Open,
     }
 }

@@ -6,6 +6,8 @@ pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) route: String,
     #[sea_orm(primary_key, auto_increment = false)]
+    pub(crate) scope: String,
+    #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) key: String,
     pub(crate) request_id: i64,
     pub(crate) fingerprint: Vec<u8>,

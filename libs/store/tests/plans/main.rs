@@ -120,8 +120,8 @@ async fn fill(store: &Store) {
     let hash =
         if connection.get_database_backend() == DbBackend::Sqlite { "zeroblob(32)" } else { "sha256('')" };
     let keys = format!(
-        "INSERT INTO idempotency_keys (route, key, request_id, fingerprint, expires_at) \
-         SELECT route, CAST(id AS text), id, {hash}, {begin} FROM requests \
+        "INSERT INTO idempotency_keys (route, scope, key, request_id, fingerprint, expires_at) \
+         SELECT route, 'open', CAST(id AS text), id, {hash}, {begin} FROM requests \
          WHERE id >= {DELIVERED} AND id < {IN_LANE}"
     );
     connection.execute_unprepared(&keys).await.unwrap();

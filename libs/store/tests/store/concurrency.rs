@@ -25,29 +25,34 @@ use crate::fixtures::{
 use crate::idempotency::claim;
 use crate::retention;
 
-/// Claims keys and inserts what is new, as ingest does; says whose request each key stands for.
+/// Claims keys and inserts what is new, as ingest does, and tries again with the keys that are in flight; returns the
+/// request that each key stands for.
 async fn write(store: &Store, keys: &[i64], offset: i64) -> BTreeMap<i64, RequestId> {
-    let claims: Vec<_> = keys.iter().map(|key| claim(&key.to_string(), offset + key, 7)).collect();
     let lease = leased(store, node(1)).await.unwrap();
-    let transaction = store.begin().await.unwrap();
-    let verdicts = idempotency::claim(&transaction, &claims, at(0)).await.unwrap();
-    // The other one gets a chance to stand in the way.
-    tokio::task::yield_now().await;
-    let owner = |(claim, verdict): (&idempotency::Claim, &Verdict)| match verdict {
-        Verdict::New => claim.request_id,
-        Verdict::Repeats(id) => *id,
-        Verdict::Conflicts => panic!("all bodies are the same"),
-    };
-    let owners: Vec<_> = claims.iter().zip(&verdicts).map(owner).collect();
-    let new: Vec<NewRequest> = claims
-        .iter()
-        .zip(&verdicts)
-        .filter(|(_, verdict)| **verdict == Verdict::New)
-        .map(|(claim, _)| request(claim.request_id.as_i64()))
-        .collect();
-    requests::insert(&transaction, &lease, &new).await.unwrap();
-    transaction.commit().await.unwrap();
-    keys.iter().copied().zip(owners).collect()
+    let mut owners = BTreeMap::new();
+    let mut left = keys.to_vec();
+    while !left.is_empty() {
+        let claims: Vec<_> = left.iter().map(|key| claim(&key.to_string(), offset + key, 7)).collect();
+        let transaction = store.begin().await.unwrap();
+        let verdicts = idempotency::claim(&transaction, &claims, at(0)).await.unwrap();
+        // The other one gets a chance to stand in the way.
+        tokio::task::yield_now().await;
+        let mut new: Vec<NewRequest> = Vec::new();
+        for ((key, claim), verdict) in left.split_off(0).into_iter().zip(&claims).zip(verdicts) {
+            match verdict {
+                Verdict::New => {
+                    owners.insert(key, claim.request_id);
+                    new.push(request(claim.request_id.as_i64()));
+                }
+                Verdict::Repeats(id) => drop(owners.insert(key, id)),
+                Verdict::InFlight => left.push(key),
+                Verdict::Conflicts => panic!("all bodies are the same"),
+            }
+        }
+        requests::insert(&transaction, &lease, &new).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+    owners
 }
 
 #[test]
@@ -63,6 +68,29 @@ fn writers_with_the_same_keys_agree_and_do_not_wait_for_each_other() {
                 assert!(requests::find(db.store.connection(), one[key]).await.unwrap().is_some());
             }
         }
+    });
+}
+
+/// The session may be one of an ingest that has vanished: PostgreSQL keeps its transaction open for a while.
+#[test]
+fn a_key_that_another_session_holds_delays_no_other_key() {
+    on_postgres(async |db: Db| {
+        let holding = db.store.begin().await.unwrap();
+        let held = [claim("b", 1, 7)];
+        assert_eq!(idempotency::claim(&holding, &held, at(0)).await.unwrap(), [Verdict::New]);
+        let claims = |first| ["a", "b", "c"].map(|key| claim(key, first, 7));
+        let decide = async |first| {
+            let transaction = db.store.begin().await.unwrap();
+            let verdicts = idempotency::claim(&transaction, &claims(first), at(1)).await.unwrap();
+            transaction.commit().await.unwrap();
+            verdicts
+        };
+        // Nothing ends the other transaction meanwhile: a claim that waited for it would wait for ever.
+        assert_eq!(decide(10).await, [Verdict::New, Verdict::InFlight, Verdict::New]);
+        let [ten, one] = [10, 1].map(|number| Verdict::Repeats(id(number)));
+        assert_eq!(decide(20).await, [ten, Verdict::InFlight, ten]);
+        holding.commit().await.unwrap();
+        assert_eq!(decide(30).await, [ten, one, ten]);
     });
 }
 

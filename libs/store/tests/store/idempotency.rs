@@ -1,13 +1,12 @@
 use throughline_store::Store;
-use throughline_store::idempotency::{self, Claim, Verdict};
+use throughline_store::idempotency::{self, Claim, Key, Scope, Verdict};
 
 use crate::databases::Db;
 use crate::fixtures::{at, id};
 
 pub(crate) fn claim(key: &str, number: i64, body: u8) -> Claim {
     Claim {
-        route: "one".to_owned(),
-        key: key.to_owned(),
+        key: Key { route: "one".to_owned(), scope: Scope::Open, key: key.to_owned() },
         request_id: id(number),
         fingerprint: [body; 32],
         expires_at: at(100),
@@ -54,10 +53,27 @@ pub(crate) async fn only_expired_keys_are_purged_and_no_more_than_asked(db: Db) 
     assert_eq!(claim_all(&db.store, &[claim("l", 10, 7)], 100).await, [Verdict::Repeats(id(9))]);
 }
 
-pub(crate) async fn a_key_belongs_to_its_route(db: Db) {
-    claim_all(&db.store, &[claim("k", 1, 7)], 0).await;
-    let elsewhere = Claim { route: "two".to_owned(), ..claim("k", 2, 8) };
-    assert_eq!(claim_all(&db.store, &[elsewhere], 1).await, [Verdict::New]);
+pub(crate) async fn a_key_belongs_to_its_route_and_its_client(db: Db) {
+    let scopes = [Scope::Client("shop".to_owned()), Scope::Client("crm".to_owned())];
+    // Named as the scopes that belong to no client are in the database.
+    let names = ["open", "adopted", ""].map(|name| Scope::Client(name.to_owned()));
+    let scopes: Vec<_> = scopes.into_iter().chain(names).chain([Scope::Open, Scope::Adopted]).collect();
+    let routes = ["one", "two"].map(str::to_owned);
+    let keys = routes.iter().flat_map(|route| {
+        let key = |scope: &Scope| Key { route: route.clone(), scope: scope.clone(), key: "k".to_owned() };
+        scopes.iter().map(key)
+    });
+    let claims = |first: i64| {
+        let claim = |(number, key)| Claim { key, ..claim("", number, 7) };
+        (first..).zip(keys.clone()).map(claim).collect::<Vec<_>>()
+    };
+    let all = claims(1).len();
+    // One after the other, and then together: each finds its own.
+    for claim in claims(1) {
+        assert_eq!(claim_all(&db.store, std::slice::from_ref(&claim), 0).await, [Verdict::New], "{claim:?}");
+    }
+    let repeated: Vec<_> = (1..).take(all).map(|number| Verdict::Repeats(id(number))).collect();
+    assert_eq!(claim_all(&db.store, &claims(100), 1).await, repeated);
 }
 
 pub(crate) async fn a_claim_that_is_rolled_back_leaves_the_key_free(db: Db) {

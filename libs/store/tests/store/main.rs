@@ -56,7 +56,7 @@ on_both_databases! {
         verdicts_come_in_the_order_of_the_claims,
         an_expired_key_is_taken_over,
         only_expired_keys_are_purged_and_no_more_than_asked,
-        a_key_belongs_to_its_route,
+        a_key_belongs_to_its_route_and_its_client,
         a_claim_that_is_rolled_back_leaves_the_key_free;
     outbox:
         a_node_sees_its_own_rows_in_the_order_of_ids,

@@ -1,11 +1,10 @@
 use std::time::Duration;
 
-use throughline_store::idempotency::{self, Claim};
 use throughline_store::{Store, outbox, requests};
 use throughline_testkit::{Measured, eventually, lease};
 
 use crate::databases::{Db, on_postgres};
-use crate::fixtures::{at, id, insert, node, request};
+use crate::fixtures::{id, insert, node, request};
 
 const DURATION: &str = "db.client.operation.duration";
 const CONNECTIONS: &str = "db.client.connection.count";
@@ -72,20 +71,13 @@ pub(crate) async fn a_store_that_is_gone_counts_no_connections(db: Db) {
 #[test]
 fn an_operation_that_is_not_waited_for_is_cancelled() {
     on_postgres(async |db: Db| {
-        let claim = Claim {
-            route: "one".to_owned(),
-            key: "key".to_owned(),
-            request_id: id(1),
-            fingerprint: [0; 32],
-            expires_at: at(900),
-        };
-        let claims = [claim];
+        let same = [request(1)];
         let first = db.store.begin().await.unwrap();
-        idempotency::claim(&first, &claims, at(0)).await.unwrap();
+        requests::insert(&first, node(1), &same).await.unwrap();
         let second = db.store.begin().await.unwrap();
-        let waits = idempotency::claim(&second, &claims, at(0));
+        let waits = requests::insert(&second, node(1), &same);
         tokio::time::timeout(Duration::from_millis(50), waits).await.unwrap_err();
-        let cancelled = [("db.operation.name", "claim_keys"), ("error.type", "cancelled")];
+        let cancelled = [("db.operation.name", "accept"), ("error.type", "cancelled")];
         assert_eq!(db.measured.count(DURATION, &cancelled).unwrap(), 1);
     });
 }

@@ -78,6 +78,7 @@ impl From<NotTaken> for Problem {
             NotTaken::NotJson(detail) => Self::NotJson(detail),
             NotTaken::Violation(violations) => Self::SchemaViolation(violations),
             NotTaken::KeyReused => Self::IdempotencyKeyReused,
+            NotTaken::InFlight => Self::IdempotencyKeyInFlight,
             NotTaken::Full => Self::Unavailable(BUSY),
             NotTaken::Unavailable => Self::Unavailable(AWAY),
             NotTaken::Failed => Self::Internal,

@@ -34,6 +34,8 @@ pub(crate) enum Problem {
     BodyBroken,
     IdempotencyKeyInvalid,
     IdempotencyKeyReused,
+    /// The first request under the key is still being committed.
+    IdempotencyKeyInFlight,
     NotFound,
     RequestUnknown(RequestId),
     HasEnded(RequestId),
@@ -142,6 +144,11 @@ impl Problem {
                 "idempotency-key-reused",
                 "This Idempotency-Key was used with another body",
             ),
+            Self::IdempotencyKeyInFlight => (
+                StatusCode::CONFLICT,
+                "idempotency-key-in-flight",
+                "A request with this Idempotency-Key is still being stored",
+            ),
             Self::RateExceeded { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate-exceeded", "This route takes no more requests now")
             }
@@ -178,6 +185,7 @@ impl Problem {
             Self::NotLocal => Some("No client is configured, so that /v1 answers this machine alone, as localhost or by an IP address. Configure `clients`, or set `insecure: true`.".to_owned()),
             Self::CrossOrigin => Some("A browser sends it for a page of another origin, by its Sec-Fetch-Site or Origin.".to_owned()),
             Self::RateExceeded { retry_after } => Some(format!("Send it again in {retry_after} s.")),
+            Self::IdempotencyKeyInFlight => Some(format!("Send it again in {RETRY_AFTER_SECONDS} s, with the same key.")),
             Self::PathUnreadable => Some("Its percent-encoded bytes are not UTF-8.".to_owned()),
             Self::HeadersTooLarge { limit } => Some(format!("The limit is {limit} bytes for all of them.")),
             Self::Unavailable(why) => Some((*why).to_owned()),
@@ -199,7 +207,9 @@ impl Problem {
     /// The header that goes with some problems.
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Self::Unavailable(_) => Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
+            Self::Unavailable(_) | Self::IdempotencyKeyInFlight => {
+                Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into()))
+            }
             Self::RateExceeded { retry_after } => Some((RETRY_AFTER, (*retry_after).into())),
             Self::MethodNotAllowed { allow } => Some((ALLOW, HeaderValue::from_static(allow))),
             Self::Unauthorized => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),

@@ -322,6 +322,7 @@ async fn claim(
             idempotency::Verdict::New => Verdict::Accepted(rows.requests[index].id),
             idempotency::Verdict::Repeats(id) => Verdict::Repeated(id),
             idempotency::Verdict::Conflicts => Verdict::KeyReused,
+            idempotency::Verdict::InFlight => Verdict::InFlight,
         };
     }
     Ok(verdicts)

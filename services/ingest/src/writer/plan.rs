@@ -22,16 +22,19 @@ pub(super) struct Rows {
 /// A batch in which each idempotency key stands once: the first to come stands for the others.
 pub(super) struct Plan {
     pub(super) rows: Rows,
-    /// For each submission its row, or that its key already stands for another body.
+    /// For each submission, how the verdict on it follows from that on a row.
     verdict_of: Vec<Share>,
     /// Of the rows, until all is done.
     _rooms: Vec<Room>,
 }
 
 enum Share {
+    /// The row is its own.
     Own(usize),
+    /// The row is of a submission with the same key and the same body.
     SameAs(usize),
-    KeyReused,
+    /// The row is of a submission with the same key and another body.
+    OtherThan(usize),
 }
 
 impl Plan {
@@ -47,11 +50,11 @@ impl Plan {
         let mut keys = HashMap::new();
         for submission in submissions {
             if let Some((key, fingerprint)) = &submission.idempotency {
-                match keys.entry((submission.route.clone(), key.clone())) {
+                match keys.entry(key.clone()) {
                     Entry::Occupied(first) => {
                         let (row, stands_for): &(usize, [u8; 32]) = first.get();
                         let is_same = stands_for == fingerprint;
-                        verdict_of.push(if is_same { Share::SameAs(*row) } else { Share::KeyReused });
+                        verdict_of.push(if is_same { Share::SameAs(*row) } else { Share::OtherThan(*row) });
                         continue;
                     }
                     Entry::Vacant(first) => {
@@ -73,7 +76,12 @@ impl Plan {
                 Verdict::Accepted(id) => Verdict::Repeated(id),
                 other => other,
             },
-            Share::KeyReused => Verdict::KeyReused,
+            Share::OtherThan(row) => match rows[*row] {
+                Verdict::Accepted(_) | Verdict::Repeated(_) => Verdict::KeyReused,
+                // The key stands for a request that came before; maybe of this body.
+                Verdict::KeyReused => Verdict::InFlight,
+                other => other,
+            },
         };
         self.verdict_of.iter().map(verdict).collect()
     }
@@ -89,7 +97,6 @@ impl Rows {
     /// Adds one, and gives back the room that its body takes.
     fn push(&mut self, submission: Submission, id: RequestId, now: DateTime<Utc>, terms: &Terms) -> Room {
         self.claims.push(submission.idempotency.map(|(key, fingerprint)| Claim {
-            route: submission.route.clone(),
             key,
             request_id: id,
             fingerprint,
@@ -118,6 +125,7 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use throughline_clock::Clock;
+    use throughline_store::idempotency::{Key, Scope};
 
     use super::super::queue::Queue;
     use super::super::tests::{submission, terms};
@@ -127,8 +135,13 @@ mod tests {
         let clock = Clock::manual(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
         let ids = Generator::new(7.try_into().unwrap(), clock.clone(), DateTime::UNIX_EPOCH);
         let (queue, _) = Queue::new(1, 16 << 10);
+        let key_of = |client: &str| Key {
+            route: "one".to_owned(),
+            scope: Scope::Client(client.to_owned()),
+            key: "k".to_owned(),
+        };
         let keyed = |key: &Option<(&str, u8)>| Submission {
-            idempotency: key.map(|(key, body)| (key.to_owned(), [body; 32])),
+            idempotency: key.map(|(client, body)| (key_of(client), [body; 32])),
             ..submission(&queue)
         };
         Plan::new(keys.iter().map(keyed).collect(), &ids, clock.now(), &terms())
@@ -142,15 +155,25 @@ mod tests {
 
     #[test]
     fn within_a_batch_the_first_under_a_key_stands_for_the_same_body_and_against_another() {
-        let plan = plan(&[Some(("k", 1)), None, Some(("k", 1)), Some(("k", 2)), Some(("l", 2))]);
+        let plan = plan(&[Some(("a", 1)), None, Some(("a", 1)), Some(("a", 2)), Some(("b", 2))]);
         let ids: Vec<_> = plan.rows.requests.iter().map(|request| request.id).collect();
-        assert_eq!(ids.len(), 3);
+        assert_eq!(ids.len(), 3, "the key of another client is another key");
         let accepted: Vec<_> = ids.iter().copied().map(Verdict::Accepted).collect();
         assert_eq!(
             plan.spread(&accepted),
             [accepted[0], accepted[1], Verdict::Repeated(ids[0]), Verdict::KeyReused, accepted[2]]
         );
-        // What stands for a request that failed has failed with it.
-        assert_eq!(plan.spread(&[Verdict::Failed; 3])[2], Verdict::Failed);
+        // A row that is not committed takes with it those that it stands for, and speaks against none.
+        for other in [Verdict::Failed, Verdict::Unavailable, Verdict::InFlight] {
+            assert_eq!(plan.spread(&[other; 3])[2..4], [other; 2]);
+        }
+    }
+
+    #[test]
+    fn a_body_is_not_refused_because_another_one_is() {
+        let plan = plan(&[Some(("a", 1)), Some(("a", 1)), Some(("a", 2))]);
+        // An earlier request has the key, whose body is that of one of them at most.
+        let verdicts = plan.spread(&[Verdict::KeyReused]);
+        assert_eq!(verdicts, [Verdict::KeyReused, Verdict::KeyReused, Verdict::InFlight]);
     }
 }

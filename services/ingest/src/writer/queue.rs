@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::RequestId;
+use throughline_store::idempotency::Key;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Room is counted in KiB, because a semaphore counts in 32 bits.
@@ -25,8 +26,8 @@ pub(crate) struct Submission {
     pub(crate) client: Option<String>,
     /// The record that it is adopted from.
     pub(crate) origin: Option<Origin>,
-    /// The client's key, and the fingerprint of the body that it stands for.
-    pub(crate) idempotency: Option<(String, [u8; 32])>,
+    /// The idempotency key, and the fingerprint of the body that it stands for.
+    pub(crate) idempotency: Option<(Key, [u8; 32])>,
     /// The room that the body takes.
     pub(crate) room: Room,
 }
@@ -40,6 +41,8 @@ pub(crate) enum Verdict {
     Repeated(RequestId),
     /// The idempotency key stands for another body.
     KeyReused,
+    /// Another transaction that claims the idempotency key has not ended.
+    InFlight,
     /// The database cannot be reached; what became of it is not known.
     Unavailable,
     /// It cannot be kept; the reason was logged.

@@ -1,7 +1,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::world::{Running, World, says};
+use crate::world::{Running, TOPIC, World, id_of, ids, says};
 
 const CLIENTS: &str = "
 clients:
@@ -125,6 +125,41 @@ async fn a_route_takes_as_many_requests_as_its_rate_says() {
     for _ in 0..3 {
         assert_eq!(ask(&world, &ingest, &Method::POST, "/two", None).await.status, 201);
     }
+    ingest.stop().await;
+}
+
+/// Posts to `/one` as a client, under an idempotency key.
+async fn post_as(
+    world: &World,
+    ingest: &Running,
+    client: &str,
+    key: &str,
+    body: &'static str,
+) -> reqwest::Response {
+    let authorization = format!("Bearer the-key-of-{client}");
+    world.post_with(ingest, body, &[("authorization", &authorization), ("idempotency-key", key)]).await
+}
+
+#[tokio::test]
+async fn an_idempotency_key_belongs_to_the_client_that_sends_it() {
+    let world = World::new("clients: {shop: {key: the-key-of-the-shop}, crm: {key: the-key-of-the-crm}}");
+    let ingest = world.start().await;
+    let id = async |client, body| {
+        let response = post_as(&world, &ingest, client, "order-1001", body).await;
+        assert_eq!(response.status(), 201, "{client}");
+        id_of(response).await
+    };
+    let (shop, crm) = (id("the-shop", r#""same""#).await, id("the-crm", r#""same""#).await);
+    assert_ne!(shop, crm, "a request of its own for the same key and body");
+    assert_eq!((id("the-shop", r#""same""#).await, id("the-crm", r#""same""#).await), (shop, crm));
+    let other = post_as(&world, &ingest, "the-crm", "another-key", r#""other""#).await;
+    assert_eq!(other.status(), 201);
+    // A key stands against another body of its own client alone.
+    for (client, status) in [("the-shop", 201), ("the-crm", 422)] {
+        let response = post_as(&world, &ingest, client, "another-key", r#""same""#).await;
+        assert_eq!(response.status(), status, "{client}");
+    }
+    assert_eq!(ids(&world.records(TOPIC, 4).await).len(), 4, "each is published");
     ingest.stop().await;
 }
 

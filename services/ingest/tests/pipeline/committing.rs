@@ -1,15 +1,17 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use futures_util::future::{join, join_all};
+use futures_util::future::{join, join_all, join3};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use throughline_clock::Clock;
-use throughline_snowflake::{Generator, NodeId};
+use throughline_snowflake::{Generator, NodeId, RequestId};
+use throughline_store::idempotency::{self, Claim, Key, Scope};
 use throughline_store::{ConnectionTrait as _, Transaction, nodes, outbox, requests};
-use throughline_testkit::{Database, Environment, new_request};
+use throughline_testkit::{Database, Environment, leased, new_request};
 use tokio::time::Instant;
 
-use crate::world::{Running, TOPIC, World, ids};
+use crate::world::{Running, TOPIC, World, id_of, ids};
 
 /// Takes the database's one turn to write, so that nobody else gets it.
 async fn hold_the_database(world: &World) -> Transaction {
@@ -72,6 +74,50 @@ async fn what_the_database_did_not_take_in_time_is_not_kept_later() {
     world.taken_again(&ingest).await;
     let records = world.records(TOPIC, 2).await;
     assert_ne!(records[1].payload, r#""first""#);
+    ingest.stop().await;
+}
+
+/// On PostgreSQL, since SQLite has one session that writes.
+#[tokio::test]
+async fn a_key_that_another_session_holds_delays_no_other_request() {
+    if !Environment::engine_or_skip("an idempotency key that a session on PostgreSQL holds").await.unwrap() {
+        return;
+    }
+    let database = Database::start().await.unwrap();
+    let url = database.create("throughline").await.unwrap();
+    // No time-out: the key is held for as long as the test likes.
+    let world = World::new(&format!("{{http: {{timeout: 1min}}, database: {{url: '{url}'}}}}"));
+    let ingest = world.start().await;
+    let store = world.store().await;
+    // As another ingest does, or one that has vanished and left its transaction open.
+    let holding = store.begin().await.unwrap();
+    let first = new_request(RequestId::from_i64(1).unwrap(), Clock::system().now());
+    let claim = Claim {
+        key: Key { route: "one".to_owned(), scope: Scope::Open, key: "k".to_owned() },
+        request_id: first.id,
+        fingerprint: Sha256::digest("{}").into(),
+        expires_at: first.accepted_at + TimeDelta::hours(1),
+    };
+    idempotency::claim(&holding, &[claim], first.accepted_at).await.unwrap();
+    let other = leased(&store, NodeId::try_from(9).unwrap()).await.unwrap();
+    requests::insert(&holding, &other, std::slice::from_ref(&first)).await.unwrap();
+
+    let keyed = |key: &'static str| {
+        let (world, ingest) = (&world, &ingest);
+        async move { world.post_with(ingest, "{}", &[("idempotency-key", key)]).await }
+    };
+    let plain = join_all((0..20).map(|_| world.accepted(&ingest, "{}")));
+    let ((held, again, free), plain) = join(join3(keyed("k"), keyed("k"), keyed("l")), plain).await;
+    assert_eq!((plain.len(), free.status().as_u16()), (20, 201));
+    for response in [held, again] {
+        let (status, retry_after, problem) = problem(response).await;
+        assert_eq!((status, retry_after), (409, true), "{problem}");
+        assert_eq!(problem["type"], "https://throughline.dev/problems/idempotency-key-in-flight");
+    }
+    holding.commit().await.unwrap();
+    let repeated = keyed("k").await;
+    assert_eq!(repeated.status(), 201);
+    assert_eq!(id_of(repeated).await, first.id);
     ingest.stop().await;
 }
 

@@ -34,7 +34,7 @@ const PROBLEMS: [(u16, &str); 13] = [
     ),
     (404, "There is nothing by this name."),
     (408, "The body did not arrive in time."),
-    (409, "It is not in a state for that."),
+    (409, "It is not in a state for that, or a request with its Idempotency-Key is still being stored."),
     (413, "The body is too large."),
     (415, "The media type is not JSON."),
     (422, "The body is not what the route takes, or its Idempotency-Key was used with another one."),
@@ -92,7 +92,7 @@ fn document(paths: &Map<String, Value>, is_guarded: bool) -> Value {
 
 /// A route's path.
 pub(super) fn accept(name: &str, route: &Route) -> Value {
-    let mut responses = problems(&[400, 408, 413, 415, 422, 431, 500, 503]);
+    let mut responses = problems(&[400, 408, 409, 413, 415, 422, 431, 500, 503]);
     if route.rate.is_some() {
         responses.extend(problems(&[429]));
     }
@@ -223,7 +223,7 @@ fn responses() -> Map<String, Value> {
 fn problem_header(status: u16) -> Option<(&'static str, &'static str, &'static str)> {
     match status {
         401 => Some(("WWW-Authenticate", "`Bearer`.", "string")),
-        429 | 503 => Some(("Retry-After", "After how many seconds to try again.", "integer")),
+        409 | 429 | 503 => Some(("Retry-After", "After how many seconds to try again.", "integer")),
         _ => None,
     }
 }
