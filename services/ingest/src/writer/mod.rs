@@ -1,7 +1,7 @@
-//! Group commit: one writer commits whatever has queued up while it committed last.
+//! Group commit: one writer commits together the requests that have queued up during its last commit.
 //!
-//! Nobody waits longer than for the commit before and their own. A batch that fails is tried again
-//! row by row, so that one bad request harms only itself.
+//! A request waits for at most one commit besides its own. A batch that the database refuses is halved until the bad requests are alone, so that a bad request
+//! harms only itself.
 
 mod plan;
 mod queue;
@@ -17,9 +17,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
 use throughline_snowflake::{Generator, RequestId};
 use throughline_store::idempotency::{self, Claim};
-use throughline_store::{NewRequest, OutboxRequest, Store, StoreError, requests};
+use throughline_store::{NewRequest, OutboxRequest, Store, StoreError, Transaction, requests};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -82,8 +82,8 @@ impl Writer {
         (queue, Self { entries, store, lease, refuses: None, ids, clock, terms, handover })
     }
 
-    /// Runs until every [`Queue`] is gone, or `closing` says that nobody is served any more, and
-    /// what was queued by then is answered.
+    /// Runs until every [`Queue`] is gone, or `closing` says that no client is served any more, and
+    /// the requests that were queued by then are answered.
     pub(crate) async fn run(mut self, closing: CancellationToken) -> Result<(), std::convert::Infallible> {
         loop {
             let batch = if let Some(batch) = closing.run_until_cancelled(self.next_batch()).await {
@@ -124,15 +124,8 @@ impl Writer {
             return vec![Verdict::Unavailable; submissions.len()];
         }
         let mut plan = Plan::new(submissions, &self.ids, self.clock.now(), &self.terms);
-        let requests = plan.rows.requests.len();
-        let verdicts = match self.commit_rows(&mut plan.rows).await {
-            Ok(verdicts) => verdicts,
-            Err(error) if error.is_final() && requests > 1 => {
-                tracing::warn!(%error, requests, "a batch failed, its requests are tried one by one");
-                self.commit_one_by_one(plan.rows.split()).await
-            }
-            Err(error) => vec![error.verdict(); requests],
-        };
+        let rows = std::mem::take(&mut plan.rows);
+        let verdicts = self.commit_all(rows).await;
         plan.spread(&verdicts)
     }
 
@@ -156,20 +149,31 @@ impl Writer {
         refuses.is_none()
     }
 
-    /// So that one bad row harms only itself. Once the database is away, the rest is not tried.
-    async fn commit_one_by_one(&self, rows: Vec<Rows>) -> Vec<Verdict> {
-        let requests = rows.len();
-        let mut verdicts = Vec::with_capacity(requests);
-        for mut row in rows {
-            match self.commit_rows(&mut row).await {
-                Ok(verdict) => verdicts.extend(verdict),
-                Err(error) => verdicts.push(error.verdict()),
-            }
-            if verdicts.last() == Some(&Verdict::Unavailable) {
-                break;
+    /// Commits rows in as few transactions as it takes for a bad row to harm only itself: those that the database
+    /// refuses together are halved, in order. Once the database does not answer, the rest is not tried.
+    async fn commit_all(&self, rows: Rows) -> Vec<Verdict> {
+        let mut verdicts = Vec::with_capacity(rows.requests.len());
+        let mut left = vec![rows];
+        while let Some(mut rows) = left.pop() {
+            let requests = rows.requests.len();
+            match self.commit_rows(&mut rows).await {
+                Ok(committed) => verdicts.extend(committed),
+                Err(error @ NotCommitted::Refused(_)) if requests > 1 => {
+                    tracing::warn!(%error, requests, "the database refuses a batch, its halves are tried");
+                    let second = rows.split_off(requests / 2);
+                    left.extend([second, rows]);
+                }
+                Err(error) => {
+                    let verdict = error.verdict();
+                    let untried = left.iter().map(|rows| rows.requests.len()).sum::<usize>();
+                    let failed = if verdict == Verdict::Unavailable { untried } else { 0 } + requests;
+                    verdicts.extend(std::iter::repeat_n(verdict, failed));
+                    if verdict == Verdict::Unavailable {
+                        break;
+                    }
+                }
             }
         }
-        verdicts.resize(requests, Verdict::Unavailable);
         verdicts
     }
 
@@ -181,11 +185,7 @@ impl Writer {
         let mut turn = self.handover.turn().await;
         let traces = rows.requests.iter().filter_map(|request| request.trace.as_ref());
         let span = span::commit(self.store.system(), rows.requests.len(), traces);
-        let transaction = self.transact(rows).instrument(span.clone());
-        let committed = match timeout(self.terms.deadline, transaction).await {
-            Ok(committed) => committed.map_err(NotCommitted::Store),
-            Err(_) => Err(NotCommitted::Overdue(self.terms.deadline)),
-        };
+        let committed = self.transact(rows).instrument(span.clone()).await;
         if committed.as_ref().err().is_none_or(NotCommitted::was_answered) {
             attempt.answered();
         }
@@ -198,21 +198,33 @@ impl Writer {
             }
             Err(error) => {
                 span::note(&span, &error);
-                // The commit may have gone through although its answer did not: only the table knows.
-                turn.look_in_the_table();
+                if matches!(error, NotCommitted::Unknown(_)) {
+                    // They may be durable although no answer says so: only the table knows.
+                    turn.look_in_the_table();
+                }
                 Err(error)
             }
         }
     }
 
-    /// Claims the idempotency keys and keeps what is new; says also which of it is held, and where.
-    async fn transact(&self, rows: &Rows) -> Result<(Vec<Verdict>, Vec<Held>), StoreError> {
+    async fn transact(&self, rows: &Rows) -> Result<(Vec<Verdict>, Vec<Held>), NotCommitted> {
+        let deadline = Instant::now() + self.terms.deadline;
+        let overdue = |_| Cause::Overdue(self.terms.deadline);
+        let prepared = timeout_at(deadline, self.prepare(rows)).await.map_err(overdue);
+        let (transaction, verdicts, held) =
+            prepared.map_err(NotCommitted::Unavailable)?.map_err(NotCommitted::before_commit)?;
+        let committed = timeout_at(deadline, transaction.commit()).await.map_err(overdue);
+        committed.map_err(NotCommitted::Unknown)?.map_err(NotCommitted::at_commit)?;
+        Ok((verdicts, held))
+    }
+
+    /// Claims the idempotency keys and inserts the new requests; says also which of them are held, and where.
+    async fn prepare(&self, rows: &Rows) -> Result<(Transaction, Vec<Verdict>, Vec<Held>), StoreError> {
         let transaction = self.store.begin_within(self.terms.deadline).await?;
         let verdicts = claim(&transaction, rows, self.clock.now()).await?;
         let new = new_of(&rows.requests, &verdicts);
         let held = requests::insert(&transaction, self.lease.row(), &new).await?;
-        transaction.commit().await?;
-        Ok((verdicts, held))
+        Ok((transaction, verdicts, held))
     }
 }
 
@@ -262,6 +274,20 @@ fn to_publish(requests: Vec<NewRequest>, verdicts: &[Verdict], held: Vec<Held>) 
 /// Why rows are not known to be committed.
 #[derive(Debug, thiserror::Error)]
 enum NotCommitted {
+    /// The database refuses them. They are not committed, and never will be together.
+    #[error(transparent)]
+    Refused(StoreError),
+    /// The database does not take them now. They are not committed: no COMMIT was sent.
+    #[error(transparent)]
+    Unavailable(Cause),
+    /// A COMMIT was sent, and not answered. They may be durable.
+    #[error(transparent)]
+    Unknown(Cause),
+}
+
+/// Why the database does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+enum Cause {
     #[error(transparent)]
     Store(StoreError),
     #[error("the database did not answer within {0:?}")]
@@ -269,38 +295,43 @@ enum NotCommitted {
 }
 
 impl NotCommitted {
-    /// Whether the same rows will never be committed together.
-    fn is_final(&self) -> bool {
-        match self {
-            Self::Store(error) => !error.is_unavailable(),
-            Self::Overdue(_) => false,
-        }
+    fn before_commit(error: StoreError) -> Self {
+        if error.is_unavailable() { Self::Unavailable(Cause::Store(error)) } else { Self::Refused(error) }
+    }
+
+    fn at_commit(error: StoreError) -> Self {
+        if error.is_unavailable() { Self::Unknown(Cause::Store(error)) } else { Self::Refused(error) }
     }
 
     fn was_answered(&self) -> bool {
         match self {
-            Self::Store(error) => error.was_answered(),
-            Self::Overdue(_) => false,
+            Self::Refused(error)
+            | Self::Unavailable(Cause::Store(error))
+            | Self::Unknown(Cause::Store(error)) => error.was_answered(),
+            Self::Unavailable(Cause::Overdue(_)) | Self::Unknown(Cause::Overdue(_)) => false,
         }
     }
 
     /// Its class, for the span.
     fn kind(&self) -> &'static str {
         match self {
-            Self::Store(error) if error.is_unavailable() => "unavailable",
-            Self::Store(_) => "refused",
-            Self::Overdue(_) => "timeout",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(Cause::Store(_)) | Self::Unknown(Cause::Store(_)) => "unavailable",
+            Self::Unavailable(Cause::Overdue(_)) | Self::Unknown(Cause::Overdue(_)) => "timeout",
         }
     }
 
-    /// What becomes of a request that is not committed; logged here, once.
+    /// What becomes of the requests; logged here, once.
     fn verdict(&self) -> Verdict {
-        if self.is_final() {
-            tracing::error!(error = %self, "a request cannot be stored");
-            Verdict::Failed
-        } else {
-            tracing::warn!(error = %self, "the database does not take requests");
-            Verdict::Unavailable
+        match self {
+            Self::Refused(error) => {
+                tracing::error!(%error, "a request cannot be stored");
+                Verdict::Failed
+            }
+            Self::Unavailable(cause) | Self::Unknown(cause) => {
+                tracing::warn!(error = %cause, "the database does not take requests");
+                Verdict::Unavailable
+            }
         }
     }
 }

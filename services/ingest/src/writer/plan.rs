@@ -88,10 +88,9 @@ impl Plan {
 }
 
 impl Rows {
-    /// Each row alone.
-    pub(super) fn split(&mut self) -> Vec<Self> {
-        let rows = self.requests.drain(..).zip(self.claims.drain(..));
-        rows.map(|(request, claim)| Self { requests: vec![request], claims: vec![claim] }).collect()
+    /// The rows from the one at `middle` on; those before it stay.
+    pub(super) fn split_off(&mut self, middle: usize) -> Self {
+        Self { requests: self.requests.split_off(middle), claims: self.claims.split_off(middle) }
     }
 
     /// Adds one, and gives back the room that its body takes.

@@ -57,6 +57,7 @@ mod tests {
 
     use tracing_subscriber::fmt::format::FmtSpan;
 
+    use super::super::Cause;
     use super::*;
 
     fn commit_of(flags: &[&str]) -> Span {
@@ -90,7 +91,8 @@ mod tests {
     #[test]
     fn a_commit_that_fails_says_why() {
         let spans = spans(|| {
-            note(&commit_of(&["01"]), &NotCommitted::Overdue(Duration::from_secs(5)));
+            let overdue = NotCommitted::Unknown(Cause::Overdue(Duration::from_secs(5)));
+            note(&commit_of(&["01"]), &overdue);
         });
         assert!(spans.contains(r#"error.type="timeout""#), "{spans}");
         assert!(spans.contains("did not answer within 5s"), "{spans}");
