@@ -12,7 +12,6 @@ use throughline_store::idempotency::{Key, Scope};
 
 use crate::admission::{Admission, Refusal, Violation};
 use crate::error::StartError;
-use crate::metrics::Metrics;
 use crate::writer::{Queue, Room, Submission, Verdict};
 
 /// The intakes of all routes, by the route's name.
@@ -27,7 +26,6 @@ pub(crate) struct Intake {
     keeps_order: bool,
     admission: Admission,
     queue: Queue,
-    metrics: Metrics,
 }
 
 /// What somebody brings.
@@ -57,7 +55,7 @@ pub(crate) enum NotTaken {
     KeyReused,
     /// The first request under the idempotency key is still being committed.
     InFlight,
-    /// The writer's queue is full.
+    /// More requests come than the writer commits.
     Full,
     /// The database cannot be reached; whether the request was kept is not known.
     Unavailable,
@@ -69,7 +67,7 @@ pub(crate) enum NotTaken {
 ///
 /// # Errors
 /// If a route's schema does not compile.
-pub(crate) fn intakes(settings: &Settings, queue: &Queue, metrics: &Metrics) -> Result<Intakes, StartError> {
+pub(crate) fn intakes(settings: &Settings, queue: &Queue) -> Result<Intakes, StartError> {
     let intake = |name: &String, route: &throughline_config::Route| {
         let intake = Intake {
             route: name.clone(),
@@ -78,7 +76,6 @@ pub(crate) fn intakes(settings: &Settings, queue: &Queue, metrics: &Metrics) -> 
             keeps_order: route.after_failure == AfterFailure::Hold,
             admission: Admission::new(name, route)?,
             queue: queue.clone(),
-            metrics: metrics.clone(),
         };
         Ok((name.clone(), Arc::new(intake)))
     };
@@ -122,13 +119,10 @@ impl Intake {
             room: offer.room,
         };
         match self.queue.submit(submission).await.ok_or(NotTaken::Full)? {
-            Verdict::Accepted(id) => {
-                self.metrics.accepted(&self.route);
-                Ok(id)
-            }
-            Verdict::Repeated(id) => Ok(id),
+            Verdict::Accepted(id) | Verdict::Repeated(id) => Ok(id),
             Verdict::KeyReused => Err(NotTaken::KeyReused),
             Verdict::InFlight => Err(NotTaken::InFlight),
+            Verdict::Overloaded => Err(NotTaken::Full),
             Verdict::Unavailable => Err(NotTaken::Unavailable),
             Verdict::Failed => Err(NotTaken::Failed),
         }

@@ -1,9 +1,11 @@
 //! What ingest measures, but for HTTP: its own numbers.
 
+use std::collections::BTreeMap;
+
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use throughline_messages::DeadReason;
-use throughline_store::{Due, Ended};
+use throughline_store::{Due, Ended, OutboxRequest};
 
 use crate::publisher::Source;
 
@@ -33,7 +35,9 @@ impl Metrics {
             accepted: meter
                 .u64_counter("throughline.requests.accepted")
                 .with_unit("{request}")
-                .with_description("Requests that were accepted: answered, or adopted from a topic.")
+                .with_description(
+                    "Requests that were accepted: committed, whether or not their clients still wait.",
+                )
                 .build(),
             batch: meter
                 .u64_histogram("throughline.writer.batch.size")
@@ -72,14 +76,16 @@ impl Metrics {
         }
     }
 
-    /// A request was accepted that was not before.
-    pub(crate) fn accepted(&self, route: &str) {
-        self.accepted.add(1, &[KeyValue::new(ROUTE, route.to_owned())]);
-    }
-
-    /// So many requests were committed together.
-    pub(crate) fn committed(&self, requests: usize) {
-        self.batch.record(requests as u64, &[]);
+    /// These requests were committed together.
+    pub(crate) fn committed(&self, requests: &[OutboxRequest]) {
+        self.batch.record(requests.len() as u64, &[]);
+        let mut of_route: BTreeMap<&str, u64> = BTreeMap::new();
+        for request in requests {
+            *of_route.entry(&request.route).or_default() += 1;
+        }
+        for (route, count) in of_route {
+            self.accepted.add(count, &[KeyValue::new(ROUTE, route.to_owned())]);
+        }
     }
 
     /// Kafka has a request.

@@ -207,7 +207,7 @@ impl Parts {
         let liveness = Liveness { lease: lease.clone(), writer, recorder };
         let (queue, writer) =
             Writer::new(self.store.clone(), lease.clone(), self.clock.clone(), terms, handover);
-        let intakes = intakes(&self.settings, &queue, &self.metrics)?;
+        let intakes = intakes(&self.settings, &queue)?;
         drop(queue);
 
         let health = Arc::new(self.health(liveness));

@@ -85,6 +85,15 @@ impl Handover {
         handover(Arc::new(window)).0
     }
 
+    /// With a publisher at the other end that learns of commits from memory.
+    #[cfg(test)]
+    pub(crate) async fn read_from_memory() -> (Self, impl FnMut() -> Option<OutboxRequest>) {
+        let window = Window::new(1000, 1 << 20, crate::Broker::Durable, std::time::Duration::ZERO);
+        let (handover, gate, mut fresh) = handover(Arc::new(window));
+        *gate.source().await = Source::Memory;
+        (handover, move || fresh.try_recv().ok().map(|(request, _)| request))
+    }
+
     /// Waits for the right to commit.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         Turn { source: self.gate.source().await, handover: self }

@@ -1,6 +1,7 @@
 //! Group commit: one writer commits together the requests that have queued up during its last commit.
 //!
-//! A request waits for at most one commit besides its own. A batch that the database refuses is halved until the bad requests are alone, so that a bad request
+//! A request waits for at most one commit besides its own, unless requests come in bursts ([`waiting`] bounds the wait
+//! in overload). A batch that the database refuses is halved until the bad requests are alone, so that a bad request
 //! harms only itself.
 
 mod plan;
@@ -8,6 +9,7 @@ mod queue;
 mod span;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,7 +20,6 @@ use throughline_clock::Clock;
 use throughline_snowflake::{Generator, RequestId};
 use throughline_store::idempotency::{self, Claim};
 use throughline_store::{NewRequest, OutboxRequest, Store, StoreError, Transaction, requests};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -26,6 +27,7 @@ use tracing::Instrument as _;
 use self::plan::{Plan, Rows};
 use self::queue::Queued;
 pub(crate) use self::queue::{Queue, Room, Submission, Verdict};
+use self::waiting::Waiting;
 use crate::liveness::Pulse;
 use crate::metrics::Metrics;
 use crate::node::Lease;
@@ -33,9 +35,6 @@ use crate::publisher::Handover;
 
 /// Bytes of bodies that ingest holds for clients at once. Beyond, it answers 503.
 const ROOM: u64 = 256 << 20;
-/// Bytes of bodies in one commit: enough for hundreds of ordinary requests, small enough that a
-/// statement with large ones stays a fraction of what `PostgreSQL` takes (1 GiB).
-const BATCH_BYTES: usize = 8 << 20;
 
 /// How the writer works, from the configuration.
 #[derive(Debug, Clone)]
@@ -58,7 +57,7 @@ pub(crate) struct Terms {
 
 /// Commits requests, in the order of their ids.
 pub(crate) struct Writer {
-    entries: mpsc::Receiver<Queued>,
+    waiting: Waiting,
     store: Store,
     lease: Lease,
     /// Why no ids could be made when that was last looked at.
@@ -77,36 +76,24 @@ impl Writer {
         terms: Terms,
         handover: Handover,
     ) -> (Queue, Self) {
-        let (queue, entries) = Queue::new(terms.queue, ROOM.max(terms.body_limit));
+        let (queue, waiting) = Queue::new(terms.queue, ROOM.max(terms.body_limit), terms.batch);
         let ids = Generator::new(lease.node(), clock.clone(), lease.not_before());
-        (queue, Self { entries, store, lease, refuses: None, ids, clock, terms, handover })
+        (queue, Self { waiting, store, lease, refuses: None, ids, clock, terms, handover })
     }
 
     /// Runs until every [`Queue`] is gone, or `closing` says that no client is served any more, and
     /// the requests that were queued by then are answered.
     pub(crate) async fn run(mut self, closing: CancellationToken) -> Result<(), std::convert::Infallible> {
         loop {
-            let batch = if let Some(batch) = closing.run_until_cancelled(self.next_batch()).await {
+            let batch = if let Some(batch) = closing.run_until_cancelled(self.waiting.next_batch()).await {
                 batch
             } else {
-                self.entries.close();
-                self.next_batch().await
+                self.waiting.close();
+                self.waiting.next_batch().await
             };
             let Some(batch) = batch else { return Ok(()) };
             self.step(batch).await;
         }
-    }
-
-    /// Waits for one request and takes what is there with it.
-    async fn next_batch(&mut self) -> Option<Vec<Queued>> {
-        let mut batch = vec![self.entries.recv().await?];
-        let mut bytes = batch[0].submission.body.len();
-        while batch.len() < self.terms.batch && bytes < BATCH_BYTES {
-            let Ok(queued) = self.entries.try_recv() else { break };
-            bytes += queued.submission.body.len();
-            batch.push(queued);
-        }
-        Some(batch)
     }
 
     /// Commits a batch and answers it.
@@ -192,7 +179,7 @@ impl Writer {
         match committed {
             Ok((verdicts, held)) => {
                 let new = to_publish(std::mem::take(&mut rows.requests), &verdicts, held);
-                self.terms.metrics.committed(new.len());
+                self.terms.metrics.committed(&new);
                 turn.committed(new);
                 Ok(verdicts)
             }

@@ -133,7 +133,7 @@ mod tests {
     fn plan(keys: &[Option<(&str, u8)>]) -> Plan {
         let clock = Clock::manual(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
         let ids = Generator::new(7.try_into().unwrap(), clock.clone(), DateTime::UNIX_EPOCH);
-        let (queue, _) = Queue::new(1, 16 << 10);
+        let (queue, _) = Queue::new(1, 16 << 10, 1);
         let key_of = |client: &str| Key {
             route: "one".to_owned(),
             scope: Scope::Client(client.to_owned()),

@@ -1,4 +1,4 @@
-//! What waits for the writer.
+//! The queue of requests that wait for the writer.
 
 use std::sync::Arc;
 
@@ -7,6 +7,8 @@ use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::RequestId;
 use throughline_store::idempotency::Key;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::waiting::Waiting;
 
 /// Room is counted in KiB, because a semaphore counts in 32 bits.
 const ROOM_UNIT: u64 = 1 << 10;
@@ -43,6 +45,8 @@ pub(crate) enum Verdict {
     KeyReused,
     /// Another transaction that claims the idempotency key has not ended.
     InFlight,
+    /// More requests come than the database commits, and this one has waited longer than others.
+    Overloaded,
     /// The database cannot be reached; what became of it is not known.
     Unavailable,
     /// It cannot be kept; the reason was logged.
@@ -78,11 +82,11 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// A queue for so many requests and bytes of bodies, and the writer's end.
-    pub(super) fn new(requests: usize, bytes: u64) -> (Self, mpsc::Receiver<Queued>) {
+    /// A queue for so many requests and bytes of bodies, and the writer's end, which takes at most `batch` at once.
+    pub(super) fn new(requests: usize, bytes: u64, batch: usize) -> (Self, Waiting) {
         let (entries, receiver) = mpsc::channel(requests);
         let room = usize::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(Semaphore::MAX_PERMITS);
-        (Self { entries, room: Arc::new(Semaphore::new(room)) }, receiver)
+        (Self { entries, room: Arc::new(Semaphore::new(room)) }, Waiting::new(receiver, batch))
     }
 
     /// Sets bytes aside for a body; `None` when there is no room now.
@@ -94,10 +98,11 @@ impl Queue {
     /// A queue without a writer, with room for that many bytes.
     #[cfg(test)]
     pub(crate) fn of_bytes(bytes: u64) -> Self {
-        Self::new(1, bytes).0
+        Self::new(1, bytes, 1).0
     }
 
-    /// Hands a request to the writer and waits for what becomes of it; `None` when the queue is full.
+    /// Hands a request to the writer and waits for what becomes of it; `None` when the queue is full. A request whose
+    /// caller drops this future before the writer takes it is not committed.
     pub(crate) async fn submit(&self, submission: Submission) -> Option<Verdict> {
         let (answer, verdict) = oneshot::channel();
         self.entries.try_send(Queued { submission, answer }).ok()?;
@@ -112,7 +117,7 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many_bytes_and_no_more() {
-        let (queue, _entries) = Queue::new(1, 4 << 10);
+        let (queue, _entries) = Queue::new(1, 4 << 10, 1);
         let held = queue.reserve(3 << 10).unwrap();
         assert!(queue.reserve((1 << 10) + 1).is_none());
         assert!(queue.reserve(1 << 10).is_some());
