@@ -28,8 +28,9 @@ pub struct Route {
     /// Names of request headers that are kept with the request.
     #[serde(default)]
     pub keep_headers: Vec<String>,
-    /// Most requests in a time, such as `100/s`, for each ingest; beyond, 429. So many may come at once, and
-    /// then one after the other at that pace. Default none.
+    /// Most requests of each client in a time, such as `100/s`, for each ingest; beyond, 429. So many may come at
+    /// once, and then one after the other at that pace. Without `clients` it holds for all callers together. Default
+    /// none.
     #[serde(default)]
     pub rate: Option<Rate>,
 }

@@ -17,7 +17,7 @@ use tracing::Span;
 use super::body::{self, BUSY};
 use super::clients::Caller;
 use super::problem::Problem;
-use super::rate::Limiter;
+use super::rate::Limits;
 use crate::intake::{Intake, NotTaken, Offer};
 
 const AWAY: &str = "The database did not answer in time. The request may have been kept: send it again with the same Idempotency-Key.";
@@ -26,8 +26,8 @@ const AWAY: &str = "The database did not answer in time. The request may have be
 #[derive(Clone)]
 pub(super) struct Entrance {
     pub(super) intake: Arc<Intake>,
-    /// How many it lets through; none is any number.
-    pub(super) limiter: Option<Arc<Limiter>>,
+    /// How many it takes of each client; none is any number.
+    pub(super) limits: Option<Arc<Limits>>,
     /// The bounds of its bodies.
     pub(super) bounds: body::Bounds,
     /// For the request to be committed.
@@ -43,10 +43,11 @@ pub(super) struct Accepted {
 }
 
 pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -> Result<Response, Problem> {
-    if let Some(limiter) = &entrance.limiter {
-        limiter.take().map_err(|retry_after| Problem::RateExceeded { retry_after })?;
-    }
     let (head, body) = request.into_parts();
+    let client = head.extensions.get::<Caller>().map(|Caller(name)| name.as_str());
+    if let Some(limits) = &entrance.limits {
+        limits.take(client).map_err(|retry_after| Problem::RateExceeded { retry_after })?;
+    }
     let content_type = json_content_type(&head.headers)?;
     let idempotency_key = idempotency_key(&head.headers)?;
     let announced = body::announced(&head.headers, entrance.bounds.limit)?;
@@ -57,7 +58,7 @@ pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -
         headers: kept(&head.headers, entrance.intake.keep_headers()),
         trace: throughline_telemetry::context_of(&Span::current())
             .or_else(|| throughline_telemetry::extract(&head.headers)),
-        client: head.extensions.get::<Caller>().map(|Caller(name)| name.clone()),
+        client: client.map(str::to_owned),
         origin: None,
         idempotency_key,
         room,

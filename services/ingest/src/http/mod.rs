@@ -43,7 +43,7 @@ use self::management::Rules;
 use self::measured::Measures;
 use self::openapi::management as description;
 use self::problem::Problem;
-use self::rate::Limiter;
+use self::rate::Limits;
 pub(crate) use self::server::{Bounds, serve};
 use crate::intake::{Intake, Intakes};
 use crate::sweeper::Desk;
@@ -142,7 +142,7 @@ fn health_endpoints(health: Arc<Health>) -> Described {
 fn entrance(settings: &Settings, route: &throughline_config::Route, intake: &Arc<Intake>) -> Entrance {
     Entrance {
         intake: Arc::clone(intake),
-        limiter: route.rate.map(|rate| Arc::new(Limiter::new(rate))),
+        limits: route.rate.map(|rate| Arc::new(Limits::new(rate, settings))),
         bounds: body::Bounds { limit: settings.http.body_limit.as_u64(), deadline: settings.http.timeout },
         timeout: settings.http.timeout,
     }

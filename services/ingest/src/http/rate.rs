@@ -1,5 +1,6 @@
-//! How many requests a route takes in a time.
+//! How many requests a route takes of each client in a time.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -7,19 +8,40 @@ use governor::clock::{Clock, DefaultClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use throughline_config::Rate;
+use throughline_config::{Rate, Settings};
 
 /// No clock is finer.
 const FINEST: Duration = Duration::from_nanos(1);
 
+/// The limits of one route: one for each client, so that no client uses up the rate of another one.
+#[derive(Debug)]
+pub(super) struct Limits {
+    of_clients: BTreeMap<String, Limiter>,
+    /// For all callers together, where no clients are configured.
+    open: Limiter,
+}
+
+impl Limits {
+    pub(super) fn new(rate: Rate, settings: &Settings) -> Self {
+        let of_client = |name: &String| (name.clone(), Limiter::new(rate));
+        Self { of_clients: settings.clients.keys().map(of_client).collect(), open: Limiter::new(rate) }
+    }
+
+    /// Lets one of this client through.
+    ///
+    /// # Errors
+    /// After how many whole seconds there will be room for one, if there is none now.
+    pub(super) fn take(&self, client: Option<&str>) -> Result<(), u64> {
+        client.and_then(|name| self.of_clients.get(name)).unwrap_or(&self.open).take()
+    }
+}
+
 /// Lets through as many as its rate says: all of a time at once, or one after the other at that pace.
 #[derive(Debug)]
-pub(super) struct Limiter<C: Clock = DefaultClock>(
-    RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
-);
+struct Limiter<C: Clock = DefaultClock>(RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>);
 
 impl Limiter {
-    pub(super) fn new(rate: Rate) -> Self {
+    fn new(rate: Rate) -> Self {
         Self::with_clock(rate, DefaultClock::default())
     }
 }
@@ -35,7 +57,7 @@ impl<C: Clock> Limiter<C> {
     ///
     /// # Errors
     /// After how many whole seconds there will be room for one, if there is none now.
-    pub(super) fn take(&self) -> Result<(), u64> {
+    fn take(&self) -> Result<(), u64> {
         self.0.check().map_err(|not_until| {
             let wait = not_until.wait_time_from(self.0.clock().now());
             wait.as_secs() + u64::from(wait.subsec_nanos() > 0)

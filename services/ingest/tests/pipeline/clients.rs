@@ -164,6 +164,24 @@ async fn an_idempotency_key_belongs_to_the_client_that_sends_it() {
 }
 
 #[tokio::test]
+async fn a_client_does_not_use_up_the_rate_of_another_one() {
+    let world = World::new(
+        "{clients: {shop: {key: the-key-of-the-shop}, crm: {key: the-key-of-the-crm}}, routes: {one: {rate: 2/h}}}",
+    );
+    let ingest = world.start().await;
+    for client in ["the-key-of-the-shop", "the-key-of-the-crm"] {
+        for status in [201, 201, 429, 429] {
+            assert_eq!(
+                ask(&world, &ingest, &Method::POST, "/one", Some(client)).await.status,
+                status,
+                "{client}"
+            );
+        }
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
 async fn strangers_do_not_use_up_a_routes_rate() {
     let world = World::new(&format!("{CLIENTS}  one: {{rate: 1/h}}"));
     let ingest = world.start().await;
