@@ -92,3 +92,12 @@ Feature: Accepting a request
       {"user_id": "u-2"}
       """
     Then the answer is 422 with the problem "idempotency-key-reused"
+
+  Scenario: An ordering key has a length
+    Given ingest is running
+    When a client posts to /ordered with an ordering key of 255 characters
+    Then the answer is 201
+    When a client posts to /ordered with an ordering key of 256 characters
+    Then the answer is 422 with the problem "schema-violation"
+    And it points at
+      | /user |

@@ -55,6 +55,11 @@ async fn post_bytes(world: &mut World, size: usize, path: String) -> Step {
     send(world, Question::post(&path, format!("\"{}\"", "x".repeat(size - quotes)))).await
 }
 
+#[when(regex = r"^a client posts to (/\S+) with an ordering key of (\d+) characters$")]
+async fn post_ordered(world: &mut World, path: String, length: usize) -> Step {
+    send(world, Question::post(&path, format!(r#"{{"user": "{}"}}"#, "k".repeat(length)))).await
+}
+
 #[when(regex = r"^(\d+) requests are posted to (/\S+) at once$")]
 async fn post_many(world: &mut World, count: usize, path: String) -> Step {
     let ingest = world.stage.address(Service::Ingest)?;

@@ -33,6 +33,10 @@ pub(crate) struct Violation {
     pub(crate) detail: String,
 }
 
+/// The longest ordering key, in characters: as long as an `Idempotency-Key`, and far from what an index of PostgreSQL
+/// holds of one row (2,704 bytes), of which the names of route and destination take some too.
+pub(crate) const LONGEST_ORDERING_KEY: usize = 255;
+
 /// A body lists at most this many violations: enough to mend it, too few to flood an answer.
 const MOST_VIOLATIONS: usize = 20;
 
@@ -83,14 +87,20 @@ impl Admission {
 
     fn find_ordering_key(&self, tree: &Value) -> Result<Option<String>, Refusal> {
         let Some(pointer) = &self.ordering_key else { return Ok(None) };
-        match tree.pointer(pointer) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(key)) => Ok(Some(key.clone())),
-            Some(key @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(key.to_string())),
+        let key = match tree.pointer(pointer) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(key)) => key.clone(),
+            Some(key @ (Value::Number(_) | Value::Bool(_))) => key.to_string(),
             Some(Value::Array(_) | Value::Object(_)) => {
-                Err(violation(pointer, "orders deliveries: give a string, a number or a boolean".to_owned()))
+                let detail = "orders deliveries: give a string, a number or a boolean";
+                return Err(violation(pointer, detail.to_owned()));
             }
+        };
+        if key.chars().count() > LONGEST_ORDERING_KEY {
+            let detail = format!("orders deliveries: give at most {LONGEST_ORDERING_KEY} characters");
+            return Err(violation(pointer, detail));
         }
+        Ok(Some(key))
     }
 }
 
@@ -169,5 +179,20 @@ mod tests {
         assert_eq!(check(&keyed, r#"{"user":{"id":null}}"#), Ok(None));
         assert_eq!(check(&keyed, "[]"), Ok(None));
         assert!(matches!(check(&keyed, r#"{"user":{"id":[]}}"#), Err(Refusal::Violation(_))));
+    }
+
+    /// A longer one might not fit into an index, which the database says of a whole batch.
+    #[test]
+    fn an_ordering_key_has_at_most_255_characters() {
+        let keyed = admission(None, Some("/user"));
+        for character in ["x", "\u{1f600}"] {
+            let body = |length| format!(r#"{{"user":"{}"}}"#, character.repeat(length));
+            assert_eq!(check(&keyed, &body(255)), Ok(Some(character.repeat(255))));
+            let Err(Refusal::Violation(violations)) = check(&keyed, &body(256)) else {
+                panic!("{character}")
+            };
+            assert_eq!(violations[0].pointer, "/user");
+            assert!(violations[0].detail.contains("255 characters"), "{violations:?}");
+        }
     }
 }

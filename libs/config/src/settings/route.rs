@@ -17,8 +17,8 @@ pub struct Route {
     /// A JSON Schema which bodies must fulfil: itself, or `{file: PATH}`.
     #[serde(default)]
     pub schema: Option<SchemaSource>,
-    /// JSON pointer (RFC 6901) into the body: requests with the same value there are delivered in
-    /// order.
+    /// JSON pointer (RFC 6901) into the body: requests with the same value there are delivered in order. It is a
+    /// string, a number or a boolean of at most 255 characters; beyond, 422.
     #[serde(default)]
     pub ordering_key: Option<String>,
     /// What becomes of later requests with the same ordering key while one is tried again. Default

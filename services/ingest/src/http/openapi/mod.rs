@@ -15,6 +15,7 @@ use throughline_config::Route;
 use super::accept::Accepted;
 use super::described::Described;
 use super::{dead_letters, explain, only, problem, status};
+use crate::admission::LONGEST_ORDERING_KEY;
 
 const DOCS: &str = include_str!("docs.html");
 /// The page needs nothing but the description.
@@ -128,11 +129,24 @@ pub(super) fn accept(name: &str, route: &Route) -> Value {
         ],
         "requestBody": {
             "required": true,
-            "description": "Kept byte for byte. Any media type that ends in `+json` will do too.",
+            "description": body_description(route),
             "content": { "application/json": { "schema": body_schema(route) } },
         },
         "responses": responses,
     } })
+}
+
+/// What a schema cannot say of a body.
+fn body_description(route: &Route) -> String {
+    let mut description = "Kept byte for byte. Any media type that ends in `+json` will do too.".to_owned();
+    if let Some(pointer) = &route.ordering_key {
+        let ordering_key = format!(
+            " Requests with the same value at `{pointer}` are delivered in order: a string, a number or a boolean of at \
+             most {LONGEST_ORDERING_KEY} characters."
+        );
+        description.push_str(&ordering_key);
+    }
+    description
 }
 
 /// The route's own schema, as a resource of its own: references in it begin at its root, not at that of the
