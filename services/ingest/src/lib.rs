@@ -15,6 +15,7 @@ mod admission;
 mod adopter;
 mod backoff;
 mod error;
+mod expired_keys;
 mod http;
 mod intake;
 mod listener;

@@ -4,19 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use throughline_clock::Clock;
 use throughline_config::{NodeIds, Settings};
 use throughline_snowflake::{NodeId, RequestId};
-use throughline_store::{Store, StoreError, idempotency, nodes, outbox};
+use throughline_store::{Store, StoreError, nodes, outbox};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::error::StartError;
 use crate::publisher::Gate;
-
-/// Most expired idempotency keys deleted at each renewal: at a lease of 30 s, 1000 a second.
-const PURGED_AT_ONCE: u64 = 10_000;
 
 /// The right to make ids under a node id, until it runs out.
 #[derive(Debug, Clone)]
@@ -168,7 +164,6 @@ pub(crate) struct Keeper {
     pub(crate) lease: Lease,
     pub(crate) holder: String,
     pub(crate) term: Duration,
-    pub(crate) clock: Clock,
     pub(crate) gate: Arc<Gate>,
     /// Everything that needs the lease is done.
     pub(crate) done: CancellationToken,
@@ -208,7 +203,7 @@ impl Keeper {
         }
     }
 
-    /// Takes over, tidies up, and looks for a row that nobody seems to care about.
+    /// Takes over, and looks for a row that nobody seems to care about.
     async fn step(&self, oldest: &mut Option<RequestId>) -> Result<(), StoreError> {
         if !self.lease.is_valid() {
             return Ok(());
@@ -220,7 +215,6 @@ impl Keeper {
                 self.gate.look_in_the_table();
             }
         }
-        idempotency::purge(connection, self.clock.now(), PURGED_AT_ONCE).await?;
         // A row that was the oldest a while ago: its commit may have become visible only after its
         // client was told that the database is away.
         let was = std::mem::replace(oldest, outbox::oldest(connection, self.lease.node()).await?);
@@ -235,6 +229,8 @@ impl Keeper {
 pub(crate) mod tests {
     use std::cell::RefCell;
     use std::future::pending;
+
+    use throughline_clock::Clock;
 
     use super::*;
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Broker;
 use crate::adopter::{self, Adopter};
 use crate::error::StartError;
+use crate::expired_keys::ExpiredKeys;
 use crate::http::{Bounds, Health, health_router, router, serve};
 use crate::intake::intakes;
 use crate::listener::{Groups, Listener};
@@ -249,16 +250,9 @@ impl Parts {
         if let Some(unseen) = self.unseen {
             tasks.spawn("topics", unseen.run(self.shutdown.soft().clone()));
         }
-        let keeper = Keeper {
-            store: self.store,
-            renewals,
-            lease,
-            holder,
-            term,
-            clock: self.clock,
-            gate,
-            done: all_is_out,
-        };
+        let (store, clock, stop) = (self.store.clone(), self.clock, self.shutdown.soft().clone());
+        tasks.spawn("expired keys", ExpiredKeys { store, clock, stop }.run());
+        let keeper = Keeper { store: self.store, renewals, lease, holder, term, gate, done: all_is_out };
         tasks.spawn("node lease", keeper.run());
         Ok(tasks)
     }

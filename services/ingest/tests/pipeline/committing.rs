@@ -1,17 +1,18 @@
+use std::pin::pin;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use futures_util::future::{join, join_all, join3};
+use futures_util::future::{join, join_all, join3, select};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use throughline_clock::Clock;
 use throughline_snowflake::{Generator, NodeId, RequestId};
 use throughline_store::idempotency::{self, Claim, Key, Scope};
 use throughline_store::{ConnectionTrait as _, Transaction, nodes, outbox, requests};
-use throughline_testkit::{Database, Environment, leased, new_request};
+use throughline_testkit::{Database, Environment, Number, eventually, leased, new_request};
 use tokio::time::Instant;
 
-use crate::world::{Running, TOPIC, World, id_of, ids};
+use crate::world::{DEADLINE, Running, TOPIC, World, id_of, ids};
 
 /// Takes the database's one turn to write, so that nobody else gets it.
 async fn hold_the_database(world: &World) -> Transaction {
@@ -56,6 +57,26 @@ async fn while_the_database_does_not_answer_requests_are_refused_in_time_and_lat
     assert!(details.iter().any(|detail| detail.contains("Too many requests")), "{details:?}");
     drop(held);
     world.taken_again(&ingest).await;
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn requests_whose_clients_have_gone_before_their_commit_are_not_kept() {
+    let world = World::new("{http: {timeout: 1min}, ingest: {batch: 1}}");
+    let ingest = world.start().await;
+    let held = hold_the_database(&world).await;
+    let active = |expected| {
+        world.measures("http.server.active_requests", &[("http.request.method", "POST")], expected)
+    };
+    // The first to come is taken by the writer, which waits for the database; the others wait for the writer.
+    let clients = join_all((0..5).map(|_| world.post(&ingest, "{}")));
+    select(pin!(clients), pin!(active(5))).await;
+    active(0).await;
+    drop(held);
+    world.accepted(&ingest, "{}").await;
+    world.outbox_empty().await;
+    let published = world.measured.value("throughline.publisher.published", &[]).unwrap();
+    assert!(published <= Number(2.0), "{published:?}");
     ingest.stop().await;
 }
 
@@ -118,6 +139,32 @@ async fn a_key_that_another_session_holds_delays_no_other_request() {
     let repeated = keyed("k").await;
     assert_eq!(repeated.status(), 201);
     assert_eq!(id_of(repeated).await, first.id);
+    ingest.stop().await;
+}
+
+/// More of them than the lease's renewals, 10 s apart, could delete 10,000 at a time.
+#[tokio::test]
+async fn expired_keys_are_deleted_as_fast_as_they_expire() {
+    const KEYS: i64 = 60_000;
+    let world = World::new("ingest: {node_lease: 30s}");
+    let store = world.store().await;
+    store.migrate().await.unwrap();
+    let keys = format!(
+        "WITH RECURSIVE k (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < {KEYS}) \
+         INSERT INTO idempotency_keys (route, scope, key, request_id, fingerprint, expires_at) \
+         SELECT 'one', 'open', n, n, zeroblob(32), '2026-01-01T00:00:00.000000+00:00' FROM k"
+    );
+    store.connection().execute_unprepared(&keys).await.unwrap();
+    let ingest = world.start().await;
+    eventually("all of them to be deleted", DEADLINE, async || {
+        let any = "UPDATE idempotency_keys SET request_id = 0 WHERE route = 'one' AND scope = 'open' \
+             AND key = (SELECT key FROM idempotency_keys LIMIT 1)";
+        let left = store.connection().execute_unprepared(any).await?.rows_affected();
+        anyhow::ensure!(left == 0, "some are left");
+        Ok(())
+    })
+    .await
+    .unwrap();
     ingest.stop().await;
 }
 
