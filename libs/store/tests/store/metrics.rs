@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use throughline_store::{Store, outbox, requests};
-use throughline_testkit::{Measured, eventually, lease};
+use throughline_testkit::{Measured, eventually, lease, leased};
 
 use crate::databases::{Db, on_postgres};
 use crate::fixtures::{id, insert, node, request};
@@ -72,10 +72,11 @@ pub(crate) async fn a_store_that_is_gone_counts_no_connections(db: Db) {
 fn an_operation_that_is_not_waited_for_is_cancelled() {
     on_postgres(async |db: Db| {
         let same = [request(1)];
+        let lease = leased(&db.store, node(1)).await.unwrap();
         let first = db.store.begin().await.unwrap();
-        requests::insert(&first, node(1), &same).await.unwrap();
+        requests::insert(&first, &lease, &same).await.unwrap();
         let second = db.store.begin().await.unwrap();
-        let waits = requests::insert(&second, node(1), &same);
+        let waits = requests::insert(&second, &lease, &same);
         tokio::time::timeout(Duration::from_millis(50), waits).await.unwrap_err();
         let cancelled = [("db.operation.name", "accept"), ("error.type", "cancelled")];
         assert_eq!(db.measured.count(DURATION, &cancelled).unwrap(), 1);
