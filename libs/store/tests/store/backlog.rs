@@ -90,10 +90,11 @@ pub(crate) async fn a_sample_reads_no_more_rows_than_it_may(db: Db) {
     };
     let destinations = ["five", "four", "three"];
     // Of each destination five are down, five are dead and five wait for an outcome.
-    let all: Vec<_> = (0..45).map(|number| to(number + 1, destinations[number as usize % 3])).collect();
+    let index = |number: i64| usize::try_from(number % 3).unwrap();
+    let all: Vec<_> = (0..45).map(|number| to(number + 1, destinations[index(number)])).collect();
     publish(&db.store, &all).await;
     let report_on = |number: i64, outcome| AttemptReport {
-        destination: destinations[(number - 1) as usize % 3].to_owned(),
+        destination: destinations[index(number - 1)].to_owned(),
         ..report(number, 1, outcome)
     };
     let down = (1..16).map(|number| report_on(number, deferred(DeferralCause::BreakerOpen, 40)));
@@ -112,11 +113,11 @@ pub(crate) async fn a_sample_reads_no_more_rows_than_it_may(db: Db) {
 
 pub(crate) async fn node_ids_are_counted_as_long_as_they_are_leased(db: Db) {
     let leases = async || backlog::leases(db.store.connection()).await.unwrap();
-    let mut leased = Vec::new();
+    let mut nodes_had = Vec::new();
     for ttl in [Duration::ZERO, Duration::from_mins(1), Duration::from_mins(1)] {
-        let range = 7 + leased.len() as u16..=9;
+        let range = 7 + u16::try_from(nodes_had.len()).unwrap()..=9;
         let range = (*range.start()).try_into().unwrap()..=(*range.end()).try_into().unwrap();
-        leased.push(nodes::acquire(&db.store, "a", ttl, &range).await.unwrap().unwrap().node);
+        nodes_had.push(nodes::acquire(&db.store, "a", ttl, &range).await.unwrap().unwrap().node);
     }
-    assert_eq!(leases().await, Leases { nodes: 2, first: Some(leased[1]) });
+    assert_eq!(leases().await, Leases { nodes: 2, first: Some(nodes_had[1]) });
 }
