@@ -140,7 +140,7 @@ pub enum SendError {
     /// The producer's client was replaced, and records that the old one failed to deliver come before this one.
     #[error("the producer's client was replaced, and records before this one are not settled")]
     Replaced,
-    /// This record will never be taken, e.g. because it is too large.
+    /// No broker with the same topic settings takes this record, e.g. because it is too large.
     #[error("the record was refused: {source}")]
     Refused {
         /// The broker's reason, or librdkafka's.
@@ -172,15 +172,9 @@ impl SendError {
     }
 }
 
-/// Whether the code speaks of the record itself. What another topic setting, permission or broker
-/// would cure does not; nor does `InvalidDifferentRecord`, which blames another record of the batch.
+/// Whether the fault is the record's own. These are not: `InvalidTimestamp`, since a clock is wrong, this machine's
+/// or the broker's; `PolicyViolation`, which an administrator has set up; a missing permission or topic; and
+/// `InvalidDifferentRecord`, which blames another record of the batch.
 fn refuses(code: Code) -> bool {
-    matches!(
-        code,
-        Code::MessageSizeTooLarge
-            | Code::MessageBatchTooLarge
-            | Code::InvalidRecord
-            | Code::InvalidTimestamp
-            | Code::PolicyViolation
-    )
+    matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidRecord)
 }

@@ -133,7 +133,12 @@ impl Topics<'_> {
 
 /// How topics are created.
 fn configuration(settings: &Kafka) -> Vec<(&'static str, String)> {
-    let mut configuration = vec![("max.message.bytes", settings.largest_record().to_string())];
+    let mut configuration = vec![
+        ("max.message.bytes", settings.largest_record().to_string()),
+        // With the producer's time, Kafka refuses records of a producer whose clock is an hour ahead
+        // (`message.timestamp.after.max.ms`).
+        ("message.timestamp.type", "LogAppendTime".to_owned()),
+    ];
     // By default one replica may lead alone, and lose what it has acknowledged. With two, none could be restarted.
     if settings.topics.replication.get() >= 3 {
         configuration.push(("min.insync.replicas", "2".to_owned()));

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is amiss")]
 
+mod clock;
 mod consumer;
 mod container;
 mod group;
