@@ -29,5 +29,5 @@ pub use breaker::{Breaker, BreakerPolicy, BreakerState, Permit};
 pub use line::Line;
 pub use meaning::{Fault, Meaning, Statuses};
 pub use moment::{Moment, Spent};
-pub use retry::{Cause, Failed, Next, Pauses, RetryPolicy, Verdict};
+pub use retry::{Cause, Failed, Next, Pauses, RetryPolicy, Verdict, later};
 pub use retry_after::RetryAfter;

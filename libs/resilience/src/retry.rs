@@ -89,7 +89,7 @@ impl RetryPolicy {
     /// When a delivery's time is over.
     #[must_use]
     pub fn ends_at(&self, since: DateTime<Utc>) -> DateTime<Utc> {
-        since + self.window
+        later(since, self.window)
     }
 
     /// What follows a failed attempt.
@@ -102,7 +102,7 @@ impl RetryPolicy {
         if is_at_once && failed.at < ends_at {
             return Verdict { spent: failed.spent, next: Next::AtOnce };
         }
-        let spent = failed.spent + u32::from(failed.counts());
+        let spent = failed.spent.saturating_add(failed.counts().into());
         if spent >= self.attempts {
             return Verdict { spent, next: Next::Exhausted };
         }
@@ -153,8 +153,9 @@ impl Pauses {
     }
 }
 
-/// A sum that is beyond the calendar is its end.
-fn later(at: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
+/// The instant that is `pause` after `at`; the end of the calendar if the sum is beyond it.
+#[must_use]
+pub fn later(at: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
     let pause = chrono::TimeDelta::from_std(pause).unwrap_or(chrono::TimeDelta::MAX);
     at.checked_add_signed(pause).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
@@ -319,6 +320,32 @@ mod tests {
     }
 
     proptest! {
+        /// From any instant, with any numbers.
+        #[test]
+        fn no_sum_overflows(
+            seed: u64,
+            since in i64::MIN..=i64::MAX,
+            at in i64::MIN..=i64::MAX,
+            window: Duration,
+            pause: Duration,
+            numbers: (u32, u32, u32),
+            retry_after: u64,
+        ) {
+            // What no calendar holds is one of its ends.
+            let (attempt, spent, repeats) = numbers;
+            let instant = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC);
+            let (since, at) = (instant(since), instant(at));
+            let retry_after = RetryAfter::parse(&retry_after.to_string(), at);
+            for cause in [Cause::Fault(Fault::Timeout), Cause::Status(StatusCode::SERVICE_UNAVAILABLE, retry_after)] {
+                let failed = Failed { attempt, spent, repeats, since, at, cause };
+                for pauses in [Pauses::Schedule(vec![pause]), policy().pauses] {
+                    let policy = RetryPolicy { attempts: u32::MAX, pauses, window, ..policy() };
+                    let _ = policy.after(&failed, &mut SmallRng::seed_from_u64(seed));
+                    prop_assert!(policy.ends_at(since) >= since);
+                }
+            }
+        }
+
         #[test]
         fn a_delivery_ends_in_its_window_and_never_goes_back(
             seed: u64,

@@ -89,10 +89,11 @@ impl Rules {
             }
         };
         match meaning {
-            Meaning::Delivered => (Outcome::Delivered, made.standing.spent + 1),
-            Meaning::Dead => {
-                (Outcome::Dead { reason: DeadReason::Rejected, failure }, made.standing.spent + 1)
-            }
+            Meaning::Delivered => (Outcome::Delivered, made.standing.spent.saturating_add(1)),
+            Meaning::Dead => (
+                Outcome::Dead { reason: DeadReason::Rejected, failure },
+                made.standing.spent.saturating_add(1),
+            ),
             Meaning::Retry => self.retry(made, cause, failure, rng),
         }
     }

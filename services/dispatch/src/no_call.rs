@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::RngExt as _;
 use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Failure, Outcome};
+use throughline_resilience::later;
 use throughline_transform::TransformError;
 
 use crate::gate::Hold;
@@ -50,7 +51,7 @@ impl NoCall {
 
     pub(crate) fn outcome(self, now: DateTime<Utc>) -> Outcome {
         match self {
-            Self::Held(Hold { cause, wait }) => Outcome::Deferred { due_at: now + spread(wait), cause },
+            Self::Held(Hold { cause, wait }) => Outcome::Deferred { due_at: later(now, spread(wait)), cause },
             Self::Dead(reason, failure) => Outcome::Dead { reason, failure },
         }
     }
@@ -71,5 +72,5 @@ impl From<TransformError> for NoCall {
 
 /// Up to half as long again, so that those who wait for the same do not come again together.
 fn spread(wait: Duration) -> Duration {
-    wait + rand::rng().random_range(Duration::ZERO..=wait / 2)
+    wait.saturating_add(rand::rng().random_range(Duration::ZERO..=wait / 2))
 }
