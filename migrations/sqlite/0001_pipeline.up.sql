@@ -18,8 +18,13 @@ CREATE TABLE requests (
     client       text,
     -- topic/partition/offset of the record that it was adopted from; null if it came by HTTP.
     origin       text,
+    -- What tells that record from all others, also from those of a topic of the same name; null like origin.
+    adoption     blob,
     accepted_at  text    NOT NULL CHECK (accepted_at GLOB '????-??-??T??:??:??.??????+00:00')
 ) STRICT;
+
+-- A record is adopted once, as long as its request is kept.
+CREATE UNIQUE INDEX requests_adoption ON requests (adoption) WHERE adoption IS NOT NULL;
 
 -- The state of one request at one destination.
 CREATE TABLE deliveries (

@@ -291,6 +291,27 @@ func TestOnlyWhoNeedsTheDatabaseIsToldOfIt(t *testing.T) {
 	})
 }
 
+func TestEveryPodHasTheKeyOfSignatures(t *testing.T) {
+	changing := render(t, "--set", "signingKey.name=of-records,signingKey.key=new,signingKey.acceptedKey=old")
+	for release, expected := range map[*Release]map[string]string{
+		render(t): {"THROUGHLINE_KAFKA__SIGNING_KEY": "throughline-signing-key/key"},
+		changing:  {"THROUGHLINE_KAFKA__SIGNING_KEY": "of-records/new", "THROUGHLINE_KAFKA__ACCEPTED_KEY": "of-records/old"},
+	} {
+		for _, pod := range release.Pods() {
+			found := map[string]string{}
+			for _, variable := range pod.Spec.Containers[0].Env {
+				if strings.HasPrefix(variable.Name, "THROUGHLINE_KAFKA__") {
+					key := variable.ValueFrom.SecretKeyRef
+					found[variable.Name] = key.Name + "/" + key.Key
+				}
+			}
+			if !maps.Equal(found, expected) {
+				t.Errorf("%s has %v", pod.Owner, found)
+			}
+		}
+	}
+}
+
 func TestEveryPodMayConnectToWhatItNeedsAndNothingElse(t *testing.T) {
 	release := render(t, "--set", "telemetry.endpoint=http://collector:4318")
 	for name, ports := range map[string][]int32{
@@ -633,6 +654,7 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		"config.shutdown_deadline=60s":                                     "/config/shutdown_deadline",
 		"config.database.url=postgres://me:secret@db/me":                   "/config/database/url",
 		"config.ingest.node_ids=0-1":                                       "3 replicas of ingest at a time, and there are 2 node ids",
+		"config.kafka.signing_key=0123456789abcdef":                        "/config/kafka/signing_key",
 		"config.http.address=0.0.0.0:80":                                   "/config/http/address",
 		"config.http.health_address=0.0.0.0:80":                            "/config/http/health_address",
 		"config.clients.shop.key=0123456789abcdef":                         "/config/clients/shop/key",

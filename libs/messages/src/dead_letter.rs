@@ -3,8 +3,9 @@ use serde::{Deserialize, Serialize};
 use crate::foreign::Origin;
 use crate::headers::{Headers, name, put};
 use crate::outcome::ErrorClass;
+use crate::unknown::Unknown;
 
-/// Why a delivery ended without success. The list is closed.
+/// Why a delivery ended without success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadReason {
@@ -22,12 +23,17 @@ pub enum DeadReason {
     Malformed,
     /// The broker refuses the record.
     Unpublishable,
+    /// The service failed on it twice, by a defect of its own.
+    Internal,
+    /// A reason that a later version knows, by its name.
+    #[serde(untagged)]
+    Other(Unknown),
 }
 
 impl DeadReason {
     /// The reason's name, as on the wire and in the database.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Rejected => "rejected",
             Self::AttemptsExhausted => "attempts_exhausted",
@@ -36,6 +42,8 @@ impl DeadReason {
             Self::Unroutable => "unroutable",
             Self::Malformed => "malformed",
             Self::Unpublishable => "unpublishable",
+            Self::Internal => "internal",
+            Self::Other(name) => name.as_str(),
         }
     }
 }
@@ -73,11 +81,13 @@ impl DeadLetter {
     /// The dead letter's headers: those of the record it comes from, and its own.
     #[must_use]
     pub fn to_headers(&self, mut origin_headers: Headers) -> Headers {
+        // Signed was the record as it came.
+        origin_headers.retain(|(header, _)| header != name::SIGNATURE);
         if let Some(destination) = &self.destination {
             origin_headers.retain(|(header, _)| header != name::DESTINATION);
             put(&mut origin_headers, name::DESTINATION, destination.clone());
         }
-        put(&mut origin_headers, name::REASON, self.reason.as_str());
+        put(&mut origin_headers, name::REASON, self.reason.as_str().to_owned());
         put(&mut origin_headers, name::ERROR, self.error.clone());
         if let Some(origin) = &self.origin {
             origin_headers.retain(|(header, _)| header != name::ORIGIN);
@@ -87,7 +97,7 @@ impl DeadLetter {
         origin_headers.retain(|(header, _)| header != name::ATTEMPT);
         if let Some(last) = &self.last {
             put(&mut origin_headers, name::ATTEMPT, last.number.to_string());
-            put(&mut origin_headers, name::ERROR_CLASS, last.class.as_str());
+            put(&mut origin_headers, name::ERROR_CLASS, last.class.as_str().to_owned());
             if let Some(status) = last.status {
                 put(&mut origin_headers, name::STATUS, status.to_string());
             }

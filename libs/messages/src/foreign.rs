@@ -2,9 +2,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::headers::{Headers, Malformed, name, parsed, put, required, text};
+use crate::headers::{Headers, Malformed, find, name, parsed, put, required, text};
 use crate::trace::TraceContext;
 
 /// Where a record stands: `topic/partition/offset`, as text everywhere.
@@ -59,8 +61,10 @@ impl FromStr for Origin {
 pub struct Adoption {
     /// The route on whose topic it was found.
     pub route: String,
-    /// Where it was found; its idempotency key.
+    /// Where it was found.
     pub origin: Origin,
+    /// The time that the topic has of it, to the millisecond.
+    pub origin_time: Option<DateTime<Utc>>,
     /// The media type it says it has.
     pub content_type: Option<String>,
     /// The trace it belongs to, if it says so.
@@ -74,6 +78,9 @@ impl Adoption {
         let mut headers = Headers::new();
         put(&mut headers, name::CE_TYPE, self.route.clone());
         put(&mut headers, name::ORIGIN, self.origin.to_string());
+        if let Some(time) = self.origin_time {
+            put(&mut headers, name::ORIGIN_TIME, time.to_rfc3339_opts(SecondsFormat::Millis, true));
+        }
         if let Some(content_type) = &self.content_type {
             put(&mut headers, name::CONTENT_TYPE, content_type.clone());
         }
@@ -81,6 +88,20 @@ impl Adoption {
             trace.write(&mut headers);
         }
         headers
+    }
+
+    /// What tells the record from all others, also from one at the same place of a topic that was deleted and created:
+    /// a digest of its place, its time and its value. Only with `CreateTime` can two records be the same to it: a
+    /// producer that sets the time itself has produced the same value at the same place of both topics.
+    #[must_use]
+    pub fn identity(&self, value: &[u8]) -> [u8; 32] {
+        let time = self.origin_time.map_or_else(String::new, |time| time.timestamp_millis().to_string());
+        let mut digest = Sha256::new();
+        for part in [self.origin.to_string().as_bytes(), time.as_bytes(), value] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
     }
 
     /// Reads a record of the adoptions topic.
@@ -91,6 +112,10 @@ impl Adoption {
         Ok(Self {
             route: required(headers, name::CE_TYPE)?.to_owned(),
             origin: parsed(headers, name::ORIGIN)?,
+            origin_time: match find(headers, name::ORIGIN_TIME) {
+                Some(_) => Some(parsed(headers, name::ORIGIN_TIME)?),
+                None => None,
+            },
             content_type: text(headers, name::CONTENT_TYPE)?.map(str::to_owned),
             trace: TraceContext::from_headers(headers),
         })
@@ -106,10 +131,36 @@ mod tests {
         let adoption = Adoption {
             route: "one".to_owned(),
             origin: Origin { topic: "one-request-local".to_owned(), partition: 2, offset: 17 },
+            origin_time: DateTime::from_timestamp_millis(1_767_225_600_123),
             content_type: None,
             trace: None,
         };
-        assert_eq!(Adoption::from_headers(&adoption.to_headers()), Ok(adoption));
+        assert_eq!(Adoption::from_headers(&adoption.to_headers()), Ok(adoption.clone()));
+        let timeless = Adoption { origin_time: None, ..adoption };
+        assert_eq!(Adoption::from_headers(&timeless.to_headers()), Ok(timeless));
+    }
+
+    #[test]
+    fn a_record_is_told_from_one_at_its_place_in_a_topic_that_was_created_again() {
+        let adoption = |offset, millis| Adoption {
+            route: "one".to_owned(),
+            origin: Origin { topic: "one-request-local".to_owned(), partition: 2, offset },
+            origin_time: DateTime::from_timestamp_millis(millis),
+            content_type: None,
+            trace: None,
+        };
+        let identity = adoption(17, 1).identity(b"{}");
+        assert_eq!(
+            identity,
+            Adoption { content_type: Some("a/b".to_owned()), ..adoption(17, 1) }.identity(b"{}")
+        );
+        for other in [
+            adoption(17, 2).identity(b"{}"),
+            adoption(18, 1).identity(b"{}"),
+            adoption(17, 1).identity(b"[]"),
+        ] {
+            assert_ne!(identity, other);
+        }
     }
 
     #[test]

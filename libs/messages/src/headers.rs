@@ -43,8 +43,12 @@ pub mod name {
     pub const RESPONSE_EXCERPT: &str = "throughline-response-excerpt";
     /// On dead letters: `value`, if that is left out because the broker refuses it.
     pub const LEFT_OUT: &str = "throughline-left-out";
+    /// On records of ours that services read: that a holder of the key has produced it.
+    pub const SIGNATURE: &str = "throughline-signature";
     /// On dead letters and adoptions: `topic/partition/offset` of the record they come from.
     pub const ORIGIN: &str = "throughline-origin";
+    /// On adoptions: the time that the topic has of the record, RFC 3339.
+    pub const ORIGIN_TIME: &str = "throughline-origin-time";
 }
 
 /// A record that cannot be read: which header, and what is wrong with it.
@@ -60,6 +64,15 @@ pub struct Malformed {
 impl Malformed {
     pub(crate) fn new(header: &'static str, problem: impl Into<String>) -> Self {
         Self { header, problem: problem.into() }
+    }
+
+    /// The record is on a topic where only services produce, and none has signed it.
+    #[must_use]
+    pub fn unsigned() -> Self {
+        Self::new(
+            name::SIGNATURE,
+            "is missing, or none of a key that `kafka.signing_key` or `kafka.accepted_key` holds",
+        )
     }
 }
 

@@ -9,13 +9,17 @@ mod foreign;
 mod headers;
 mod outcome;
 mod request;
+mod signature;
 mod topics;
 mod trace;
+mod unknown;
 
 pub use dead_letter::{DeadLetter, DeadReason, LastAttempt};
 pub use foreign::{Adoption, Origin};
 pub use headers::{Headers, Malformed, name};
 pub use outcome::{AttemptReport, DeferralCause, ErrorClass, Failure, Outcome};
-pub use request::{RequestRecord, RetryRecord};
+pub use request::{Identity, RequestRecord, RetryRecord};
+pub use signature::{Keys, Kind};
 pub use topics::Topics;
 pub use trace::TraceContext;
+pub use unknown::Unknown;

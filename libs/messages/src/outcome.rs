@@ -4,6 +4,7 @@ use throughline_snowflake::RequestId;
 
 use crate::dead_letter::DeadReason;
 use crate::foreign::Origin;
+use crate::unknown::Unknown;
 
 /// What dispatch reports of one attempt; the value of a record on the outcomes topic, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +115,7 @@ impl Outcome {
     }
 }
 
-/// What a delivery waits for that is deferred. The list is closed.
+/// What a deferred delivery waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeferralCause {
@@ -130,12 +131,15 @@ pub enum DeferralCause {
     TokenRefused,
     /// Dispatch's configuration has no such destination, maybe not yet: a release of it is under way.
     UnknownDestination,
+    /// A cause that a later version knows, by its name.
+    #[serde(untagged)]
+    Other(Unknown),
 }
 
 impl DeferralCause {
     /// The cause's name, as on the wire, in the database and in metrics.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::BreakerOpen => "breaker_open",
             Self::Limit => "limit",
@@ -143,6 +147,7 @@ impl DeferralCause {
             Self::TokenUnavailable => "token_unavailable",
             Self::TokenRefused => "token_refused",
             Self::UnknownDestination => "unknown_destination",
+            Self::Other(name) => name.as_str(),
         }
     }
 }
@@ -181,12 +186,19 @@ pub enum ErrorClass {
     Configuration,
     /// The broker refused the record.
     Broker,
+    /// The record of the delivery has a header that cannot be used.
+    Record,
+    /// The service failed by a defect of its own.
+    Internal,
+    /// A class that a later version knows, by its name.
+    #[serde(untagged)]
+    Other(Unknown),
 }
 
 impl ErrorClass {
     /// The class's name, as on the wire, in the database and in metrics.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Connect => "connect",
             Self::Tls => "tls",
@@ -198,6 +210,9 @@ impl ErrorClass {
             Self::Transform => "transform",
             Self::Configuration => "configuration",
             Self::Broker => "broker",
+            Self::Record => "record",
+            Self::Internal => "internal",
+            Self::Other(name) => name.as_str(),
         }
     }
 }
@@ -257,6 +272,26 @@ mod tests {
         let mut older = json(&report(None, Outcome::Delivered));
         older.as_object_mut().unwrap().remove("origin");
         assert_eq!(serde_json::from_value::<AttemptReport>(older).unwrap().origin, None);
+    }
+
+    #[test]
+    fn names_that_a_later_version_knows_are_kept_as_they_are() {
+        let later = |outcome: serde_json::Value| {
+            let mut report = json(&report(None, Outcome::Delivered));
+            report.as_object_mut().unwrap().extend(outcome.as_object().unwrap().clone());
+            let read: AttemptReport = serde_json::from_value(report.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&read).unwrap(), report);
+            read.outcome
+        };
+        let dead = serde_json::json!({"outcome": "dead", "reason": "unpaid", "error_class": "quota", "error": "402"});
+        let failure =
+            Failure { class: ErrorClass::Other("quota".try_into().unwrap()), error: "402".to_owned() };
+        let reason = DeadReason::Other("unpaid".try_into().unwrap());
+        assert_eq!(later(dead), Outcome::Dead { reason, failure });
+        let due_at = DateTime::from_timestamp(1_767_225_660, 0).unwrap();
+        let deferred = serde_json::json!({"outcome": "deferred", "due_at": due_at, "cause": "paused"});
+        let cause = DeferralCause::Other("paused".try_into().unwrap());
+        assert_eq!(later(deferred), Outcome::Deferred { due_at, cause });
     }
 
     #[test]

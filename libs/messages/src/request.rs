@@ -1,8 +1,8 @@
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use throughline_snowflake::RequestId;
 
-use crate::headers::{Headers, Malformed, all, find, name, parsed, put, required, text};
+use crate::headers::{Headers, Malformed, all, name, parsed, put, required, text};
 use crate::trace::TraceContext;
 
 const SOURCE: &str = "/throughline/ingest";
@@ -44,22 +44,19 @@ impl RequestRecord {
         headers
     }
 
-    /// Reads a record of ours; `None` if it is a foreign one, which has no `ce_id`.
+    /// Reads a record of ours, which is known by its [signature](crate::Keys).
     ///
     /// # Errors
-    /// [`Malformed`] if it has a `ce_id`, and that or another header cannot be read.
-    pub fn from_headers(headers: &[(String, Bytes)]) -> Result<Option<Self>, Malformed> {
-        if find(headers, name::CE_ID).is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Self {
+    /// [`Malformed`] if a header is missing or cannot be read.
+    pub fn from_headers(headers: &[(String, Bytes)]) -> Result<Self, Malformed> {
+        Ok(Self {
             id: parsed(headers, name::CE_ID)?,
             route: required(headers, name::CE_TYPE)?.to_owned(),
-            accepted_at: parsed(headers, name::CE_TIME)?,
+            accepted_at: instant(headers, name::CE_TIME)?,
             content_type: text(headers, name::CONTENT_TYPE)?.unwrap_or("application/json").to_owned(),
             trace: TraceContext::from_headers(headers),
             held: all(headers, name::HELD)?,
-        }))
+        })
     }
 }
 
@@ -95,15 +92,69 @@ impl RetryRecord {
     /// # Errors
     /// [`Malformed`] if a header is missing or cannot be read.
     pub fn from_headers(headers: &[(String, Bytes)]) -> Result<Self, Malformed> {
-        let request =
-            RequestRecord::from_headers(headers)?.ok_or_else(|| Malformed::new(name::CE_ID, "is missing"))?;
         Ok(Self {
-            request,
+            request: RequestRecord::from_headers(headers)?,
             destination: required(headers, name::DESTINATION)?.to_owned(),
-            attempt: parsed(headers, name::ATTEMPT)?,
-            spent: parsed(headers, name::SPENT)?,
-            since: parsed(headers, name::SINCE)?,
+            attempt: count(headers, name::ATTEMPT, 1)?,
+            spent: count(headers, name::SPENT, 0)?,
+            since: instant(headers, name::SINCE)?,
         })
+    }
+}
+
+/// Which request a record belongs to, for a record of ours that cannot be used otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The request's id.
+    pub id: RequestId,
+    /// The route that the record names.
+    pub route: Option<String>,
+    /// The destination that a retry names.
+    pub destination: Option<String>,
+    /// The destinations that are not to be called for this record.
+    pub held: Vec<String>,
+    /// The number of the attempt to make, from 1.
+    pub attempt: u32,
+    /// How many of those before it counted.
+    pub spent: u32,
+}
+
+impl Identity {
+    /// Reads as much as is readable; `None` without the request's id.
+    #[must_use]
+    pub fn from_headers(headers: &[(String, Bytes)]) -> Option<Self> {
+        let owned = |name| text(headers, name).ok().flatten().map(str::to_owned);
+        Some(Self {
+            id: parsed(headers, name::CE_ID).ok()?,
+            route: owned(name::CE_TYPE),
+            destination: owned(name::DESTINATION),
+            held: all(headers, name::HELD).unwrap_or_default(),
+            attempt: count(headers, name::ATTEMPT, 1).unwrap_or(1),
+            spent: count(headers, name::SPENT, 0).unwrap_or(0),
+        })
+    }
+}
+
+/// A number of attempts, which the database keeps in 31 bits.
+fn count(headers: &[(String, Bytes)], name: &'static str, least: u32) -> Result<u32, Malformed> {
+    let count: u32 = parsed(headers, name)?;
+    if (least..=i32::MAX.cast_unsigned()).contains(&count) {
+        Ok(count)
+    } else {
+        Err(Malformed::new(name, format!("is not between {least} and {}", i32::MAX)))
+    }
+}
+
+/// An instant in RFC 3339, between the Unix epoch and the last year of four digits: far from the ends of the calendar,
+/// where sums overflow.
+fn instant(headers: &[(String, Bytes)], name: &'static str) -> Result<DateTime<Utc>, Malformed> {
+    let instant = DateTime::parse_from_rfc3339(required(headers, name)?)
+        .map_err(|error| Malformed::new(name, error.to_string()))?
+        .to_utc();
+    if (1970..=9999).contains(&instant.year()) {
+        Ok(instant)
+    } else {
+        Err(Malformed::new(name, "is not between the years 1970 and 9999"))
     }
 }
 
@@ -114,6 +165,7 @@ fn rfc3339(time: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::find;
 
     fn record() -> RequestRecord {
         RequestRecord {
@@ -147,13 +199,39 @@ mod tests {
         let since = DateTime::from_timestamp_millis(1_767_225_700_456).unwrap();
         let retry =
             RetryRecord { request: record(), destination: "three".to_owned(), attempt: 7, spent: 4, since };
-        assert_eq!(RequestRecord::from_headers(&record().to_headers()), Ok(Some(record())));
+        assert_eq!(RequestRecord::from_headers(&record().to_headers()), Ok(record()));
         assert_eq!(RetryRecord::from_headers(&retry.to_headers()), Ok(retry));
     }
 
     #[test]
-    fn a_record_without_an_id_is_foreign_and_one_with_a_bad_id_is_malformed() {
-        assert_eq!(RequestRecord::from_headers(&[]), Ok(None));
+    fn numbers_and_times_beyond_reason_are_malformed_and_the_rest_is_still_identified() {
+        let since = record().accepted_at;
+        let retry =
+            RetryRecord { request: record(), destination: "three".to_owned(), attempt: 7, spent: 4, since };
+        for (name, values) in [
+            (
+                name::CE_TIME,
+                &["+262142-12-31T23:59:59Z", "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z"][..],
+            ),
+            (name::SINCE, &["+262142-12-31T23:59:59Z", "1969-12-31T23:59:59Z", "now"]),
+            (name::ATTEMPT, &["0", "2147483648", "4294967295", "-1"]),
+            (name::SPENT, &["2147483648", "soon"]),
+        ] {
+            for value in values {
+                let mut headers = retry.to_headers();
+                put(&mut headers, name, *value);
+                assert_eq!(RetryRecord::from_headers(&headers).unwrap_err().header, name, "{value}");
+                let identity = Identity::from_headers(&headers).unwrap();
+                assert_eq!((identity.id, identity.destination.as_deref()), (record().id, Some("three")));
+                assert_eq!(identity.attempt, if name == name::ATTEMPT { 1 } else { 7 });
+            }
+        }
+        assert_eq!(Identity::from_headers(&[]), None);
+    }
+
+    #[test]
+    fn a_record_without_an_id_or_with_a_bad_one_is_malformed() {
+        assert_eq!(RequestRecord::from_headers(&[]).unwrap_err().header, "ce_id");
         let headers = [("ce_id".to_owned(), Bytes::from_static(b"42"))];
         assert_eq!(RequestRecord::from_headers(&headers).unwrap_err().header, "ce_id");
         let headers = [("ce_id".to_owned(), Bytes::from_static(b"00000000000000000042"))];

@@ -52,8 +52,6 @@ pub enum Scope {
     Client(String),
     /// Any caller, where no clients are configured.
     Open,
-    /// Ingest itself, which makes the keys of the records that it adopts.
-    Adopted,
 }
 
 impl Scope {
@@ -61,7 +59,6 @@ impl Scope {
         match self {
             Self::Client(name) => format!("client:{name}").into(),
             Self::Open => "open".into(),
-            Self::Adopted => "adopted".into(),
         }
     }
 }

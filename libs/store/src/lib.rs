@@ -63,6 +63,6 @@ pub use deliveries::{Cancelled, DeliveryState, Ended, Refusal};
 pub use error::StoreError;
 pub use operation::{Operations, Session};
 pub use outbox::OutboxRequest;
-pub use requests::{NewRequest, StoredAttempt, StoredDelivery, StoredRequest, StoredStatus};
+pub use requests::{Adopted, NewRequest, StoredAttempt, StoredDelivery, StoredRequest, StoredStatus};
 pub use store::Store;
 pub use transaction::Transaction;

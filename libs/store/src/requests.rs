@@ -1,9 +1,11 @@
 //! Requests as they came, and what became of them.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, DerivePartialModel, EntityTrait, FromQueryResult, QueryFilter, QueryOrder};
 use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::RequestId;
 
@@ -36,7 +38,7 @@ pub struct NewRequest {
     /// The name of the client that sent it, where clients are known.
     pub client: Option<String>,
     /// The record that it was adopted from.
-    pub origin: Option<Origin>,
+    pub origin: Option<Adopted>,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,
     /// Names of its destinations, each once.
@@ -45,6 +47,15 @@ pub struct NewRequest {
     pub due_at: DateTime<Utc>,
     /// Its deliveries are made after those of the same lane that were accepted before and have not ended.
     pub lane: Option<String>,
+}
+
+/// A record that is adopted: once, as long as its request is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopted {
+    /// Where it is.
+    pub origin: Origin,
+    /// What tells it from all other records.
+    pub identity: [u8; 32],
 }
 
 /// A request, its deliveries, their attempts.
@@ -166,7 +177,8 @@ pub async fn insert(
         .column("traceparent", |request| Some(request.trace.as_ref()?.traceparent.as_str()))
         .column("tracestate", |request| request.trace.as_ref()?.tracestate.as_deref())
         .column("client", |request| request.client.as_deref())
-        .column("origin", |request| request.origin.as_ref())
+        .column("origin", |request| request.origin.as_ref().map(|adopted| &adopted.origin))
+        .column("adoption", |request| request.origin.as_ref().map(|adopted| &adopted.identity))
         .column("accepted_at", |request| request.accepted_at)
         .insert(connection, "requests", "")
         .await?;
@@ -195,6 +207,34 @@ pub async fn insert(
         return Err(StoreError::LeaseOver { node: lease.node });
     }
     order::line_up(connection, requests).await
+}
+
+/// The requests by which records are adopted already, by what tells the records from all others.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn adopted(
+    session: &impl Session,
+    identities: &[[u8; 32]],
+) -> Result<HashMap<[u8; 32], RequestId>, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Found {
+        id: i64,
+        adoption: Vec<u8>,
+    }
+
+    let connection = &Operation::new(session, "find_adopted");
+    let sql = "SELECT requests.id, requests.adoption FROM r JOIN requests ON requests.adoption = r.identity";
+    let found: Vec<Found> = Rows::of(identities)
+        .column("identity", |identity| identity)
+        .query(connection, Vec::new(), sql)
+        .await?;
+    let pair = |Found { id, adoption }: Found| {
+        let identity = <[u8; 32]>::try_from(adoption)
+            .map_err(|other| StoreError::foreign("digest", format!("{} bytes", other.len())))?;
+        Ok((identity, request_id(id)?))
+    };
+    found.into_iter().map(pair).collect()
 }
 
 /// What is known of a request; `None` if there is none of that id.

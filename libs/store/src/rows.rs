@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Number,
     Text,
     Bytes,
+    /// Bytes as well, few and sometimes none.
+    Digest,
     Time,
     Json,
 }
@@ -131,7 +133,7 @@ fn array_source(columns: &[Column], first: usize) -> String {
     format!("SELECT * FROM unnest({})", arrays.join(", "))
 }
 
-/// Bytes go as they are. The rest goes as an array's text form: sea-query's arrays know no null.
+/// Bytes go as they are. The rest goes as an array's text form, since sea-query's arrays know no null.
 fn array(column: Column) -> Value {
     if column.kind == Kind::Bytes {
         let bytes = column.cells.into_iter().map(|cell| match cell {
@@ -152,7 +154,12 @@ fn array(column: Column) -> Value {
                 text.push_str(&value.replace('\\', r"\\").replace('"', r#"\""#));
                 text.push('"');
             }
-            Cell::Null | Cell::Bytes(_) => text.push_str("NULL"),
+            Cell::Bytes(bytes) => {
+                text.push_str(r#""\\x"#);
+                text.push_str(&hex(bytes));
+                text.push('"');
+            }
+            Cell::Null => text.push_str("NULL"),
         }
     }
     text.push('}');
@@ -161,7 +168,7 @@ fn array(column: Column) -> Value {
 
 fn json_source(columns: &[Column], parameter: usize) -> String {
     let field = |(index, column): (usize, &Column)| match column.kind {
-        Kind::Bytes => format!("unhex(value ->> {index})"),
+        Kind::Bytes | Kind::Digest => format!("unhex(value ->> {index})"),
         _ => format!("value ->> {index}"),
     };
     let fields: Vec<_> = columns.iter().enumerate().map(field).collect();
@@ -190,7 +197,7 @@ impl Kind {
         match self {
             Self::Number => "bigint",
             Self::Text => "text",
-            Self::Bytes => "bytea",
+            Self::Bytes | Self::Digest => "bytea",
             Self::Time => "timestamptz",
             Self::Json => "jsonb",
         }
@@ -266,6 +273,14 @@ impl Field for Bytes {
 
     fn cell(self) -> Cell {
         Cell::Bytes(self)
+    }
+}
+
+impl Field for &[u8; 32] {
+    const KIND: Kind = Kind::Digest;
+
+    fn cell(self) -> Cell {
+        Cell::Bytes(Bytes::copy_from_slice(self))
     }
 }
 

@@ -30,11 +30,12 @@ const PROJECT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// What would change what is tested.
-const UNSET: [&str; 7] = [
+const UNSET: [&str; 8] = [
     "COMPOSE_PROFILES",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_RESOURCE_ATTRIBUTES",
     "POSTGRES_PASSWORD",
+    "RECORDS_SECRET",
     "THREE_CLIENT_SECRET",
     "THROUGHLINE_ENVIRONMENT",
     "THROUGHLINE_INSECURE",

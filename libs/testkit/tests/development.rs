@@ -12,7 +12,7 @@ use throughline_testkit::{Environment, Programs};
 const PROJECT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// Where docker-compose.yml has services find a password.
-const PASSWORDS: [&str; 2] = ["PGPASSWORD", "THREE_CLIENT_SECRET"];
+const PASSWORDS: [&str; 3] = ["PGPASSWORD", "RECORDS_SECRET", "THREE_CLIENT_SECRET"];
 
 /// What the names of variables that hold one have in them.
 const SECRET: [&str; 2] = ["PASSWORD", "SECRET"];
@@ -99,7 +99,7 @@ fn check_in_production(programs: &Programs, but: &[(&str, &str)]) -> anyhow::Res
         .env("THROUGHLINE_ENVIRONMENT", "production")
         .env("THROUGHLINE_INSECURE", "true")
         .env("THROUGHLINE_DATABASE__URL", "postgres://throughline@postgres/throughline")
-        .envs(PASSWORDS.map(|name| (name, "one's own")))
+        .envs(PASSWORDS.map(|name| (name, "a-password-of-one's-own")))
         .envs(but.iter().copied());
     check.output().context("throughline does not run")
 }

@@ -45,18 +45,19 @@ impl Standing {
 /// Takes room for the record's bytes at each destination, and a place, if the record has an ordering key: one that is
 /// not its id.
 pub(crate) fn line_up(record: &Record, deliveries: &Deliveries) -> Vec<Spot> {
-    let Deliveries { request, targets, .. } = deliveries;
+    deliveries.targets.iter().map(|target| line_up_at(target, record, deliveries)).collect()
+}
+
+/// Takes room and a place at one destination.
+pub(crate) fn line_up_at(target: &Target, record: &Record, deliveries: &Deliveries) -> Spot {
+    let request = &deliveries.request;
     let key = record.key.as_ref().filter(|key| **key != request.id.to_string().as_bytes());
-    let spot = |target: &Target| {
-        let Target::Destination(destination) = target else {
-            return Ok(Standing { place: None, bytes: None });
-        };
-        let bytes = destination.gate.hold(record.payload.len())?;
-        let place =
-            key.map(|key| destination.line_up(Key { route: request.route.clone(), key: key.clone() }));
-        Ok(Standing { place: place.transpose().map_err(key_busy)?, bytes: Some(bytes) })
+    let Target::Destination(destination) = target else {
+        return Ok(Standing { place: None, bytes: None });
     };
-    targets.iter().map(spot).collect()
+    let bytes = destination.gate.hold(record.payload.len())?;
+    let place = key.map(|key| destination.line_up(Key { route: request.route.clone(), key: key.clone() }));
+    Ok(Standing { place: place.transpose().map_err(key_busy)?, bytes: Some(bytes) })
 }
 
 fn key_busy(wait: Duration) -> Hold {

@@ -11,7 +11,7 @@ use throughline_clock::Clock;
 use throughline_config::Settings;
 use throughline_kafka::{Bounds, Claim, Consumer, KafkaError, Pool, Producer, Record, ensure_topics};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
-use throughline_messages::Topics;
+use throughline_messages::{Keys, Topics};
 use throughline_token::Tokens;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -100,11 +100,13 @@ pub async fn start(
     let name = format!("{}-dispatch-producer", settings.kafka.prefix);
     let producer = Producer::new(&settings.kafka, &name, meter)?;
     let consumer = subscribe(&settings, &topics, &group, calls, meter).await?;
+    let keys = Keys::new(settings.kafka.signing_key(), settings.kafka.accepted_key());
     let readiness = Readiness::new(producer.clone(), shutdown.soft().clone());
     let processor = Processor {
         routing,
         tokens,
-        reporter: Reporter::new(producer.clone(), topics.clone()),
+        reporter: Reporter::new(producer.clone(), topics.clone(), keys.clone()),
+        keys,
         metrics: Metrics::new(meter),
         recent: Recent::default(),
         clock,

@@ -70,7 +70,8 @@ impl Delivery<'_> {
                 in_work.ended(&report);
                 return;
             }
-            standing = Standing { attempt: standing.attempt + 1, spent: report.spent, ..standing };
+            standing =
+                Standing { attempt: standing.attempt.saturating_add(1), spent: report.spent, ..standing };
         }
     }
 
@@ -94,14 +95,11 @@ impl Delivery<'_> {
     }
 
     async fn tell(&self, processor: &Processor, report: &AttemptReport) {
-        let dead_letter = async {
-            if let Outcome::Dead { reason, failure } = &report.outcome {
-                let reporter = &processor.reporter;
-                reporter.dead_letter(self.record, *reason, &failure.error, Some(report)).await;
-            }
-        };
-        processor.metrics.attempt(report, &self.deliveries.request, processor.clock.now());
-        tokio::join!(processor.reporter.outcome(report), dead_letter);
+        if report.outcome == Outcome::Delivered {
+            let (request, now) = (&self.deliveries.request, processor.clock.now());
+            processor.metrics.delivered(&report.destination, request, now);
+        }
+        processor.tell(self.record, report).await;
         log(report);
     }
 
@@ -230,7 +228,7 @@ fn log(report: &AttemptReport) {
             let error = (*class != ErrorClass::Transform).then_some(error.as_str());
             warn!(
                 %request_id, destination, attempt, status, duration_ms, outcome = "dead",
-                reason = DeadReason::as_str(*reason), error_class = class.as_str(), error, "delivery ended"
+                reason = DeadReason::as_str(reason), error_class = class.as_str(), error, "delivery ended"
             );
         }
     }

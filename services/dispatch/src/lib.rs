@@ -16,6 +16,7 @@
 mod admission;
 mod app;
 mod call;
+mod caught;
 mod cause;
 mod classify;
 mod credentials;

@@ -77,33 +77,35 @@ impl Metrics {
         }
     }
 
-    /// An attempt was reported, for a request that had been delivered to its destination by `now` if it was.
-    pub(crate) fn attempt(&self, report: &AttemptReport, request: &RequestRecord, now: DateTime<Utc>) {
+    /// The outcome of an attempt is reported.
+    pub(crate) fn attempt(&self, report: &AttemptReport) {
         let destination = KeyValue::new(DESTINATION, report.destination.clone());
         let mut attributes =
             vec![destination.clone(), KeyValue::new("throughline.outcome", report.outcome.as_str())];
         if let Some(error) = error_type(&report.outcome) {
-            attributes.push(KeyValue::new("error.type", error));
+            attributes.push(KeyValue::new("error.type", error.to_owned()));
         }
         self.attempts.add(1, &attributes);
-        match report.outcome {
-            Outcome::Delivered => {
-                let route = KeyValue::new("throughline.route", request.route.clone());
-                self.latency.record(seconds_between(request.accepted_at, now), &[destination, route]);
-            }
-            Outcome::Retry { due_at: Some(_), .. } => self.retries.add(1, &[destination]),
-            Outcome::Retry { due_at: None, .. } | Outcome::Deferred { .. } | Outcome::Dead { .. } => {}
+        if let Outcome::Retry { due_at: Some(_), .. } = report.outcome {
+            self.retries.add(1, &[destination]);
         }
+    }
+
+    /// A request is delivered.
+    pub(crate) fn delivered(&self, destination: &str, request: &RequestRecord, now: DateTime<Utc>) {
+        let destination = KeyValue::new(DESTINATION, destination.to_owned());
+        let route = KeyValue::new("throughline.route", request.route.clone());
+        self.latency.record(seconds_between(request.accepted_at, now), &[destination, route]);
     }
 
     /// A record was kept as a dead letter that asks for no delivery. Those of deliveries are counted by who
     /// records them.
     pub(crate) fn buried(&self, reason: DeadReason) {
-        self.dead_letters.add(1, &[KeyValue::new("throughline.reason", reason.as_str())]);
+        self.dead_letters.add(1, &[KeyValue::new("throughline.reason", reason.as_str().to_owned())]);
     }
 }
 
-fn error_type(outcome: &Outcome) -> Option<&'static str> {
+fn error_type(outcome: &Outcome) -> Option<&str> {
     match outcome {
         Outcome::Delivered => None,
         Outcome::Deferred { cause, .. } => Some(cause.as_str()),
@@ -163,7 +165,7 @@ impl Calls {
             Ok(status) => attributes.extend(failed_status(*status)),
             Err(error) => {
                 let class: ErrorClass = error.class();
-                attributes.push(KeyValue::new("error.type", class.as_str()));
+                attributes.push(KeyValue::new("error.type", class.as_str().to_owned()));
             }
         }
         self.duration.record(took.as_secs_f64(), &attributes);

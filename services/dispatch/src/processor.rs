@@ -4,12 +4,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use throughline_clock::Clock;
 use throughline_kafka::{Claim, Handled, Record};
-use throughline_messages::{Adoption, DeadReason, TraceContext};
+use throughline_messages::{
+    Adoption, AttemptReport, DeadReason, ErrorClass, Failure, Keys, Outcome, TraceContext,
+};
 use throughline_token::Tokens;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span, error, info, info_span};
+use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
-use crate::admission::{Admission, Spot, Standing, line_up};
+use crate::admission::{Admission, Spot, Standing, line_up, line_up_at};
+use crate::caught::{Panic, called, caught};
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
 use crate::no_call::NoCall;
@@ -17,7 +20,7 @@ use crate::recent::Recent;
 use crate::reporter::{Reporter, origin};
 use crate::routing::{Routing, Target};
 use crate::start::Start;
-use crate::work::{Deliveries, Work};
+use crate::work::{Deliveries, Undeliverable, Work};
 
 /// An attempt that comes later than this after the acceptance starts a trace of its own: those who
 /// store traces have closed the first one long since.
@@ -28,6 +31,8 @@ pub(crate) struct Processor {
     pub(crate) routing: Routing,
     pub(crate) tokens: Tokens,
     pub(crate) reporter: Reporter,
+    /// Of the records of ours.
+    pub(crate) keys: Keys,
     pub(crate) metrics: Metrics,
     pub(crate) recent: Recent,
     pub(crate) clock: Clock,
@@ -48,29 +53,62 @@ pub(crate) struct Task {
 impl Processor {
     /// Looks at a record. To be called in the order of the records.
     pub(crate) fn admit(&self, record: Record, claim: Claim) -> Task {
-        let work = if record.topic == self.retries {
-            Work::of_retry(&record.headers, &self.routing)
-        } else {
-            Work::of_request(&record.topic, &record.headers, &self.routing)
+        let look = || {
+            let work = self.work_of(&record);
+            let spots = spots(&record, &work);
+            (work, spots)
         };
-        let spots = match &work {
-            Work::Deliver(deliveries) => line_up(&record, deliveries),
-            Work::Adopt { .. } | Work::Bury { .. } => Vec::new(),
-        };
+        let (work, spots) = called(look).or_else(|_| called(look)).unwrap_or_else(|panic| {
+            (Work::Bury { reason: DeadReason::Internal, error: words_of(&panic) }, Vec::new())
+        });
         Task { record, work, spots, start: Start::new(claim) }
     }
 
-    /// Does what the record asks for. It ends when Kafka has all that there is to say of it.
+    fn work_of(&self, record: &Record) -> Work {
+        if record.topic == self.retries {
+            Work::of_retry(record, &self.routing, &self.keys)
+        } else {
+            Work::of_request(record, &self.routing, &self.keys)
+        }
+    }
+
+    /// Does what the record asks for. It ends when Kafka has all that there is to say of it. A panic has it done a
+    /// second time; after another one, the record is kept as a dead letter.
     pub(crate) async fn process(&self, task: Task) -> Handled {
-        let Task { record, work, spots, start } = task;
-        let span = self.span(&record, &work);
+        let Task { record, work, spots: first, start } = task;
+        let panic = match caught(self.work_on(&record, &work, first, &start)).await {
+            Ok(handled) => return handled,
+            Err(panic) => panic,
+        };
+        error!(origin = %origin(&record), panic, "dispatch panicked at a record, it tries once more");
+        let again = caught(self.work_on(&record, &work, spots(&record, &work), &start)).await;
+        let words = match again {
+            Ok(handled) => return handled,
+            Err(_) if !start.is_ours() => return Handled::Abandoned,
+            Err(panic) => words_of(&panic),
+        };
+        if let Err(panic) = caught(self.bury(&record, DeadReason::Internal, &words)).await {
+            error!(origin = %origin(&record), panic, "a record at which dispatch panicked is not kept");
+        }
+        Handled::Done
+    }
+
+    async fn work_on(&self, record: &Record, work: &Work, spots: Vec<Spot>, start: &Start) -> Handled {
+        let span = self.span(record, work);
         let trace = throughline_telemetry::context_of(&span);
         let work = async {
             match work {
-                Work::Deliver(deliveries) => return self.deliver(&record, &deliveries, spots, &start).await,
+                Work::Deliver(deliveries) => return self.deliver(record, deliveries, spots, start).await,
                 _ if !start.is_ours() => return Handled::Abandoned,
-                Work::Adopt { route } => self.adopt(&record, route, trace).await,
-                Work::Bury { reason, error } => self.bury(&record, reason, &error).await,
+                Work::Adopt { route } => self.adopt(record, route, trace).await,
+                Work::End(undeliverable) => self.end(record, undeliverable).await,
+                Work::Leave { id, error } => {
+                    warn!(
+                        request_id = %id, origin = %origin(record), error,
+                        "a request cannot be delivered by its record; ingest publishes its deliveries one by one"
+                    );
+                }
+                Work::Bury { reason, error } => self.bury(record, *reason, error).await,
             }
             Handled::Done
         };
@@ -86,24 +124,78 @@ impl Processor {
         start: &Start,
     ) -> Handled {
         let delivery = async |(target, spot): (&Target, Spot)| {
-            let delivery = Delivery { record, deliveries, target, start };
-            let is_in_lane = spot.as_ref().is_ok_and(Standing::is_in_lane);
-            let admission = Admission::wait(target, spot, deliveries.standing.since, &self.clock);
-            match start.unless_ended(admission).await {
-                Some(admission) => delivery.run(self, admission).await,
-                // Another destination has begun: this one goes on by a record of its own.
-                None if start.is_ours() => delivery.run(self, Err(NoCall::left(is_in_lane))).await,
-                None => {}
+            let delivery = || Delivery { record, deliveries, target, start };
+            let Err(panic) = caught(self.deliver_to(delivery(), spot)).await else { return };
+            error!(
+                request_id = %deliveries.request.id, destination = target.name(), panic,
+                "dispatch panicked at a delivery, it tries once more"
+            );
+            let spot = line_up_at(target, record, deliveries);
+            if let Err(panic) = caught(self.deliver_to(delivery(), spot)).await
+                && start.is_ours()
+            {
+                self.end(record, &failed(deliveries, target, &panic)).await;
             }
         };
         join_all(deliveries.targets.iter().zip(spots).map(delivery)).await;
         if start.is_ours() { Handled::Done } else { Handled::Abandoned }
     }
 
-    async fn adopt(&self, record: &Record, route: String, trace: Option<TraceContext>) {
+    async fn deliver_to(&self, delivery: Delivery<'_>, spot: Spot) {
+        let Delivery { deliveries, target, start, .. } = delivery;
+        let is_in_lane = spot.as_ref().is_ok_and(Standing::is_in_lane);
+        let admission = Admission::wait(target, spot, deliveries.standing.since, &self.clock);
+        match start.unless_ended(admission).await {
+            Some(admission) => delivery.run(self, admission).await,
+            // Another destination has begun: this one goes on by a record of its own.
+            None if start.is_ours() => delivery.run(self, Err(NoCall::left(is_in_lane))).await,
+            None => {}
+        }
+    }
+
+    /// Reports an attempt, and keeps the record of a delivery that ended dead. Returns when Kafka has both.
+    pub(crate) async fn tell(&self, record: &Record, report: &AttemptReport) {
+        let dead_letter = async {
+            if let Outcome::Dead { reason, failure } = &report.outcome {
+                self.reporter.dead_letter(record, *reason, &failure.error, Some(report)).await;
+            }
+        };
+        self.metrics.attempt(report);
+        tokio::join!(self.reporter.outcome(report), dead_letter);
+    }
+
+    /// Ends deliveries without an attempt.
+    async fn end(&self, record: &Record, undeliverable: &Undeliverable) {
+        let Undeliverable { id, destinations, attempt, spent, reason, failure } = undeliverable;
+        let (reason_name, error) = (reason.as_str(), &failure.error);
+        error!(request_id = %id, origin = %origin(record), reason = reason_name, error, "a request cannot be delivered");
+        let span = Span::current();
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", reason_name);
+        for destination in destinations {
+            let report = AttemptReport {
+                request_id: *id,
+                destination: destination.clone(),
+                attempt: *attempt,
+                called: false,
+                spent: *spent,
+                started_at: self.clock.now(),
+                duration_ms: 0,
+                trace_id: throughline_telemetry::trace_id_of(&span),
+                origin: Some(origin(record)),
+                status: None,
+                response_excerpt: None,
+                outcome: Outcome::Dead { reason: *reason, failure: failure.clone() },
+            };
+            self.tell(record, &report).await;
+        }
+    }
+
+    async fn adopt(&self, record: &Record, route: &str, trace: Option<TraceContext>) {
         let adoption = Adoption {
-            route,
+            route: route.to_owned(),
             origin: origin(record),
+            origin_time: record.timestamp,
             content_type: content_type(record),
             trace: trace.or_else(|| TraceContext::from_headers(&record.headers)),
         };
@@ -154,7 +246,7 @@ impl Processor {
         if let Some(context) = TraceContext::from_headers(&record.headers) {
             let is_late = match work {
                 Work::Deliver(deliveries) => deliveries.are_late(self.clock.now()),
-                Work::Adopt { .. } | Work::Bury { .. } => false,
+                Work::Adopt { .. } | Work::End(_) | Work::Leave { .. } | Work::Bury { .. } => false,
             };
             if !is_late {
                 throughline_telemetry::set_parent(&span, &context);
@@ -169,6 +261,30 @@ impl Deliveries {
     fn are_late(&self, now: DateTime<Utc>) -> bool {
         self.standing.attempt > 1 || now - self.request.accepted_at > MUCH_LATER
     }
+}
+
+/// Where the deliveries of a record stand in their lanes.
+fn spots(record: &Record, work: &Work) -> Vec<Spot> {
+    match work {
+        Work::Deliver(deliveries) => line_up(record, deliveries),
+        Work::Adopt { .. } | Work::End(_) | Work::Leave { .. } | Work::Bury { .. } => Vec::new(),
+    }
+}
+
+/// A delivery at which dispatch panicked twice.
+fn failed(deliveries: &Deliveries, target: &Target, panic: &Panic) -> Undeliverable {
+    Undeliverable {
+        id: deliveries.request.id,
+        destinations: vec![target.name().to_owned()],
+        attempt: deliveries.standing.attempt,
+        spent: deliveries.standing.spent,
+        reason: DeadReason::Internal,
+        failure: Failure { class: ErrorClass::Internal, error: words_of(panic) },
+    }
+}
+
+fn words_of(panic: &Panic) -> String {
+    format!("dispatch panicked twice: {panic}")
 }
 
 /// The media type that a foreign record says it has.

@@ -1,14 +1,19 @@
 //! What dispatch says to the others: outcomes, dead letters, adoptions.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use throughline_kafka::{Outgoing, Producer, Record, SendError};
 use throughline_messages::{
-    Adoption, AttemptReport, DeadLetter, DeadReason, LastAttempt, Origin, Outcome, Topics,
+    Adoption, AttemptReport, DeadLetter, DeadReason, Keys, Kind, LastAttempt, Origin, Outcome, Topics,
 };
 use tracing::{error, warn};
 
 /// Bytes of an error's words that every topic takes.
 const FEW_WORDS: usize = 100;
+
+/// The pause before a refused outcome is produced again.
+const REFUSED: Duration = Duration::from_secs(5);
 
 /// Produces, and returns only once Kafka has it: a record's offset is finished after that.
 ///
@@ -16,36 +21,43 @@ const FEW_WORDS: usize = 100;
 pub(crate) struct Reporter {
     producer: Producer,
     topics: Topics,
+    keys: Keys,
 }
 
 impl Reporter {
-    pub(crate) fn new(producer: Producer, topics: Topics) -> Self {
-        Self { producer, topics }
+    pub(crate) fn new(producer: Producer, topics: Topics, keys: Keys) -> Self {
+        Self { producer, topics, keys }
     }
 
-    /// Reports the outcome of an attempt; in few words, if the broker refuses more.
+    /// Reports the outcome of an attempt; in few words, if the broker refuses more. Never gives up: without its
+    /// outcome, the delivery would be published and called again.
     pub(crate) async fn outcome(&self, report: &AttemptReport) {
         let Err(refusal) = self.send(&self.record_of(report)).await else { return };
         warn!(request_id = %report.request_id, error = %refusal, "the broker refuses an outcome; it gets fewer words");
-        if let Err(refusal) = self.send(&self.record_of(&in_few_words(report))).await {
-            // Its delivery stays silent, so ingest publishes it again when its patience ends.
-            error!(
-                request_id = %report.request_id,
-                destination = report.destination,
-                outcome = report.outcome.as_str(),
-                error = %refusal,
-                "the broker refuses an outcome"
-            );
+        let shortened = self.record_of(&in_few_words(report));
+        let mut is_logged = false;
+        while let Err(refusal) = self.send(&shortened).await {
+            // Some 500 bytes of JSON: only the topic's settings can be at fault.
+            if !std::mem::replace(&mut is_logged, true) {
+                error!(
+                    request_id = %report.request_id,
+                    destination = report.destination,
+                    outcome = report.outcome.as_str(),
+                    error = %refusal,
+                    topic = shortened.topic,
+                    "the broker refuses an outcome, dispatch retries until it is accepted; check the topic's settings"
+                );
+            }
+            tokio::time::sleep(REFUSED).await;
         }
     }
 
     fn record_of(&self, report: &AttemptReport) -> Outgoing {
-        Outgoing {
-            topic: self.topics.outcomes.clone(),
-            key: Some(report.request_id.to_string().into()),
-            headers: vec![("content-type".to_owned(), Bytes::from_static(b"application/json"))],
-            payload: json(report),
-        }
+        let payload = json(report);
+        let mut headers = vec![("content-type".to_owned(), Bytes::from_static(b"application/json"))];
+        self.keys.sign(Kind::Outcome, &mut headers, &payload);
+        let key = Some(report.request_id.to_string().into());
+        Outgoing { topic: self.topics.outcomes.clone(), key, headers, payload }
     }
 
     /// Keeps a record that did not get where it should; `last` is the report that ended it, if it came as far.
@@ -84,10 +96,12 @@ impl Reporter {
     /// # Errors
     /// If the broker never takes it.
     pub(crate) async fn adoption(&self, record: &Record, adoption: &Adoption) -> Result<(), SendError> {
+        let mut headers = adoption.to_headers();
+        self.keys.sign(Kind::Adoption, &mut headers, &record.payload);
         let outgoing = Outgoing {
             topic: self.topics.adoptions.clone(),
             key: record.key.clone(),
-            headers: adoption.to_headers(),
+            headers,
             payload: record.payload.clone(),
         };
         self.send(&outgoing).await

@@ -1,9 +1,12 @@
 //! What a record asks for.
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::HeaderValue;
-use throughline_messages::{DeadReason, Malformed, RequestRecord, RetryRecord, name};
+use throughline_kafka::Record;
+use throughline_messages::{
+    DeadReason, ErrorClass, Failure, Identity, Keys, Kind, Malformed, RequestRecord, RetryRecord, name,
+};
+use throughline_snowflake::RequestId;
 
 use crate::routing::{Routing, Target};
 
@@ -13,6 +16,11 @@ pub(crate) enum Work {
     Deliver(Box<Deliveries>),
     /// Hand a foreign record to ingest.
     Adopt { route: String },
+    /// End the deliveries of a record of ours that cannot be used.
+    End(Box<Undeliverable>),
+    /// Leave a request to ingest, which knows its destinations: once the delivery has been silent for
+    /// `ingest.patience`, it publishes a record for each of them.
+    Leave { id: RequestId, error: String },
     /// There is no delivery to report on: keep the record for a person to look at.
     Bury { reason: DeadReason, error: String },
 }
@@ -23,6 +31,17 @@ pub(crate) struct Deliveries {
     pub(crate) content_type: HeaderValue,
     pub(crate) targets: Vec<Target>,
     pub(crate) standing: Standing,
+}
+
+/// Deliveries that end dead without an attempt.
+pub(crate) struct Undeliverable {
+    pub(crate) id: RequestId,
+    pub(crate) destinations: Vec<String>,
+    /// The number of the attempt that is not made, and how many before it counted.
+    pub(crate) attempt: u32,
+    pub(crate) spent: u32,
+    pub(crate) reason: DeadReason,
+    pub(crate) failure: Failure,
 }
 
 /// How far a delivery has come.
@@ -37,43 +56,78 @@ pub(crate) struct Standing {
 }
 
 impl Work {
-    /// Reads a record of the retries topic.
+    /// Reads a record of the retries topic, where only ingest produces.
     ///
     /// The destination alone says where it goes: what was accepted for it is delivered there, even
     /// if the route is gone by now.
-    pub(crate) fn of_retry(headers: &[(String, Bytes)], routing: &Routing) -> Self {
-        RetryRecord::from_headers(headers)
+    pub(crate) fn of_retry(record: &Record, routing: &Routing, keys: &Keys) -> Self {
+        if !keys.have_signed(Kind::Retry, &record.headers, &record.payload) {
+            return Self::malformed(&Malformed::unsigned());
+        }
+        RetryRecord::from_headers(&record.headers)
             .and_then(|retry| {
                 let RetryRecord { request, destination, attempt, spent, since } = retry;
                 let targets = vec![routing.target(&destination)];
                 Deliveries::new(request, targets, Standing { attempt, spent, since })
             })
-            .map_or_else(|error| Self::malformed(&error), Self::deliver)
+            .map_or_else(
+                |error| match Identity::from_headers(&record.headers) {
+                    Some(Identity { destination: Some(destination), id, attempt, spent, .. }) => {
+                        Self::end(id, vec![destination], attempt, spent, &error)
+                    }
+                    _ => Self::malformed(&error),
+                },
+                Self::deliver,
+            )
     }
 
-    /// Reads a record of a route's topic.
-    pub(crate) fn of_request(topic: &str, headers: &[(String, Bytes)], routing: &Routing) -> Self {
-        match RequestRecord::from_headers(headers) {
-            Ok(Some(request)) => match routing.targets_of(&request.route) {
-                Some(targets) => {
-                    let standing = Standing { attempt: 1, spent: 0, since: request.accepted_at };
-                    let is_held = |target: &Target| request.held.iter().any(|held| held == target.name());
-                    let targets = targets.iter().filter(|target| !is_held(target)).cloned().collect();
-                    Deliveries::new(request, targets, standing)
-                        .map_or_else(|error| Self::malformed(&error), Self::deliver)
-                }
-                None => Self::unroutable(format!("no route is called {:?}", request.route)),
-            },
-            Ok(None) => match routing.route_of(topic) {
+    /// Reads a record of a route's topic, where others may produce too: without a signature of ours, whatever it
+    /// says of itself, it is foreign.
+    pub(crate) fn of_request(record: &Record, routing: &Routing, keys: &Keys) -> Self {
+        if !keys.have_signed(Kind::Request, &record.headers, &record.payload) {
+            return match routing.route_of(&record.topic) {
                 Some(route) => Self::Adopt { route: route.to_owned() },
-                None => Self::unroutable(format!("no route has the topic {topic}")),
-            },
-            Err(error) => Self::malformed(&error),
+                None => Self::unroutable(format!("no route has the topic {}", record.topic)),
+            };
         }
+        match RequestRecord::from_headers(&record.headers) {
+            Ok(request) => Self::of_route(request, routing),
+            Err(error) => match Identity::from_headers(&record.headers) {
+                Some(identity) => Self::of_unreadable(identity, routing, &error),
+                None => Self::malformed(&error),
+            },
+        }
+    }
+
+    fn of_route(request: RequestRecord, routing: &Routing) -> Self {
+        let Some(targets) = routing.targets_of(&request.route) else {
+            return Self::Leave { id: request.id, error: format!("no route is called {:?}", request.route) };
+        };
+        let standing = Standing { attempt: 1, spent: 0, since: request.accepted_at };
+        let is_held = |target: &Target| request.held.iter().any(|held| held == target.name());
+        let targets: Vec<_> = targets.iter().filter(|target| !is_held(target)).cloned().collect();
+        let (id, names) = (request.id, targets.iter().map(|target| target.name().to_owned()).collect());
+        Deliveries::new(request, targets, standing)
+            .map_or_else(|error| Self::end(id, names, 1, 0, &error), Self::deliver)
+    }
+
+    fn of_unreadable(identity: Identity, routing: &Routing, error: &Malformed) -> Self {
+        let Identity { id, route, held, attempt, spent, .. } = identity;
+        let Some(targets) = route.and_then(|route| routing.targets_of(&route)) else {
+            return Self::Leave { id, error: error.to_string() };
+        };
+        let names = targets.iter().map(|target| target.name().to_owned());
+        Self::end(id, names.filter(|name| !held.contains(name)).collect(), attempt, spent, error)
     }
 
     fn deliver(deliveries: Deliveries) -> Self {
         Self::Deliver(Box::new(deliveries))
+    }
+
+    fn end(id: RequestId, destinations: Vec<String>, attempt: u32, spent: u32, error: &Malformed) -> Self {
+        let failure = Failure { class: ErrorClass::Record, error: error.to_string() };
+        let reason = DeadReason::Malformed;
+        Self::End(Box::new(Undeliverable { id, destinations, attempt, spent, reason, failure }))
     }
 
     fn malformed(error: &Malformed) -> Self {

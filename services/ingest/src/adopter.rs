@@ -1,9 +1,11 @@
 //! Accepts foreign records, which dispatch has found on a route's topic, as if they had come by HTTP.
 
 use futures_util::future::join_all;
+use http::HeaderValue;
 use throughline_kafka::{Consumer, KafkaError, Received, Record};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{Adoption, DeadReason, TraceContext};
+use throughline_messages::{Adoption, DeadReason, Keys, Kind, Malformed, TraceContext};
+use throughline_store::Adopted;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
@@ -20,6 +22,7 @@ pub(crate) struct Adopter {
     pub(crate) consumer: Consumer,
     pub(crate) intakes: Intakes,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) keys: Keys,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -40,7 +43,7 @@ impl Adopter {
     /// Accepts one record, or puts it to dead letters.
     async fn step(&self, Received { record, receipt }: Received) {
         let span = process_span(&record);
-        let adopted = match Adoption::from_headers(&record.headers) {
+        let adopted = match self.read(&record) {
             Ok(adoption) => self.adopt(&record, adoption).instrument(span).await,
             Err(error) => Err(Refusal::malformed(&record, &error)),
         };
@@ -51,6 +54,13 @@ impl Adopter {
         if finished {
             receipt.done();
         }
+    }
+
+    fn read(&self, record: &Record) -> Result<Adoption, Malformed> {
+        if !self.keys.have_signed(Kind::Adoption, &record.headers, &record.payload) {
+            return Err(Malformed::unsigned());
+        }
+        Adoption::from_headers(&record.headers)
     }
 
     /// False if told to stop before it was accepted.
@@ -65,9 +75,10 @@ impl Adopter {
         };
         let malformed = |error| never(DeadReason::Malformed, error);
         let mut backoff = Backoff::default();
+        let mut tried = false;
         loop {
             let not_now = match intake.queue().reserve(record.payload.len() as u64) {
-                Some(room) => offer(intake, record, &adoption, room).await.map_err(malformed)?,
+                Some(room) => offer(intake, record, &adoption, room, &mut tried).await.map_err(malformed)?,
                 None => Some("there is no room for its body"),
             };
             let Some(why) = not_now else { return Ok(true) };
@@ -78,7 +89,8 @@ impl Adopter {
     }
 }
 
-/// Offers the record to its route once; gives the reason if it is not accepted now.
+/// Offers the record to its route once; gives the reason if it is not accepted now. `tried` says whether the database
+/// has refused it before.
 ///
 /// # Errors
 /// In words, if it can never be accepted.
@@ -87,15 +99,19 @@ async fn offer(
     record: &Record,
     adoption: &Adoption,
     room: Room,
+    tried: &mut bool,
 ) -> Result<Option<&'static str>, String> {
     let offer = Offer {
         body: record.payload.clone(),
-        content_type: adoption.content_type.clone().unwrap_or_else(|| "application/json".to_owned()),
+        content_type: media_type(adoption).to_owned(),
         headers: Vec::new(),
         trace: throughline_telemetry::context_of(&Span::current()).or_else(|| adoption.trace.clone()),
         client: None,
-        origin: Some(adoption.origin.clone()),
-        idempotency_key: Some(adoption.origin.to_string()),
+        origin: Some(Adopted {
+            origin: adoption.origin.clone(),
+            identity: adoption.identity(&record.payload),
+        }),
+        idempotency_key: None,
         room,
     };
     match intake.take(offer).await {
@@ -105,16 +121,26 @@ async fn offer(
             Ok(None)
         }
         Err(NotTaken::Full) => Ok(Some("the writer's queue is full")),
-        Err(NotTaken::InFlight) => Ok(Some("another ingest is adopting it")),
         Err(NotTaken::Unavailable) => Ok(Some("the database is away")),
         Err(NotTaken::NotJson(detail)) => Err(format!("not JSON: {detail}")),
         Err(NotTaken::Violation(violations)) => {
             let places: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.pointer, v.detail)).collect();
             Err(format!("not what the route takes: {}", places.join("; ")))
         }
-        Err(NotTaken::KeyReused) => Err("its origin was adopted with another body".to_owned()),
-        Err(NotTaken::Failed) => Err("it cannot be stored".to_owned()),
+        Err(NotTaken::Misconfigured) => Ok(Some("the database refuses any request")),
+        // Another ingest may have adopted it at the same time: the second try finds its request.
+        Err(NotTaken::Failed) if !std::mem::replace(tried, true) => Ok(Some("the database refuses it")),
+        Err(NotTaken::KeyReused | NotTaken::InFlight | NotTaken::Failed) => {
+            Err("it cannot be stored".to_owned())
+        }
     }
+}
+
+/// What the record says it is. The body is JSON, or it is not adopted, so `application/json` stands for a media type
+/// that is missing, or that no HTTP request could carry to a third party.
+fn media_type(adoption: &Adoption) -> &str {
+    let said = adoption.content_type.as_deref();
+    said.filter(|said| HeaderValue::from_str(said).is_ok()).unwrap_or("application/json")
 }
 
 fn process_span(record: &Record) -> Span {

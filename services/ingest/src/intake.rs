@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use throughline_config::{AfterFailure, Settings};
-use throughline_messages::{Origin, TraceContext};
+use throughline_messages::TraceContext;
 use throughline_snowflake::RequestId;
+use throughline_store::Adopted;
 use throughline_store::idempotency::{Key, Scope};
 
 use crate::admission::{Admission, Refusal, Violation};
@@ -38,7 +39,7 @@ pub(crate) struct Offer {
     /// The name of the client that sent it, where clients are configured.
     pub(crate) client: Option<String>,
     /// The record that it is adopted from.
-    pub(crate) origin: Option<Origin>,
+    pub(crate) origin: Option<Adopted>,
     pub(crate) idempotency_key: Option<String>,
     /// The room that the body takes.
     pub(crate) room: Room,
@@ -59,8 +60,10 @@ pub(crate) enum NotTaken {
     Full,
     /// The database cannot be reached; whether the request was kept is not known.
     Unavailable,
-    /// The request could not be kept, for a reason that was logged.
+    /// The database refuses the request, for a reason that was logged.
     Failed,
+    /// The database refuses any request, for a reason that was logged: a right or a table is missing.
+    Misconfigured,
 }
 
 /// Compiles every route.
@@ -125,15 +128,12 @@ impl Intake {
             Verdict::Overloaded => Err(NotTaken::Full),
             Verdict::Unavailable => Err(NotTaken::Unavailable),
             Verdict::Failed => Err(NotTaken::Failed),
+            Verdict::Misconfigured => Err(NotTaken::Misconfigured),
         }
     }
 }
 
 /// Whose idempotency key it is that comes with an offer.
 fn scope(offer: &Offer) -> Scope {
-    match (&offer.client, &offer.origin) {
-        (_, Some(_)) => Scope::Adopted,
-        (Some(client), None) => Scope::Client(client.clone()),
-        (None, None) => Scope::Open,
-    }
+    offer.client.clone().map_or(Scope::Open, Scope::Client)
 }

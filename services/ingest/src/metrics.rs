@@ -131,7 +131,7 @@ impl Metrics {
 
     /// A record was put aside that asks for no delivery.
     pub(crate) fn put_aside(&self, reason: DeadReason) {
-        self.dead_letters.add(1, &[KeyValue::new(REASON, reason.as_str())]);
+        self.dead_letters.add(1, &[KeyValue::new(REASON, reason.as_str().to_owned())]);
     }
 
     fn end(&self, destination: &str, outcome: &'static str) {

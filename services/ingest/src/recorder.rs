@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use throughline_clock::Clock;
-use throughline_kafka::{Consumer, KafkaError, Received};
+use throughline_kafka::{Consumer, KafkaError, Received, Record};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::AttemptReport;
+use throughline_messages::{AttemptReport, Keys, Kind, Malformed};
 use throughline_store::{Store, StoreError, outcomes};
 use tokio::time::timeout;
 
@@ -32,6 +32,7 @@ pub(crate) struct Recorder {
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) metrics: Metrics,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) keys: Keys,
     pub(crate) broker: Broker,
     pub(crate) pulse: Pulse,
     pub(crate) shutdown: Shutdown,
@@ -62,7 +63,7 @@ impl Recorder {
         let mut reports = Vec::with_capacity(batch.len());
         let mut receipts = Vec::with_capacity(batch.len());
         for received in batch {
-            match serde_json::from_slice::<AttemptReport>(&received.record.payload) {
+            match self.read(&received.record) {
                 Ok(report) => {
                     reports.push((report, received.record));
                     receipts.push(received.receipt);
@@ -79,8 +80,19 @@ impl Recorder {
         }
     }
 
+    /// The report that a record holds.
+    ///
+    /// # Errors
+    /// In words, if dispatch has not signed the record, or it cannot be read.
+    fn read(&self, record: &Record) -> Result<AttemptReport, String> {
+        if !self.keys.have_signed(Kind::Outcome, &record.headers, &record.payload) {
+            return Err(Malformed::unsigned().to_string());
+        }
+        serde_json::from_slice(&record.payload).map_err(|error| error.to_string())
+    }
+
     /// False if told to stop before: then the outcomes are read again.
-    async fn record_until_done(&self, reports: &[(AttemptReport, throughline_kafka::Record)]) -> bool {
+    async fn record_until_done(&self, reports: &[(AttemptReport, Record)]) -> bool {
         let all: Vec<AttemptReport> = reports.iter().map(|(report, _)| report.clone()).collect();
         let mut backoff = Backoff::default();
         loop {

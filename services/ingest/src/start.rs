@@ -12,7 +12,7 @@ use throughline_clock::Clock;
 use throughline_config::Settings;
 use throughline_kafka::{Bounds as ConsumerBounds, Consumer, Producer};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
-use throughline_messages::Topics;
+use throughline_messages::{Keys, Topics};
 use throughline_store::{Store, deliveries};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
@@ -131,6 +131,7 @@ fn listen(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
 struct Parts {
     settings: Settings,
     topics: Topics,
+    keys: Keys,
     unseen: Option<Unseen>,
     store: Store,
     /// The same database, apart.
@@ -155,6 +156,7 @@ impl Parts {
         meter: &Meter,
     ) -> Result<Self, StartError> {
         let topics = Topics::new(&settings.kafka.prefix);
+        let keys = Keys::new(settings.kafka.signing_key(), settings.kafka.accepted_key());
         let routes = settings.routes.values().map(|route| route.topic.as_str());
         let names = routes.chain(topics.all()).map(ToOwned::to_owned).collect();
         let topics_are_there = topics::see_to(settings.kafka.clone(), names).map_err(StartError::from);
@@ -173,6 +175,7 @@ impl Parts {
         Ok(Self {
             settings,
             topics,
+            keys,
             unseen,
             store,
             management,
@@ -279,6 +282,7 @@ impl Parts {
         publisher::Terms {
             lease: lease.clone(),
             topics,
+            keys: self.keys.clone(),
             page_rows: PAGE_ROWS,
             page_bytes: PAGE_BYTES,
             patience: delta(self.settings.ingest.patience),
@@ -322,6 +326,7 @@ impl Parts {
             consumer: self.consumer("adopter", &self.topics.adoptions, adopter::BATCH)?,
             intakes,
             dead_letters: self.dead_letters(),
+            keys: self.keys.clone(),
             shutdown: self.shutdown.clone(),
         })
     }
@@ -335,6 +340,7 @@ impl Parts {
             alarm: Arc::clone(&self.alarm),
             metrics: self.metrics.clone(),
             dead_letters: self.dead_letters(),
+            keys: self.keys.clone(),
             broker: self.broker,
             pulse: self.recording.clone(),
             shutdown: self.shutdown.clone(),
@@ -354,6 +360,7 @@ impl Parts {
         Resender {
             store: self.store.clone(),
             dead_letters: self.dead_letters(),
+            keys: self.keys.clone(),
             clock: self.clock.clone(),
             patience: delta(self.settings.ingest.patience),
             window: Arc::clone(&self.window),

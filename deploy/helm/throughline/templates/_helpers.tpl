@@ -131,6 +131,16 @@ secret-{{ . | replace "." "-" }}
   valueFrom:
     secretKeyRef: {name: {{ .passwordSecret.name }}, key: {{ .passwordSecret.key }}}
 {{- end }}
+{{- with $values.signingKey }}
+- name: THROUGHLINE_KAFKA__SIGNING_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ .name }}, key: {{ .key | quote }}}
+{{- if .acceptedKey }}
+- name: THROUGHLINE_KAFKA__ACCEPTED_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ .name }}, key: {{ .acceptedKey | quote }}}
+{{- end }}
+{{- end }}
 {{- range $secret := $values.secrets }}
 {{- range $variable, $key := $secret.env }}
 - name: {{ $variable }}

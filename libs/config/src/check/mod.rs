@@ -52,7 +52,18 @@ impl Findings {
             self.add(path(), message);
         }
     }
+
+    fn expect_key(&mut self, key: &str, path: impl FnOnce() -> Path) {
+        self.expect(
+            key.len() >= SHORTEST_KEY && key.bytes().all(|byte| byte.is_ascii_graphic()),
+            path,
+            "expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes",
+        );
+    }
 }
+
+/// Nobody guesses as many characters, if they are random.
+const SHORTEST_KEY: usize = 16;
 
 fn check_kafka(kafka: &Kafka, findings: &mut Findings) {
     findings.expect(
@@ -70,6 +81,11 @@ fn check_kafka(kafka: &Kafka, findings: &mut Findings) {
         || Path::of(&["kafka", "group_instance_id"]),
         "must be of letters, digits, `.`, `_` and `-`",
     );
+    for (name, key) in [("signing_key", &kafka.signing_key), ("accepted_key", &kafka.accepted_key)] {
+        if let Some(key) = key {
+            findings.expect_key(key.expose(), || Path::of(&["kafka", name]));
+        }
+    }
 }
 
 fn check_database(database: &Database, findings: &mut Findings) {

@@ -8,14 +8,22 @@ use super::Findings;
 use crate::environment::Environment;
 use crate::path::Path;
 use crate::secret::Secret;
-use crate::settings::{Database, Destination, Settings};
+use crate::settings::{DEVELOPMENT_KEY, Database, Destination, Kafka, Settings};
 
 /// The environment in which nothing may stay as it is for development.
 const PRODUCTION: &str = "production";
 
 /// Passwords that everybody knows: those of docker-compose.yml, and what else is tried first.
-const KNOWN: [&str; 7] =
-    ["throughline", "development", "postgres", "password", "secret", "changeme", "change-me"];
+const KNOWN: [&str; 8] = [
+    "throughline",
+    "development",
+    DEVELOPMENT_KEY,
+    "postgres",
+    "password",
+    "secret",
+    "changeme",
+    "change-me",
+];
 
 /// Properties of librdkafka that are passwords.
 const PASSWORDS: [&str; 4] =
@@ -36,17 +44,33 @@ pub(super) fn check(settings: &Settings, environment: &Environment, findings: &m
          or `insecure: true`",
     );
     check_database(&settings.database, environment, findings);
-    let kafka = Path::of(&["kafka", "properties"]);
-    for property in PASSWORDS {
-        let password = settings.kafka.properties.get(property).map(Secret::expose);
-        refuse(password, || kafka.key(property), findings);
-    }
+    check_kafka(&settings.kafka, findings);
     for (name, client) in &settings.clients {
         refuse(Some(client.key.expose()), || Path::of(&["clients", name, "key"]), findings);
     }
     for (name, destination) in &settings.destinations {
         check_destination(destination, &Path::of(&["destinations", name]), findings);
     }
+}
+
+fn check_kafka(kafka: &Kafka, findings: &mut Findings) {
+    let path = Path::of(&["kafka"]);
+    for property in PASSWORDS {
+        let password = kafka.properties.get(property).map(Secret::expose);
+        refuse(password, || path.key("properties").key(property), findings);
+    }
+    findings.expect(
+        kafka.signing_key.is_some(),
+        || path.key("signing_key"),
+        "is missing, so records would be signed with a key that everybody knows; `environment: production` wants one \
+         of your own, such as `openssl rand -hex 32` makes",
+    );
+    refuse(
+        Some(kafka.signing_key()).filter(|_| kafka.signing_key.is_some()),
+        || path.key("signing_key"),
+        findings,
+    );
+    refuse(kafka.accepted_key(), || path.key("accepted_key"), findings);
 }
 
 /// The driver takes the last `password` of the URL's parameters, else the one before the host, else `PGPASSWORD`.

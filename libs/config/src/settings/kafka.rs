@@ -20,6 +20,11 @@ pub struct Kafka {
     pub group_instance_id: Option<String>,
     /// Topics at start.
     pub topics: Topics,
+    /// The key that records between the services are signed with, so that records of others do not pass for them: at
+    /// least 16 visible ASCII characters, the same for all services. Default one that everybody knows, for development.
+    pub signing_key: Option<Secret>,
+    /// Another key whose signatures are accepted too, for a change of keys. Default none.
+    pub accepted_key: Option<Secret>,
     /// Further librdkafka settings by their own names; a value may be a secret.
     #[schemars(with = "BTreeMap<String, Property>")]
     pub properties: BTreeMap<String, Secret>,
@@ -33,6 +38,8 @@ impl Default for Kafka {
             compression: Compression::Lz4,
             group_instance_id: None,
             topics: Topics::default(),
+            signing_key: None,
+            accepted_key: None,
             properties: BTreeMap::new(),
         }
     }
@@ -41,6 +48,9 @@ impl Default for Kafka {
 /// Bodies are limited by ingest, at 1 MiB by default; headers and a raised limit must fit too.
 const LARGEST_RECORD: u64 = 8 << 20;
 
+/// Signs records where nothing else is configured. It is in the source, so with `environment: production` it is refused.
+pub(crate) const DEVELOPMENT_KEY: &str = "development-only";
+
 impl Kafka {
     /// The largest record that is produced, headers included, and that a topic created here takes:
     /// `message.max.bytes` of the properties. Default 8 MiB.
@@ -48,6 +58,18 @@ impl Kafka {
     pub fn largest_record(&self) -> u64 {
         let configured = self.properties.get("message.max.bytes");
         configured.and_then(|bytes| bytes.expose().parse().ok()).unwrap_or(LARGEST_RECORD)
+    }
+
+    /// The key that records are signed with.
+    #[must_use]
+    pub fn signing_key(&self) -> &str {
+        self.signing_key.as_ref().map_or(DEVELOPMENT_KEY, Secret::expose)
+    }
+
+    /// The key whose signatures are accepted too.
+    #[must_use]
+    pub fn accepted_key(&self) -> Option<&str> {
+        self.accepted_key.as_ref().map(Secret::expose)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::text::{AddressText, DurationText, NodeIds, SizeText};
 pub use self::client::Client;
 pub use self::database::Database;
 pub use self::destination::{Credentials, Destination, OAuth2};
+pub(crate) use self::kafka::DEVELOPMENT_KEY;
 pub use self::kafka::{Compression, Kafka, Topics};
 pub use self::links::Links;
 pub use self::resilience::{Breaker, Limits, Retry, StatusMeaning};

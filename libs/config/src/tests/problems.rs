@@ -406,6 +406,7 @@ destinations:
             &format!("database.url: {message}"),
             &format!("destinations.three.oauth2.client_secret: {message}"),
             &format!("kafka.properties.\"sasl.password\": {message}"),
+            &format!("kafka.signing_key: {NO_SIGNING_KEY}  [throughline.yaml]"),
         ],
     );
 }
@@ -413,9 +414,16 @@ destinations:
 const MISSING: &str = "are missing: everybody who reaches ingest could post; `environment: production` wants clients \
                        with keys, or `insecure: true`";
 
+const NO_SIGNING_KEY: &str = "is missing, so records would be signed with a key that everybody knows; `environment: production` wants one of \
+     your own, such as `openssl rand -hex 32` makes";
+
+const PRODUCTION: (&str, &str) = ("THROUGHLINE_ENVIRONMENT", "production");
+const INSECURE: (&str, &str) = ("THROUGHLINE_INSECURE", "true");
+const SIGNING_KEY: (&str, &str) = ("THROUGHLINE_KAFKA__SIGNING_KEY", "a-key-of-ones-own");
+
 #[test]
 fn production_has_clients_or_says_that_it_is_insecure() {
-    let in_production = |text| Case::over(text).environment(&[("THROUGHLINE_ENVIRONMENT", "production")]);
+    let in_production = |text| Case::over(text).environment(&[PRODUCTION, SIGNING_KEY]);
     assert_problems(&in_production(""), &[&format!("clients: {MISSING}")]);
     let client = "clients: {shop: {key: 0123456789abcdef}}";
     for text in [client, "insecure: true"] {
@@ -428,9 +436,43 @@ fn production_has_clients_or_says_that_it_is_insecure() {
     Case::over("").loaded();
 }
 
+#[test]
+fn keys_of_signatures_are_long_and_in_production_of_ones_own() {
+    let keys = |keys: &str| format!("kafka: {{bootstrap_servers: kafka:9092, {keys}}}");
+    let case = Case::over(&keys("signing_key: too short, accepted_key: '0123456789abcde'"));
+    let message = "expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes";
+    assert_problems(
+        &case,
+        &[
+            &format!("kafka.accepted_key: {message}  [throughline.yaml]"),
+            &format!("kafka.signing_key: {message}  [throughline.yaml]"),
+        ],
+    );
+    let known = "signing_key: development-only, accepted_key: development-only";
+    Case::over(&keys(known)).loaded();
+    assert_problems(
+        &Case::over(&keys(known)).environment(&[PRODUCTION, INSECURE]),
+        &[
+            &format!("kafka.accepted_key: {KNOWN}  [throughline.yaml]"),
+            &format!("kafka.signing_key: {KNOWN}  [throughline.yaml]"),
+        ],
+    );
+    let without = Case::over("").environment(&[PRODUCTION, INSECURE]);
+    assert_problems(&without, &[&format!("kafka.signing_key: {NO_SIGNING_KEY}  [default]")]);
+    let own = Case::over(&keys("signing_key: a-key-of-ones-own, accepted_key: {env: THE_OTHER}"));
+    let kafka = own
+        .environment(&[PRODUCTION, INSECURE, ("THE_OTHER", "another-key-of-ones-own")])
+        .loaded()
+        .settings
+        .kafka;
+    assert_eq!(
+        (kafka.signing_key(), kafka.accepted_key()),
+        ("a-key-of-ones-own", Some("another-key-of-ones-own"))
+    );
+}
+
 fn in_production(text: &str, variables: &[(&str, &str)]) -> Case {
-    let environment =
-        [&[("THROUGHLINE_ENVIRONMENT", "production"), ("THROUGHLINE_INSECURE", "true")], variables].concat();
+    let environment = [&[PRODUCTION, INSECURE, SIGNING_KEY], variables].concat();
     Case::over(text).environment(&environment)
 }
 
@@ -438,10 +480,13 @@ fn in_production(text: &str, variables: &[(&str, &str)]) -> Case {
 fn production_is_production_in_capitals_too() {
     let text = "database: {url: 'postgres://me:changeme@h/d'}";
     for environment in ["production", "Production", "PRODUCTION"] {
-        let insecure = "THROUGHLINE_INSECURE";
-        let case =
-            Case::over(text).environment(&[("THROUGHLINE_ENVIRONMENT", environment), (insecure, "true")]);
-        assert_eq!(case.problems(), [format!("database.url: {KNOWN}  [throughline.yaml]")], "{environment}");
+        let environment = ("THROUGHLINE_ENVIRONMENT", environment);
+        let case = Case::over(text).environment(&[environment, INSECURE, SIGNING_KEY]);
+        assert_eq!(
+            case.problems(),
+            [format!("database.url: {KNOWN}  [throughline.yaml]")],
+            "{environment:?}"
+        );
     }
 }
 

@@ -223,6 +223,7 @@ async fn accept(store: &Store) {
 async fn manage(store: &Store) {
     let connection = store.connection();
     requests::find(connection, id(7)).await.unwrap();
+    requests::adopted(connection, &[[7; 32]]).await.unwrap();
     let middle = (id(DEAD + OTHERS / 2), "three".to_owned());
     let route = Filter { route: Some("one".to_owned()), ..Filter::default() };
     let everything = Filter {

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta};
 use throughline_messages::{Outcome, TraceContext};
 use throughline_store::{
-    DeliveryState, NewRequest, OutboxRequest, StoredRequest, outbox, outcomes, requests,
+    Adopted, DeliveryState, NewRequest, OutboxRequest, StoredRequest, outbox, outcomes, requests,
 };
 use throughline_testkit::{lease, leased};
 
@@ -55,7 +55,7 @@ pub(crate) async fn a_status_shows_the_request_its_deliveries_and_their_attempts
         destinations,
         ordering_key: Some("k".to_owned()),
         client: Some("shop".to_owned()),
-        origin: Some("one-requests/0/41".parse().unwrap()),
+        origin: Some(Adopted { origin: "one-requests/0/41".parse().unwrap(), identity: [7; 32] }),
         ..request(1)
     };
     insert(&db.store, std::slice::from_ref(&new)).await;
@@ -78,6 +78,8 @@ pub(crate) async fn a_status_shows_the_request_its_deliveries_and_their_attempts
         accepted_at,
     };
     assert_eq!(status.request, expected);
+    let adopted = requests::adopted(db.store.connection(), &[[6; 32], [7; 32]]).await.unwrap();
+    assert_eq!(adopted.into_iter().collect::<Vec<_>>(), [([7; 32], id)]);
     let [another, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
     assert_eq!((another.destination.as_str(), another.state), ("another", DeliveryState::Pending));
     assert_eq!((another.due_at, another.updated_at), (Some(at(900)), at(0)));

@@ -133,7 +133,8 @@ fn a_later_attempt_starts_a_trace_of_its_own_and_keeps_the_idempotency_key() {
         };
         let id = retry.request.id.to_string();
         let key = Bytes::from(id.clone());
-        world.kafka.produce(&world.kafka.topics.retries, Some(key), retry.to_headers(), "{}").await;
+        let signed = (throughline_messages::Kind::Retry, retry.to_headers());
+        world.kafka.produce_signed(&world.kafka.topics.retries, Some(key), signed, "{}").await;
         let report = world.kafka.heard.report(retry.request.id).await;
         assert_eq!((report.attempt, report.spent, report.outcome), (2, 2, Outcome::Delivered));
         let trace_id = report.trace_id.unwrap();

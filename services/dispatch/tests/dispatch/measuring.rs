@@ -88,7 +88,8 @@ fn failures_are_counted_by_their_class_and_an_open_breaker_is_seen() {
 fn a_record_that_cannot_be_read_is_counted_as_a_dead_letter() {
     in_the_world(async |world| {
         let headers = vec![("ce_id".to_owned(), "no id".into())];
-        world.kafka.produce("measured-requests", None, headers, "{}").await;
+        let signed = (throughline_messages::Kind::Request, headers);
+        world.kafka.produce_signed("measured-requests", None, signed, "{}").await;
         world.kafka.heard.record(&world.kafka.topics.dead_letters, ("throughline-reason", "malformed")).await;
         assert!(
             value(world, "throughline.dead_letters", &[("throughline.reason", "malformed")]) >= Number(1.0)

@@ -12,7 +12,9 @@ use throughline_config::{Flags, Settings};
 use throughline_dispatch::Dispatch;
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{AttemptReport, Headers, Origin, Outcome, RequestRecord, RetryRecord, Topics};
+use throughline_messages::{
+    AttemptReport, Headers, Keys, Kind, Origin, Outcome, RequestRecord, RetryRecord, Topics,
+};
 use throughline_snowflake::RequestId;
 use throughline_telemetry::{Service, Telemetry};
 use throughline_testkit::{Measured, unmeasured};
@@ -125,13 +127,31 @@ impl Kafka {
     ) -> Origin {
         let topic = format!("{}-requests", request.route);
         let key = key.map_or_else(|| request.id.to_string().into(), |key| Bytes::from_static(key.as_bytes()));
-        self.produce(&topic, Some(key), request.to_headers(), body).await
+        self.produce_signed(&topic, Some(key), (Kind::Request, request.to_headers()), body).await
     }
 
     /// Publishes a delivery again, as ingest does when it is due.
     pub(crate) async fn retry(&self, retry: &RetryRecord) {
         let key = Some(retry.request.id.to_string().into());
-        self.produce(&self.topics.retries, key, retry.to_headers(), "{}").await;
+        self.produce_signed(&self.topics.retries, key, (Kind::Retry, retry.to_headers()), "{}").await;
+    }
+
+    /// Produces a record as ingest does, with its signature.
+    pub(crate) async fn produce_signed(
+        &self,
+        topic: &str,
+        key: Option<Bytes>,
+        (kind, headers): (Kind, Headers),
+        body: &'static str,
+    ) -> Origin {
+        let headers = self.signed(kind, headers, body);
+        self.produce(topic, key, headers, body).await
+    }
+
+    pub(crate) fn signed(&self, kind: Kind, mut headers: Headers, body: &str) -> Headers {
+        let kafka = &self.settings.kafka;
+        Keys::new(kafka.signing_key(), kafka.accepted_key()).sign(kind, &mut headers, body.as_bytes());
+        headers
     }
 
     /// Publishes a request and sees its only delivery through, in the place of ingest: whenever it is due, it is

@@ -82,7 +82,7 @@ impl From<NotTaken> for Problem {
             NotTaken::InFlight => Self::IdempotencyKeyInFlight,
             NotTaken::Full => Self::Unavailable(BUSY),
             NotTaken::Unavailable => Self::Unavailable(AWAY),
-            NotTaken::Failed => Self::Internal,
+            NotTaken::Failed | NotTaken::Misconfigured => Self::Internal,
         }
     }
 }

@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use throughline_clock::Clock;
 use throughline_kafka::{Position, Producer, SendError};
-use throughline_messages::DeadReason;
+use throughline_messages::{DeadReason, Keys, Kind};
 use throughline_snowflake::RequestId;
 use throughline_store::{OutboxRequest, Store, StoreError, outbox};
 use tokio::sync::{MutexGuard, mpsc, oneshot};
@@ -53,6 +53,7 @@ pub(crate) struct Terms {
     pub(crate) lease: Lease,
     /// Each route's topic.
     pub(crate) topics: BTreeMap<String, String>,
+    pub(crate) keys: Keys,
     /// Most rows read from the table at once, and most bytes of bodies.
     pub(crate) page_rows: u64,
     pub(crate) page_bytes: u64,
@@ -308,7 +309,8 @@ impl Publisher {
             return self.refuse(id, unroutable(request), DeadReason::Unroutable, error, hold);
         };
         let (metrics, route) = (self.terms.metrics.clone(), request.route.clone());
-        let (record, span) = outgoing(topic, request, |record| record.to_headers());
+        let signature = (&self.terms.keys, Kind::Request);
+        let (record, span) = outgoing(topic, request, signature, |record| record.to_headers());
         match self.producer.enqueue(&record) {
             Ok(acknowledgement) => {
                 let stub = record.into();

@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use throughline_kafka::{Outgoing, Position, SendError};
-use throughline_messages::{Headers, RequestRecord, TraceContext};
+use throughline_messages::{Headers, Keys, Kind, RequestRecord, TraceContext};
 use throughline_store::OutboxRequest;
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
 use crate::refusals::Stub;
 
-/// Bytes of a record's fixed headers, and of librdkafka's bookkeeping for it.
-const OVERHEAD: usize = 512;
+/// Bytes of a record's fixed headers, its signature among them, and of librdkafka's bookkeeping for it.
+const OVERHEAD: usize = 640;
 
 /// Bytes that a request takes as a record, at most.
 pub(crate) fn size_of(request: &OutboxRequest) -> usize {
@@ -29,16 +29,18 @@ pub(crate) fn size_of(request: &OutboxRequest) -> usize {
 
 /// The record of a request for a topic, and the span of its sending, which is over when dropped.
 ///
-/// `headers` makes the record's headers from what they say of the request.
+/// `headers` makes the record's headers from what they say of the request. It is signed as what it is.
 pub(crate) fn outgoing(
     topic: &str,
     request: OutboxRequest,
+    (keys, kind): (&Keys, Kind),
     headers: impl FnOnce(RequestRecord) -> Headers,
 ) -> (Outgoing, Span) {
     let span = send_span(topic, &request);
     let trace = throughline_telemetry::context_of(&span).or_else(|| request.trace.clone());
     let (key, payload) = (key_of(&request), request.body.clone());
-    let headers = headers(record_of(request, trace));
+    let mut headers = headers(record_of(request, trace));
+    keys.sign(kind, &mut headers, &payload);
     (Outgoing { topic: topic.to_owned(), key: Some(key), headers, payload }, span)
 }
 

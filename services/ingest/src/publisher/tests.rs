@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use throughline_config::{Database, Kafka, Secret};
 use throughline_kafka::{Consumer, EmbeddedBroker, KafkaError, Outgoing};
-use throughline_messages::{RequestRecord, Topics, name};
+use throughline_messages::{Keys, RequestRecord, Topics, name};
 use throughline_snowflake::{Generator, NodeId};
 use throughline_store::deliveries::DeliveryState;
 use throughline_store::{NewRequest, OutboxRequest, requests};
@@ -58,6 +58,7 @@ impl Press {
         let terms = Terms {
             lease: lease.clone(),
             topics: BTreeMap::from([("one".to_owned(), TOPIC.to_owned())]),
+            keys: Keys::new("key", None),
             page_rows: 4,
             page_bytes: 1 << 20,
             patience: TimeDelta::minutes(15),
@@ -160,7 +161,7 @@ impl Press {
             if record.payload == LAST {
                 return published;
             }
-            published.push(RequestRecord::from_headers(&record.headers).unwrap().unwrap().id);
+            published.push(RequestRecord::from_headers(&record.headers).unwrap().id);
         }
     }
 }
@@ -278,7 +279,7 @@ async fn what_can_never_be_published_ends_dead_and_holds_nothing_up() {
     let mut letters =
         Consumer::subscribe(&kafka, "letters", &["throughline.dead-letters"], 1, &unmeasured()).unwrap();
     let letter = timeout(SOON, letters.recv()).await.expect("a letter").unwrap().record;
-    assert_eq!(RequestRecord::from_headers(&letter.headers).unwrap().unwrap().id, id);
+    assert_eq!(RequestRecord::from_headers(&letter.headers).unwrap().id, id);
     let header = |wanted| letter.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| &value[..]);
     assert_eq!(header(name::REASON), Some(&b"unroutable"[..]));
     assert_eq!((header(name::LEFT_OUT), letter.payload.len()), (Some(&b"value"[..]), 0));

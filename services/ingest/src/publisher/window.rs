@@ -142,6 +142,7 @@ mod tests {
     use chrono::DateTime;
     use throughline_config::{Kafka, Secret};
     use throughline_kafka::Producer;
+    use throughline_messages::{Keys, Kind};
     use throughline_store::NewRequest;
     use throughline_testkit::{new_request, unmeasured};
 
@@ -198,7 +199,9 @@ mod tests {
                 let body = vec![b'x'; 50 << 10].into();
                 let request = NewRequest { body, ..new_request(id(number), DateTime::UNIX_EPOCH) }.into();
                 let Some(hold) = window.try_hold(id(number), size_of(&request)) else { break };
-                let (record, _span) = outgoing("topic", request, |record| record.to_headers());
+                let keys = Keys::new("key", None);
+                let (record, _span) =
+                    outgoing("topic", request, (&keys, Kind::Request), |record| record.to_headers());
                 under_way.push((hold, producer.enqueue(&record).unwrap()));
             }
             assert!(under_way.len() > 5, "{}", under_way.len());

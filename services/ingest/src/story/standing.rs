@@ -49,8 +49,11 @@ fn dead(found: &Found, delivery: &StoredDelivery) -> String {
         Some(DeadReason::Unpublishable) => {
             ("Kafka refuses the record", "Raise the topic's `max.message.bytes`")
         }
-        Some(DeadReason::Malformed) => ("its record cannot be read", "See who else produces onto our topics"),
-        None => ("this version does not know it", "Ask one that does"),
+        Some(DeadReason::Malformed) => {
+            ("a header of its record cannot be used", "See whether all services are of the same version")
+        }
+        Some(DeadReason::Internal) => ("dispatch panicked at it twice, which is a defect", "Report it"),
+        Some(DeadReason::Other(_)) | None => ("this version does not know it", "Ask one that does"),
     };
     let last = delivery.last_error.as_ref().map(|error| format!(" The last error: {error}."));
     format!(
@@ -129,7 +132,7 @@ impl Waiting<'_> {
                 "dispatch's configuration has no such destination, or not yet",
                 "Restart each dispatch with a configuration that has it. After an hour the delivery ends as `unroutable`",
             ),
-            None => ("this version does not know it", "Ask one that does"),
+            Some(DeferralCause::Other(_)) | None => ("this version does not know it", "Ask one that does"),
         };
         let due = self.due().map(|due| format!(" It may go on {due}.")).unwrap_or_default();
         format!(

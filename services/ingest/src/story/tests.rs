@@ -348,7 +348,8 @@ fn the_dead_say_why_and_what_to_do() {
         (DeadReason::Untransformable, "`filter` fails on this body", "Mend the filter"),
         (DeadReason::Unroutable, "no such route or destination", "Bring it back"),
         (DeadReason::Unpublishable, "Kafka refuses the record", "`max.message.bytes`"),
-        (DeadReason::Malformed, "cannot be read", "See who else produces"),
+        (DeadReason::Malformed, "a header of its record", "of the same version"),
+        (DeadReason::Internal, "panicked", "Report it"),
     ] {
         let text = &tell(&dead(reason.as_str()), at(60)).standings[0].text;
         let begin = format!("`{}`: ", reason.as_str());

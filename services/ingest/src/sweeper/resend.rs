@@ -10,7 +10,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use throughline_clock::Clock;
 use throughline_kafka::{Outgoing, Position, SendError};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{DeadReason, ErrorClass, RetryRecord};
+use throughline_messages::{DeadReason, ErrorClass, Keys, Kind, RetryRecord};
 use throughline_snowflake::RequestId;
 use throughline_store::claims::{self, Claim, Due, DueDelivery};
 use throughline_store::{Refusal, Store};
@@ -37,6 +37,7 @@ pub(crate) struct Resender {
     pub(crate) store: Store,
     /// They share its producer and its topics.
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) keys: Keys,
     pub(crate) clock: Clock,
     pub(crate) patience: TimeDelta,
     pub(crate) window: Arc<Window>,
@@ -150,7 +151,7 @@ impl Resender {
 
     fn record(&self, due: DueDelivery) -> (Outgoing, Span) {
         let DueDelivery { request, destination, attempts, spent, since } = due;
-        outgoing(&self.dead_letters.topics.retries, request, |request| {
+        outgoing(&self.dead_letters.topics.retries, request, (&self.keys, Kind::Retry), |request| {
             RetryRecord { request, destination, attempt: attempts + 1, spent, since }.to_headers()
         })
     }

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use throughline_config::{Database, Kafka, Secret};
 use throughline_kafka::{Consumer, EmbeddedBroker, Producer};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{AttemptReport, ErrorClass, Failure, Outcome, Topics};
+use throughline_messages::{AttemptReport, ErrorClass, Failure, Keys, Kind, Outcome, Topics};
 use throughline_snowflake::{Generator, NodeId, RequestId};
 use throughline_store::{claims, outbox, outcomes, requests};
 use throughline_testkit::{eventually, new_request, unmeasured};
@@ -62,6 +62,7 @@ impl Floor {
                 metrics: metrics.clone(),
                 hard: shutdown.hard().clone(),
             },
+            keys: Keys::new("key", None),
             clock: clock.clone(),
             patience: PATIENCE,
             window: Arc::new(Window::new(WINDOW, 1 << 20, Broker::Durable, SOON)),
@@ -83,7 +84,8 @@ impl Floor {
         let transaction = store.begin().await.unwrap();
         requests::insert(&transaction, &lease, std::slice::from_ref(&request)).await.unwrap();
         transaction.commit().await.unwrap();
-        let (record, _span) = outgoing(TOPIC, request.into(), |record| record.to_headers());
+        let signature = (&self.sweeper.resender.keys, Kind::Request);
+        let (record, _span) = outgoing(TOPIC, request.into(), signature, |record| record.to_headers());
         self.sweeper.resender.dead_letters.producer.send(&record).await.unwrap();
         outbox::remove(store.connection(), &[id]).await.unwrap();
         id

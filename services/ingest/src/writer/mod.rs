@@ -313,7 +313,7 @@ impl NotCommitted {
         match self {
             Self::Refused(error) => {
                 tracing::error!(%error, "a request cannot be stored");
-                Verdict::Failed
+                if error.is_about_data() { Verdict::Failed } else { Verdict::Misconfigured }
             }
             Self::Unavailable(cause) | Self::Unknown(cause) => {
                 tracing::warn!(error = %cause, "the database does not take requests");
@@ -321,6 +321,27 @@ impl NotCommitted {
             }
         }
     }
+}
+
+/// A record that is adopted already is not adopted again. Of two that adopt the same one at the same time, the second
+/// cannot insert its row; tried once more, it finds the first.
+async fn find_adopted(
+    session: &impl throughline_store::Session,
+    new: &[NewRequest],
+    verdicts: &mut [Verdict],
+) -> Result<(), StoreError> {
+    let identity = |request: &NewRequest| request.origin.as_ref().map(|adopted| adopted.identity);
+    let identities: Vec<_> = new.iter().filter_map(identity).collect();
+    if identities.is_empty() {
+        return Ok(());
+    }
+    let adopted = requests::adopted(session, &identities).await?;
+    for (request, verdict) in new.iter().zip(verdicts) {
+        if let Some(id) = identity(request).and_then(|identity| adopted.get(&identity)) {
+            *verdict = Verdict::Repeated(*id);
+        }
+    }
+    Ok(())
 }
 
 async fn claim(
@@ -331,6 +352,7 @@ async fn claim(
     let mut verdicts: Vec<_> = rows.requests.iter().map(|request| Verdict::Accepted(request.id)).collect();
     let (claimants, claims): (Vec<usize>, Vec<Claim>) =
         rows.claims.iter().enumerate().filter_map(|(index, claim)| Some((index, claim.clone()?))).unzip();
+    find_adopted(session, &rows.requests, &mut verdicts).await?;
     if claims.is_empty() {
         return Ok(verdicts);
     }

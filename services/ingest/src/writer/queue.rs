@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use throughline_messages::{Origin, TraceContext};
+use throughline_messages::TraceContext;
 use throughline_snowflake::RequestId;
+use throughline_store::Adopted;
 use throughline_store::idempotency::Key;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -27,7 +28,7 @@ pub(crate) struct Submission {
     /// The name of the client that sent it.
     pub(crate) client: Option<String>,
     /// The record that it is adopted from.
-    pub(crate) origin: Option<Origin>,
+    pub(crate) origin: Option<Adopted>,
     /// The idempotency key, and the fingerprint of the body that it stands for.
     pub(crate) idempotency: Option<(Key, [u8; 32])>,
     /// The room that the body takes.
@@ -39,7 +40,7 @@ pub(crate) struct Submission {
 pub(crate) enum Verdict {
     /// It is durable.
     Accepted(RequestId),
-    /// It was accepted before, under the same idempotency key.
+    /// It was accepted before, under the same idempotency key or from the same record.
     Repeated(RequestId),
     /// The idempotency key stands for another body.
     KeyReused,
@@ -49,8 +50,10 @@ pub(crate) enum Verdict {
     Overloaded,
     /// The database cannot be reached; what became of it is not known.
     Unavailable,
-    /// It cannot be kept; the reason was logged.
+    /// The database refuses it; the reason was logged.
     Failed,
+    /// The database refuses any request; the reason was logged.
+    Misconfigured,
 }
 
 /// Room for a body, from before it is read until the writer is done with it, whether or not its client

@@ -23,7 +23,7 @@ async fn a_body_travels_byte_for_byte_with_its_trace() {
 
     let records = world.records(TOPIC, 1).await;
     assert_eq!(records[0].payload, body.as_bytes());
-    let read = RequestRecord::from_headers(&records[0].headers).unwrap().unwrap();
+    let read = RequestRecord::from_headers(&records[0].headers).unwrap();
     assert_eq!((read.id, read.route.as_str()), (id, "one"));
     let TraceContext { traceparent, tracestate } = read.trace.unwrap();
     assert!(traceparent.contains("0af7651916cd43dd8448eb211c80319c"), "{traceparent}");

@@ -1,7 +1,9 @@
 //! Foreign records, which dispatch forwards.
 
+use chrono::{DateTime, TimeDelta};
+use throughline_clock::Clock;
 use throughline_kafka::{Outgoing, Producer, Record};
-use throughline_messages::{Adoption, DeadReason, Origin, name};
+use throughline_messages::{Adoption, DeadReason, Keys, Kind, Origin, RequestRecord, name};
 use throughline_store::ConnectionTrait as _;
 use throughline_testkit::unmeasured;
 
@@ -10,12 +12,13 @@ use crate::world::{TOPIC, World, ids};
 /// As dispatch forwards it.
 fn adoption(offset: i64) -> Adoption {
     let origin = Origin { topic: TOPIC.to_owned(), partition: 0, offset };
-    Adoption { route: "one".to_owned(), origin, content_type: None, trace: None }
+    let origin_time = DateTime::from_timestamp_millis(1_767_225_600_123);
+    Adoption { route: "one".to_owned(), origin, origin_time, content_type: None, trace: None }
 }
 
 impl World {
     async fn forward(&self, adoption: &Adoption, body: impl Into<bytes::Bytes>) {
-        self.produce(&self.topics().adoptions, adoption.to_headers(), body).await;
+        self.produce_signed(&self.topics().adoptions, (Kind::Adoption, adoption.to_headers()), body).await;
     }
 
     /// So many dead letters, each with its reason and the error.
@@ -50,6 +53,89 @@ async fn a_foreign_record_is_adopted_once_however_often_it_is_forwarded() {
     let records = world.records(TOPIC, 2).await;
     assert_eq!(records[0].payload, r#"{"n":1.0}"#);
     assert_eq!(ids(&records)[1], last);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_record_is_adopted_once_however_much_later_it_is_forwarded_again() {
+    let world = World::new("ingest: { idempotency_window: 1h }");
+    let clock = Clock::manual(Clock::system().now());
+    let ingest = world.start_at(clock.clone()).await;
+    world.forward(&adoption(41), r#"{"n":1}"#).await;
+    world.records(TOPIC, 1).await;
+    clock.advance(TimeDelta::days(2));
+    world.forward(&adoption(41), r#"{"n":1}"#).await;
+    world.forward(&adoption(42), r#"{"n":2}"#).await;
+    let bodies: Vec<_> = world.records(TOPIC, 2).await.into_iter().map(|record| record.payload).collect();
+    assert_eq!(bodies, [r#"{"n":1}"#, r#"{"n":2}"#]);
+    ingest.stop().await;
+}
+
+/// It begins at offset 0 again.
+#[tokio::test]
+async fn the_same_record_in_a_topic_that_was_created_again_is_another_one() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let later = Adoption { origin_time: DateTime::from_timestamp_millis(1_767_225_600_124), ..adoption(0) };
+    for adoption in [adoption(0), later] {
+        world.forward(&adoption, r#"{"heartbeat":true}"#).await;
+    }
+    let records = world.records(TOPIC, 2).await;
+    assert_ne!(ids(&records)[0], ids(&records)[1]);
+    for id in ids(&records) {
+        assert_eq!(world.status_when(&ingest, id, |_| true).await["origin"], "one-requests/0/0");
+    }
+    ingest.stop().await;
+}
+
+/// Such as a right that was taken away, or a schema that is not there.
+#[tokio::test]
+async fn while_the_database_refuses_any_request_records_wait() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    world.forward(&adoption(1), r#"{"n":1}"#).await;
+    world.records(TOPIC, 1).await;
+    let store = world.store().await;
+    let run = async |sql| store.connection().execute_unprepared(sql).await.unwrap();
+    run("CREATE TRIGGER broken BEFORE INSERT ON requests BEGIN INSERT INTO missing VALUES (1); END").await;
+    world.forward(&adoption(2), r#"{"n":2}"#).await;
+    for _ in 0..20 {
+        assert_eq!(world.post(&ingest, "{}").await.status(), 500);
+    }
+    run("DROP TRIGGER broken").await;
+    assert_eq!(world.records(TOPIC, 2).await[1].payload, r#"{"n":2}"#);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn what_dispatch_has_not_signed_is_not_adopted() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    world.produce(&world.topics().adoptions, adoption(1).to_headers(), "{}").await;
+    let (letter, reason, error) = world.letters(1).await.remove(0);
+    assert_eq!((letter.payload.as_ref(), reason.as_str()), (&b"{}"[..], "malformed"));
+    assert!(error.contains("throughline-signature"), "{error}");
+    ingest.stop().await;
+}
+
+/// Such as a value that was read from a file, with the end of its line.
+#[tokio::test]
+async fn a_media_type_that_no_http_request_can_carry_becomes_that_of_json() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    for (offset, content_type) in [(1, "application/json\n"), (2, "a\u{1}b"), (3, "application/vnd.api+json")]
+    {
+        let content_type = Some(content_type.to_owned());
+        world.forward(&Adoption { content_type, ..adoption(offset) }, "{}").await;
+    }
+    let mut types: Vec<_> = world
+        .records(TOPIC, 3)
+        .await
+        .iter()
+        .map(|record| RequestRecord::from_headers(&record.headers).unwrap().content_type)
+        .collect();
+    types.sort_unstable();
+    assert_eq!(types, ["application/json", "application/json", "application/vnd.api+json"]);
     ingest.stop().await;
 }
 
@@ -109,7 +195,8 @@ async fn an_adopted_request_that_the_broker_refuses_ends_dead_is_counted_and_tol
     kafka.properties.clear();
     let producer = Producer::new(&kafka, "test", &unmeasured()).unwrap();
     let topic = world.topics().adoptions;
-    let headers = adoption(1).to_headers();
+    let mut headers = adoption(1).to_headers();
+    Keys::new(kafka.signing_key(), None).sign(Kind::Adoption, &mut headers, large.as_bytes());
     producer.send(&Outgoing { topic, key: None, headers, payload: large.into() }).await.unwrap();
     world.forward(&adoption(2), "{}").await;
 

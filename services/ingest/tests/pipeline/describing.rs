@@ -57,7 +57,8 @@ async fn dead(world: &World, ingest: &Running) -> RequestId {
         "error_class": "client_error",
         "error": "400 Bad Request",
     });
-    world.produce(&world.topics().outcomes, Vec::new(), outcome.to_string()).await;
+    let signed = (throughline_messages::Kind::Outcome, Vec::new());
+    world.produce_signed(&world.topics().outcomes, signed, outcome.to_string()).await;
     let path = format!("/v1/requests/{id}");
     eventually("the request to end", DEADLINE, async || {
         let status: Value = ask(world, ingest, &Method::GET, &path).await.json().await?;

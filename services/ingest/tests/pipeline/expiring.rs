@@ -49,13 +49,13 @@ async fn what_has_expired_ends_where_it_waits_and_lets_the_rest_go_on() {
         .records(&world.topics().dead_letters, EXPIRED)
         .await
         .iter()
-        .map(|record| RequestRecord::from_headers(&record.headers).unwrap().unwrap().id)
+        .map(|record| RequestRecord::from_headers(&record.headers).unwrap().id)
         .collect();
     told.sort_unstable();
     told.dedup();
     assert_eq!(told.len(), EXPIRED);
     // The live one is on its way.
     let retries = world.records(&world.topics().retries, 1).await;
-    assert_eq!(RequestRecord::from_headers(&retries[0].headers).unwrap().unwrap().id, live);
+    assert_eq!(RequestRecord::from_headers(&retries[0].headers).unwrap().id, live);
     ingest.stop().await;
 }

@@ -141,8 +141,10 @@ async fn an_adopted_request_says_from_which_record() {
     let world = World::new("");
     let ingest = world.start().await;
     let origin = Origin { topic: TOPIC.to_owned(), partition: 0, offset: 41 };
-    let adoption = Adoption { route: "one".to_owned(), origin, content_type: None, trace: None };
-    world.produce(&world.topics().adoptions, adoption.to_headers(), "{}").await;
+    let adoption =
+        Adoption { route: "one".to_owned(), origin, origin_time: None, content_type: None, trace: None };
+    let signed = (throughline_messages::Kind::Adoption, adoption.to_headers());
+    world.produce_signed(&world.topics().adoptions, signed, "{}").await;
     let id = crate::world::ids(&world.records(TOPIC, 1).await)[0];
     let story: Value = explained(&world, &ingest, id, "application/json").await.json().await.unwrap();
     let text = story["story"][0]["text"].as_str().unwrap();

@@ -1,6 +1,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
-use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome, RetryRecord};
+use throughline_messages::{
+    AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Keys, Kind, Outcome, RetryRecord, name,
+};
 use throughline_snowflake::RequestId;
 use throughline_store::retention::{self, Cutoff};
 
@@ -31,7 +33,8 @@ pub(crate) fn failure(error: &str) -> Failure {
 }
 
 pub(crate) async fn reported(world: &World, report: &AttemptReport) {
-    world.produce(&world.topics().outcomes, Vec::new(), serde_json::to_vec(report).unwrap()).await;
+    let outcomes = world.topics().outcomes;
+    world.produce_signed(&outcomes, (Kind::Outcome, Vec::new()), serde_json::to_vec(report).unwrap()).await;
 }
 
 #[tokio::test]
@@ -42,7 +45,7 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     let (good, bad) = (world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await);
     let dead = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400 Bad Request") };
     // What cannot be read goes to dead letters and holds nothing up; what comes twice counts once.
-    world.produce(&outcomes, Vec::new(), "{").await;
+    world.produce_signed(&outcomes, (Kind::Outcome, Vec::new()), "{").await;
     for _ in 0..2 {
         reported(&world, &report(good, NOW, Outcome::Delivered)).await;
         reported(&world, &report(bad, NOW, dead.clone())).await;
@@ -59,6 +62,56 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     let status = world.status_when(&ingest, good, ended("delivered")).await;
     assert_eq!(status["deliveries"][0]["attempts"][0]["status"], 400);
     assert_eq!(world.records(&world.topics().dead_letters, 1).await[0].payload, "{");
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_dispatch_has_not_signed_decides_nothing() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let outcomes = world.topics().outcomes;
+    let id = world.accepted(&ingest, "{}").await;
+    let forged = serde_json::to_vec(&report(id, NOW, Outcome::Delivered)).unwrap();
+    world.produce(&outcomes, Vec::new(), forged.clone()).await;
+    let mut by_another_key = Vec::new();
+    Keys::new("the key of somebody else", None).sign(Kind::Outcome, &mut by_another_key, &forged);
+    world.produce(&outcomes, by_another_key, forged).await;
+    let dead = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400 Bad Request") };
+    reported(&world, &report(id, NOW, dead)).await;
+    let status = world.status_when(&ingest, id, |status| state(status) != "pending").await;
+    assert_eq!(state(&status), "dead");
+    for letter in world.records(&world.topics().dead_letters, 2).await {
+        let reason = letter.headers.iter().find(|(header, _)| header == name::REASON);
+        assert_eq!(reason.map(|(_, reason)| &reason[..]), Some(&b"malformed"[..]));
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn reasons_and_causes_of_a_later_version_are_recorded_as_they_are() {
+    let world = World::new("");
+    let ingest = world.start().await;
+    let (dead, deferred) = (world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await);
+    let failure = Failure { class: ErrorClass::Other("quota".try_into().unwrap()), error: "402".to_owned() };
+    let reason = DeadReason::Other("unpaid".try_into().unwrap());
+    reported(&world, &report(dead, NOW, Outcome::Dead { reason, failure })).await;
+    let (due_at, cause) =
+        (Clock::system().now() + TimeDelta::hours(1), DeferralCause::Other("paused".try_into().unwrap()));
+    reported(&world, &report(deferred, NOW, Outcome::Deferred { due_at, cause })).await;
+    let status = world.status_when(&ingest, dead, |status| state(status) == "dead").await;
+    let delivery = &status["deliveries"][0];
+    assert_eq!((&delivery["reason"], &delivery["last_error_class"]), (&"unpaid".into(), &"quota".into()));
+    let is_deferred = |status: &serde_json::Value| status["deliveries"][0]["deferred_by"] == "paused";
+    world.status_when(&ingest, deferred, is_deferred).await;
+    for (id, name) in [(dead, "unpaid"), (deferred, "paused")] {
+        let url = format!("{}/v1/requests/{id}/explain", ingest.base);
+        let told =
+            world.http.get(url).header("accept", "text/plain").send().await.unwrap().text().await.unwrap();
+        assert!(
+            told.contains(&format!("`{name}`")) && told.contains("this version does not know it"),
+            "{told}"
+        );
+    }
     ingest.stop().await;
 }
 

@@ -12,7 +12,7 @@ use throughline_config::{Flags, Settings, Sources, load_from};
 use throughline_ingest::{Broker, Ingest, StartError};
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::{Shutdown, TaskFailed};
-use throughline_messages::{RequestRecord, Topics};
+use throughline_messages::{Keys, Kind, RequestRecord, Topics};
 use throughline_snowflake::RequestId;
 use throughline_store::{Store, outbox};
 use throughline_telemetry::{Service, Telemetry};
@@ -214,6 +214,18 @@ destinations:
         producer.send(&record).await.unwrap();
     }
 
+    /// Produces a record as dispatch does, with its signature.
+    pub(crate) async fn produce_signed(
+        &self,
+        topic: &str,
+        (kind, mut headers): (Kind, Vec<(String, Bytes)>),
+        payload: impl Into<Bytes>,
+    ) {
+        let (kafka, payload) = (self.settings().kafka, payload.into());
+        Keys::new(kafka.signing_key(), kafka.accepted_key()).sign(kind, &mut headers, &payload);
+        self.produce(topic, headers, payload).await;
+    }
+
     /// What `GET /v1/requests/{id}` says as soon as `is` holds of it.
     pub(crate) async fn status_when(
         &self,
@@ -271,5 +283,5 @@ pub(crate) async fn id_of(response: reqwest::Response) -> RequestId {
 
 /// The ids of records of ours, in the order of their offsets.
 pub(crate) fn ids(records: &[Record]) -> Vec<RequestId> {
-    records.iter().map(|record| RequestRecord::from_headers(&record.headers).unwrap().unwrap().id).collect()
+    records.iter().map(|record| RequestRecord::from_headers(&record.headers).unwrap().id).collect()
 }
