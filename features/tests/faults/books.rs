@@ -1,6 +1,6 @@
 //! Compares what clients were answered, what the third party received, and what the database says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -8,10 +8,14 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use throughline_snowflake::{NodeId, RequestId};
 
+use crate::rates;
+
 use crate::cast::Replica;
-use crate::faults::{Fault, Window};
+use crate::faults::Fault;
+use crate::foreign::ForeignRecord;
 use crate::load::{Experience, Maker, Posted, Silence};
 use crate::scene::Row;
+use crate::strike::Window;
 use crate::third_party::{Call, Wish};
 use crate::watch::{Watch, stamp};
 
@@ -30,6 +34,8 @@ pub(crate) struct Evidence {
     pub(crate) seen: Experience,
     pub(crate) calls: Vec<Call>,
     pub(crate) rows: Vec<Row>,
+    /// What others have produced onto a route's topic.
+    pub(crate) foreign: Vec<ForeignRecord>,
     /// Rows left in the outbox.
     pub(crate) unpublished: i64,
     /// What the programs have printed.
@@ -56,6 +62,8 @@ pub(crate) fn close(evidence: &Evidence) -> Verdict {
     books.third_party(&mut verdict);
     books.repetitions(&mut verdict);
     books.order(&mut verdict);
+    books.foreign(&mut verdict);
+    verdict.wrong.extend(rates::compare(evidence));
     books.losses(&mut verdict);
     books.manners(&mut verdict);
     verdict
@@ -125,7 +133,8 @@ impl<'a> Books<'a> {
         verdict.total(
             "",
             format!(
-                "tries in vain: {refused} answered 503, {broken} broken, {} not answered",
+                "failed tries: {} answered 503 or 409, {broken} broken, {} not answered",
+                refused.len(),
                 silences.len()
             ),
         );
@@ -139,7 +148,8 @@ impl<'a> Books<'a> {
         let others = accepted.iter().filter(is_another).map(|(id, posted)| format!("{} as {id}", posted.key));
         verdict.expect_none("accepted with the id of another request", others);
         let is_second = |row: &&Row| {
-            self.posted(row).is_none_or(|posted| posted.id.is_some_and(|id| Some(id) != row.id()))
+            row.origin.is_none()
+                && self.posted(row).is_none_or(|posted| posted.id.is_some_and(|id| Some(id) != row.id()))
         };
         let seconds = self.evidence.rows.iter().filter(is_second);
         verdict.expect_none("in the database, and nobody posted them, or they are there twice", seconds);
@@ -184,7 +194,9 @@ impl<'a> Books<'a> {
             ),
         );
         verdict.expect_none("ids were made under a node id that another ingest had meanwhile", clashes);
-        let none = (inherited == 0).then_some("so nothing is known of such");
+        let is_restart = |window: &Window| window.fault == Fault::RollingRestart;
+        let was_restarted = self.evidence.windows.iter().any(is_restart);
+        let none = (was_restarted && inherited == 0).then_some("so nothing is known of such");
         verdict.expect_none("no node id went from one ingest to another", none);
     }
 
@@ -243,6 +255,33 @@ impl<'a> Books<'a> {
         verdict.expect_none("delivered, and the third party knows nothing of them", pretended);
         let forgotten = rows.iter().filter(|row| has(row) && !is_delivered(row));
         verdict.expect_none("acknowledged by the third party, and not delivered", forgotten);
+    }
+
+    /// Records that others have produced were adopted, each once; none was taken for one of ours.
+    fn foreign(&self, verdict: &mut Verdict) {
+        let mut delivered = HashMap::<&str, BTreeSet<RequestId>>::new();
+        let mut deceived = Vec::new();
+        for call in &self.evidence.calls {
+            let (Some(id), Some(prompt)) = (call.id, call.prompt.as_deref()) else { continue };
+            let Some(row) = self.by_id.get(&id) else { continue };
+            if row.origin.is_some() {
+                delivered.entry(prompt).or_default().insert(id);
+            } else if row.key.as_deref() != Some(prompt) {
+                deceived.push(format!("{prompt} as {id}"));
+            }
+        }
+        let adopted = self.evidence.rows.iter().filter(|row| row.origin.is_some()).count();
+        let produced = &self.evidence.foreign;
+        verdict.total("others", format!("{} records produced, {adopted} adopted", produced.len()));
+        verdict.expect_none("bodies of others, sent under the id of a request", deceived);
+        let times = |record: &ForeignRecord| delivered.get(record.prompt.as_str()).map_or(0, BTreeSet::len);
+        let is_wrong = |record: &&ForeignRecord| match times(record) {
+            0 => record.is_deliverable,
+            times => times > 1,
+        };
+        let wrong = produced.iter().filter(is_wrong);
+        let wrong = wrong.map(|record| format!("{}, {} times", record.prompt, times(record)));
+        verdict.expect_none("records of others that were not adopted exactly once", wrong);
     }
 
     /// What the third party acknowledged twice was near a fault that explains it.

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use throughline_testkit::{Output, Program, Programs, Service};
 
 use crate::load::Doors;
@@ -38,6 +39,19 @@ impl fmt::Display for Replica {
     }
 }
 
+/// Shifts the wall clock of a program that is started with it.
+const AHEAD: &str = include_str!("ahead.c");
+
+/// Compiles the library that shifts a program's clock.
+fn clock(ahead: &str, folder: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let (source, library) = (folder.join("ahead.c"), folder.join("ahead.so"));
+    std::fs::write(&source, AHEAD)?;
+    let compiled =
+        Command::new("cc").args(["-O2", "-fPIC", "-shared", "-o"]).arg(&library).arg(&source).status();
+    ensure!(compiled.context("no C compiler")?.success(), "cannot compile {}", source.display());
+    Ok(vec![("LD_PRELOAD", library.display().to_string()), ("SECONDS_AHEAD", ahead.to_owned())])
+}
+
 /// All replicas, in one folder with one configuration.
 pub(crate) struct Cast {
     programs: Programs,
@@ -57,8 +71,14 @@ impl Cast {
 
     /// Starts a replica and waits until it listens.
     pub(crate) async fn start(&mut self, replica: Replica) -> anyhow::Result<()> {
+        self.start_ahead(replica, None).await
+    }
+
+    /// The same, with a clock that is some seconds `ahead` of the system's.
+    pub(crate) async fn start_ahead(&mut self, replica: Replica, ahead: Option<&str>) -> anyhow::Result<()> {
         let executable = self.programs.path(&replica.service.to_string());
-        let mut program = Program::start(&executable, &[], &self.folder)?;
+        let environment = ahead.map(|ahead| clock(ahead, &self.folder)).transpose()?.unwrap_or_default();
+        let mut program = Program::start_with(&executable, &[], &environment, &self.folder)?;
         self.printed.push((replica, program.output().clone()));
         let address = program.listening().await.with_context(|| replica.to_string())?;
         if replica.service == Service::Ingest {

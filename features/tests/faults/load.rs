@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde::Serialize;
@@ -70,8 +71,8 @@ pub(crate) struct Silence {
 #[derive(Debug, Default)]
 pub(crate) struct Experience {
     pub(crate) posted: Vec<Posted>,
-    /// Answers 503 with `Retry-After`.
-    pub(crate) refused: usize,
+    /// When there were answers 503 or 409 with `Retry-After`.
+    pub(crate) refused: Vec<Duration>,
     /// Connections that were not to be had, or broke.
     pub(crate) broken: usize,
     pub(crate) silences: Vec<Silence>,
@@ -102,13 +103,14 @@ pub(crate) struct Load {
 impl Load {
     /// They begin, and post so many requests a second together.
     pub(crate) fn begin(watch: Watch, doors: &Arc<Doors>, rate: u32) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder();
-        let http = http.no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).build()?;
+        let http = client()?;
         let (stop, accepted) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let client = Client {
                 number,
+                name: format!("client-{number}"),
+                path: "/one",
                 watch,
                 http: http.clone(),
                 doors: Arc::clone(doors),
@@ -130,14 +132,62 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Experience::default();
         for seen in self.clients.join_all().await {
-            all.posted.extend(seen.posted);
-            all.refused += seen.refused;
-            all.broken += seen.broken;
-            all.silences.extend(seen.silences);
-            all.odd.extend(seen.odd);
+            all.add(seen);
         }
         all
     }
+}
+
+impl Experience {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.posted.extend(other.posted);
+        self.refused.extend(other.refused);
+        self.broken += other.broken;
+        self.silences.extend(other.silences);
+        self.odd.extend(other.odd);
+    }
+}
+
+/// Posts some requests to `path` beside the load, and returns when each of them was accepted or given up. `name` makes
+/// their `Idempotency-Key`s differ from all others.
+pub(crate) async fn burst(
+    watch: Watch,
+    doors: &Arc<Doors>,
+    name: &str,
+    path: &'static str,
+    count: u32,
+) -> anyhow::Result<Experience> {
+    let http = client()?;
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS.min(count) {
+        let mut client = Client {
+            number,
+            name: format!("{name}-{number}"),
+            path,
+            watch,
+            http: http.clone(),
+            doors: Arc::clone(doors),
+            accepted: Arc::default(),
+            seen: Experience::default(),
+        };
+        let share = (number..count).step_by(CLIENTS as usize);
+        clients.spawn(async move {
+            for number in share {
+                let posted = client.post_plain(number).await;
+                client.seen.posted.push(posted);
+            }
+            client.seen
+        });
+    }
+    let mut all = Experience::default();
+    for seen in clients.join_all().await {
+        all.add(seen);
+    }
+    Ok(all)
+}
+
+fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).build()
 }
 
 impl Doors {
@@ -167,8 +217,15 @@ impl Doors {
         well.or_else(|| open.first()).copied()
     }
 
-    fn avoid(&self, door: usize, until: Duration) {
-        self.door(door).avoided_until = until;
+    /// Where a replica of ingest listens.
+    pub(crate) fn address(&self, door: usize) -> anyhow::Result<SocketAddr> {
+        self.door(door).address.context("this ingest has never listened")
+    }
+
+    /// Passes a door by for some time if there is another.
+    pub(crate) fn avoid(&self, door: usize, until: Duration) {
+        let mut door = self.door(door);
+        door.avoided_until = door.avoided_until.max(until);
     }
 
     fn door(&self, door: usize) -> MutexGuard<'_, Door> {
@@ -178,6 +235,9 @@ impl Doors {
 
 struct Client {
     number: u32,
+    /// What its `Idempotency-Key`s begin with.
+    name: String,
+    path: &'static str,
     watch: Watch,
     http: reqwest::Client,
     doors: Arc<Doors>,
@@ -229,10 +289,25 @@ impl Client {
             12 => Wish::Reject,
             _ => Wish::Accept,
         };
-        let key = format!("client-{}-request-{number}", self.number);
+        let preferred = if account.is_some() { self.number } else { number / 2 } as usize;
+        self.post_as(number, account, wish, preferred).await
+    }
+
+    /// Without an ordering key, to be accepted.
+    async fn post_plain(&mut self, number: u32) -> Posted {
+        self.post_as(number, None, Wish::Accept, number as usize).await
+    }
+
+    async fn post_as(
+        &mut self,
+        number: u32,
+        account: Option<String>,
+        wish: Wish,
+        preferred: usize,
+    ) -> Posted {
+        let key = format!("{}-request-{number}", self.name);
         let body = Body { account: account.as_deref(), wish, prompt: &key };
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let preferred = if account.is_some() { self.number } else { number / 2 } as usize;
         let (id, made_by) = self.see_through(preferred, &key, &body).await.unzip();
         Posted { key, account, wish, id, at: self.watch.now(), made_by: made_by.flatten() }
     }
@@ -255,7 +330,7 @@ impl Client {
                     self.accepted.fetch_add(1, Ordering::Relaxed);
                     return Some((id, (tries == 1).then_some(maker)));
                 }
-                Tried::Refused => self.seen.refused += 1,
+                Tried::Refused => self.seen.refused.push(to),
                 Tried::Odd(what) => self.seen.odd.push(what),
                 Tried::Broken => {
                     self.seen.broken += 1;
@@ -274,7 +349,7 @@ impl Client {
     async fn try_once(&self, to: SocketAddr, key: &str, body: &[u8]) -> Tried {
         let request = self
             .http
-            .post(format!("http://{to}/one"))
+            .post(format!("http://{to}{}", self.path))
             .header(CONTENT_TYPE, "application/json")
             .header("idempotency-key", key)
             .body(body.to_vec());
@@ -299,7 +374,8 @@ async fn read(answer: Response) -> Tried {
     };
     match (status, request_id(&body)) {
         (StatusCode::CREATED, Some(id)) => Tried::Accepted(id),
-        (StatusCode::SERVICE_UNAVAILABLE, _) if has_retry_after => Tried::Refused,
+        // The latter while an ingest that stands still holds the transaction of the try before.
+        (StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT, _) if has_retry_after => Tried::Refused,
         _ => Tried::Odd(format!("{status}: {body}")),
     }
 }

@@ -4,14 +4,20 @@
 //! make test-faults                       # three minutes, each fault once
 //! make test-faults MINUTES=30            # round after round, with outages as long as in life
 //! make test-faults ARGS='--seed 42'      # a run like one before
+//! make test-faults ARGS='--only killed'  # some of the faults alone
 //! ```
 
 mod books;
 mod cast;
+mod deeds;
 mod faults;
+mod flood;
+mod foreign;
 mod groups;
 mod load;
+mod rates;
 mod scene;
+mod strike;
 mod third_party;
 mod watch;
 
@@ -29,9 +35,10 @@ use tokio::time::sleep;
 
 use crate::books::{Evidence, Verdict};
 use crate::cast::{REPLICAS, Replica};
-use crate::faults::{Strike, Window, round};
+
 use crate::load::Load;
 use crate::scene::Scene;
+use crate::strike::{Strike, Window, round};
 use crate::watch::{Watch, say, stamp};
 
 /// Set in CI: there, what cannot run has failed.
@@ -51,6 +58,9 @@ struct Options {
     /// What decides which fault strikes when and for how long; by default another each time.
     #[arg(long)]
     seed: Option<u32>,
+    /// Only faults whose description contains this text.
+    #[arg(long, default_value_t)]
+    only: String,
     /// Requests a second.
     #[arg(long, default_value_t = 60)]
     rate: u32,
@@ -104,7 +114,7 @@ async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result
     let calm_until = watch.now();
     let mut windows = Vec::new();
     let went_on = strike(options, seed, scene, &load, &mut windows).await;
-    let answers = load.end().await;
+    let mut answers = load.end().await;
     watch.say(format_args!(
         "no more faults, {} requests accepted; waiting for the rest to end",
         accepted(&answers)
@@ -119,6 +129,7 @@ async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result
         ends.push(scene.cast.stop(replica).await);
     }
     watch.say("all has ended, closing the books");
+    answers.add(std::mem::take(&mut scene.beside));
     let mut verdict = books::close(&Evidence {
         watch,
         calm_until,
@@ -126,6 +137,7 @@ async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result
         seen: answers,
         calls: scene.third_party.calls(),
         rows: scene.rows().await?,
+        foreign: std::mem::take(&mut scene.foreign),
         unpublished: scene.unpublished().await?,
         lines: scene.cast.lines().collect(),
         faux_pas: scene.cast.faux_pas().to_vec(),
@@ -147,7 +159,7 @@ async fn strike(
     for number in 0.. {
         for act in round(options.minutes, &mut dice) {
             let first = windows.len();
-            for next in act {
+            for next in act.into_iter().filter(|next| next.to_string().contains(&options.only)) {
                 if number > 0 && scene.watch.now() >= time {
                     return Ok(());
                 }

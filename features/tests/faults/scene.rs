@@ -16,8 +16,9 @@ use throughline_testkit::{Broker, Container, Database, Programs, Service, eventu
 
 use crate::cast::{Cast, REPLICAS, Replica};
 use crate::faults::Leave;
+use crate::foreign::ForeignRecord;
 use crate::groups::{self, Groups, SHARED_OUT, Shares};
-use crate::load::Doors;
+use crate::load::{Doors, Experience};
 use crate::third_party::ThirdParty;
 use crate::watch::Watch;
 
@@ -39,10 +40,16 @@ pub(crate) struct Scene {
     pub(crate) third_party: ThirdParty,
     pub(crate) broker: Broker,
     pub(crate) database: Database,
-    records: PgPool,
+    pub(crate) records: PgPool,
     groups: Groups,
     /// What each had in its groups, before one of them was killed.
     before: Vec<Shares>,
+    /// What clients have seen of the requests that faults have posted.
+    pub(crate) beside: Experience,
+    /// What others have produced onto the topics.
+    pub(crate) foreign: Vec<ForeignRecord>,
+    /// Bursts, columns and foreign records so far: so that each has a name of its own.
+    counter: usize,
     /// The programs run in it.
     _folder: TempDir,
 }
@@ -58,6 +65,8 @@ pub(crate) struct Row {
     pub(crate) reason: Option<String>,
     /// Whether one of its attempts delivered it.
     pub(crate) has_delivered: bool,
+    /// The foreign record that it was adopted from, if it was.
+    pub(crate) origin: Option<String>,
 }
 
 impl Row {
@@ -69,9 +78,10 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
-        let Self { request_id, key, state, reason, has_delivered } = self;
+        let Self { request_id, key, state, reason, has_delivered, origin } = self;
         let (key, state, reason) = (or_none(key), or_none(state), or_none(reason));
         let delivered = if *has_delivered { "an attempt" } else { "no attempt" };
+        let key = origin.as_ref().map_or(key, |origin| format!("none, adopted from {origin}"));
         write!(f, "{request_id} of key {key}: state {state}, reason {reason}, delivered by {delivered}")
     }
 }
@@ -79,7 +89,7 @@ impl fmt::Display for Row {
 const ROWS: &str = "\
     SELECT requests.id AS request_id, key, state, reason, EXISTS ( \
         SELECT 1 FROM attempts WHERE attempts.request_id = requests.id AND outcome = 'delivered' \
-    ) AS has_delivered \
+    ) AS has_delivered, requests.origin \
     FROM requests \
     LEFT JOIN deliveries ON deliveries.request_id = requests.id \
     LEFT JOIN idempotency_keys ON idempotency_keys.request_id = requests.id";
@@ -104,7 +114,7 @@ impl Scene {
         }
         let records = PgPoolOptions::new().max_connections(1).acquire_timeout(ANSWER).connect_lazy(&url)?;
         let groups = Groups::of(&broker.bootstrap_servers())?;
-        let before = Vec::new();
+        let (before, beside, foreign, counter) = (Vec::new(), Experience::default(), Vec::new(), 0);
         Ok(Self {
             watch,
             cast,
@@ -115,6 +125,9 @@ impl Scene {
             records,
             groups,
             before,
+            beside,
+            foreign,
+            counter,
             _folder: folder,
         })
     }
@@ -124,10 +137,11 @@ impl Scene {
         self.broker.as_container().context("the broker has no container")
     }
 
-    /// One replica more joins. It gets its share of the partitions, and nobody else's move.
-    pub(crate) async fn grow(&mut self, service: Service) -> anyhow::Result<()> {
-        let before = self.at_rest(service).await?;
-        self.cast.start(Replica::newcomer(service)).await?;
+    /// One replica more joins, with the system's clock or one that is `ahead` of it. It gets its share of the
+    /// partitions, and no other partition moves.
+    pub(crate) async fn grow(&mut self, service: Service, ahead: Option<&str>) -> anyhow::Result<()> {
+        let before = self.shared_out(service, REPLICAS).await?;
+        self.cast.start_ahead(Replica::newcomer(service), ahead).await?;
         self.share_anew(service, REPLICAS + 1, &before, 0).await
     }
 
@@ -143,7 +157,7 @@ impl Scene {
 
     /// A replica is killed, to be revived.
     pub(crate) async fn kill(&mut self, replica: Replica) -> anyhow::Result<()> {
-        self.before = self.at_rest(replica.service).await?;
+        self.before = self.shared_out(replica.service, REPLICAS).await?;
         self.cast.kill(replica).await
     }
 
@@ -152,12 +166,6 @@ impl Scene {
         self.cast.start(replica).await?;
         let before = std::mem::take(&mut self.before);
         self.share_anew(replica.service, REPLICAS, &before, 1).await
-    }
-
-    /// Waits until all has ended that an earlier fault has set in motion, and tells who has what then.
-    async fn at_rest(&self, service: Service) -> anyhow::Result<Vec<Shares>> {
-        self.settle().await?;
-        self.shared_out(service, REPLICAS).await
     }
 
     /// Waits until so many replicas of a service have a node id each, if they need one, and have shared out their
@@ -226,6 +234,12 @@ impl Scene {
         }
     }
 
+    /// A number that was not used before.
+    pub(crate) fn next_number(&mut self) -> usize {
+        self.counter += 1;
+        self.counter
+    }
+
     /// Deletes a topic, as an operator might by mistake.
     pub(crate) async fn delete_topic(&self, name: &str) -> anyhow::Result<()> {
         let mut config = ClientConfig::new();
@@ -240,12 +254,17 @@ impl Scene {
 
     /// Waits until every delivery has ended of what was accepted so far.
     pub(crate) async fn settle(&self) -> anyhow::Result<()> {
+        self.settle_within(SETTLED).await
+    }
+
+    /// The same, within a time.
+    pub(crate) async fn settle_within(&self, deadline: Duration) -> anyhow::Result<()> {
         let newest = "SELECT coalesce(max(id), 0) FROM requests";
         let newest: i64 = eventually("the newest request", ANSWER, async || {
             Ok(sqlx::query_scalar(newest).fetch_one(&self.records).await?)
         })
         .await?;
-        eventually("every delivery to end", SETTLED, async || {
+        eventually("every delivery to end", deadline, async || {
             let unended = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL AND request_id <= $1";
             let unended: i64 = sqlx::query_scalar(unended).bind(newest).fetch_one(&self.records).await?;
             ensure!(unended == 0, "{unended} unended");

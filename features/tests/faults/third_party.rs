@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ use crate::watch::Watch;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(4);
 /// How much longer than it says a token is taken.
 const TOKEN_LEEWAY: Duration = Duration::from_secs(1);
+
+/// How long each call to `/slow` takes: longer than members of a group usually wait for each other.
+pub(crate) const SLOW: Duration = Duration::from_secs(25);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -72,14 +76,28 @@ pub(crate) enum Wish {
     Reject,
 }
 
-/// One call to `/three`.
+/// One call to one of the destinations.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     /// Its `Idempotency-Key`; none if that was not a request id.
     pub(crate) id: Option<RequestId>,
+    /// What distinguishes its body from all others.
+    pub(crate) prompt: Option<String>,
+    pub(crate) destination: Destination,
     pub(crate) began: Duration,
     /// When and with which status it was answered, if it was.
     pub(crate) answered: Option<(Duration, StatusCode)>,
+}
+
+/// What was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// `/three`, whose answers depend on the mood.
+    Three,
+    /// `/slow`, which is always well, and takes [`SLOW`] for each call.
+    Slow,
+    /// `/perishable`, which answers 503 while its shop is closed.
+    Perishable,
 }
 
 /// The third party, which ends when dropped.
@@ -93,6 +111,8 @@ struct Desk {
     watch: Watch,
     mood: Mutex<Mood>,
     token_mood: Mutex<TokenMood>,
+    /// Whether `/perishable` answers 503.
+    is_closed: AtomicBool,
     /// Until when each token is good.
     tokens: Mutex<HashMap<String, Duration>>,
     /// Those that have stumbled.
@@ -103,6 +123,7 @@ struct Desk {
 #[derive(Deserialize)]
 struct Body {
     wish: Wish,
+    prompt: String,
 }
 
 impl ThirdParty {
@@ -113,6 +134,7 @@ impl ThirdParty {
             watch,
             mood: Mutex::new(Mood::Fine),
             token_mood: Mutex::new(TokenMood::Fine),
+            is_closed: AtomicBool::new(false),
             tokens: Mutex::default(),
             stumbled: Mutex::default(),
             calls: Mutex::default(),
@@ -133,6 +155,16 @@ impl ThirdParty {
 
     pub(crate) fn give_tokens(&self, mood: TokenMood) {
         *lock(&self.desk.token_mood) = mood;
+    }
+
+    /// Closes or opens `/perishable`.
+    pub(crate) fn close_shop(&self, is_closed: bool) {
+        self.desk.is_closed.store(is_closed, Ordering::Relaxed);
+    }
+
+    /// Calls to a destination so far.
+    pub(crate) fn count(&self, destination: Destination) -> usize {
+        lock(&self.desk.calls).iter().filter(|call| call.destination == destination).count()
     }
 
     /// All calls so far, in the order in which they began.
@@ -171,10 +203,15 @@ impl Desk {
     async fn receive(&self, request: Request<Incoming>, hang_up: &Notify) -> Answer {
         let (head, body) = request.into_parts();
         let Ok(body) = body.collect().await else { return never().await };
-        let answer = if head.uri.path() == "/token" {
-            self.token()
-        } else {
-            self.take(&head.headers, &body.to_bytes()).await
+        let destination = match head.uri.path() {
+            "/three" => Some(Destination::Three),
+            "/slow" => Some(Destination::Slow),
+            "/perishable" => Some(Destination::Perishable),
+            _ => None,
+        };
+        let answer = match destination {
+            Some(destination) => self.take(destination, &head.headers, &body.to_bytes()).await,
+            None => self.token(),
         };
         if let Some(answer) = answer {
             answer
@@ -202,20 +239,25 @@ impl Desk {
     }
 
     /// None to reset the connection.
-    async fn take(&self, headers: &HeaderMap, body: &[u8]) -> Option<Answer> {
+    async fn take(&self, destination: Destination, headers: &HeaderMap, body: &[u8]) -> Option<Answer> {
         let id = headers.get(IDEMPOTENCY_KEY).and_then(|id| id.to_str().ok()?.parse().ok());
-        let place = self.note(id);
-        let answer =
-            if self.knows(headers) { self.judge(id, body).await? } else { empty(StatusCode::UNAUTHORIZED) };
+        let body: Option<Body> = serde_json::from_slice(body).ok();
+        let place = self.note(id, destination, body.as_ref());
+        let answer = if self.knows(headers) {
+            self.judge(destination, id, body.as_ref()).await?
+        } else {
+            empty(StatusCode::UNAUTHORIZED)
+        };
         if let Some(call) = lock(&self.calls).get_mut(place) {
             call.answered = Some((self.watch.now(), answer.status()));
         }
         Some(answer)
     }
 
-    fn note(&self, id: Option<RequestId>) -> usize {
+    fn note(&self, id: Option<RequestId>, destination: Destination, body: Option<&Body>) -> usize {
         let mut calls = lock(&self.calls);
-        calls.push(Call { id, began: self.watch.now(), answered: None });
+        let prompt = body.map(|body| body.prompt.clone());
+        calls.push(Call { id, prompt, destination, began: self.watch.now(), answered: None });
         calls.len() - 1
     }
 
@@ -226,7 +268,27 @@ impl Desk {
         good_until.is_some_and(|until| self.watch.now() < until)
     }
 
-    async fn judge(&self, id: Option<RequestId>, body: &[u8]) -> Option<Answer> {
+    /// None to reset the connection.
+    async fn judge(
+        &self,
+        destination: Destination,
+        id: Option<RequestId>,
+        body: Option<&Body>,
+    ) -> Option<Answer> {
+        match destination {
+            Destination::Three => self.judge_by_mood(id, body).await,
+            Destination::Slow => {
+                sleep(SLOW).await;
+                Some(self.grant(id, body))
+            }
+            Destination::Perishable if self.is_closed.load(Ordering::Relaxed) => {
+                Some(empty(StatusCode::SERVICE_UNAVAILABLE))
+            }
+            Destination::Perishable => Some(self.grant(id, body)),
+        }
+    }
+
+    async fn judge_by_mood(&self, id: Option<RequestId>, body: Option<&Body>) -> Option<Answer> {
         // Different for each request, and the same in each run.
         let dice = id.map_or(0, RequestId::as_i64).unsigned_abs() % 101;
         let mood = *lock(&self.mood);
@@ -247,8 +309,8 @@ impl Desk {
         }
     }
 
-    fn grant(&self, id: Option<RequestId>, body: &[u8]) -> Answer {
-        let Ok(Body { wish }) = serde_json::from_slice(body) else { return empty(StatusCode::BAD_REQUEST) };
+    fn grant(&self, id: Option<RequestId>, body: Option<&Body>) -> Answer {
+        let Some(Body { wish, .. }) = body else { return empty(StatusCode::BAD_REQUEST) };
         let status = match (wish, id) {
             (Wish::Stumble, Some(id)) if lock(&self.stumbled).insert(id) => StatusCode::SERVICE_UNAVAILABLE,
             (Wish::Accept | Wish::Stumble, _) => StatusCode::OK,

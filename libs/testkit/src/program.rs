@@ -14,8 +14,8 @@ use crate::output::Output;
 
 /// For a program to listen. It does in well under a second; the rest is for a machine that is busy.
 const START_DEADLINE: Duration = Duration::from_mins(1);
-/// For a program to end when told to: its own deadline (25 s) and some more.
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// For a program to end when told to: its own deadline (25 s, or more if its configuration says so) and some more.
+const STOP_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What of this process's environment a program gets to see: settings that a developer exports must not
 /// change what is tested.
