@@ -224,7 +224,8 @@ pub async fn adopted(
     }
 
     let connection = &Operation::new(session, "find_adopted");
-    let sql = "SELECT requests.id, requests.adoption FROM r JOIN requests ON requests.adoption = r.identity";
+    // SQLite takes the tables of a CROSS JOIN in this order.
+    let sql = "SELECT requests.id, requests.adoption FROM r CROSS JOIN requests WHERE requests.adoption = r.identity";
     let found: Vec<Found> = Rows::of(identities)
         .column("identity", |identity| identity)
         .query(connection, Vec::new(), sql)

@@ -33,19 +33,20 @@ fn words(panic: Box<dyn Any + Send>) -> Panic {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[tokio::test]
     async fn a_panic_becomes_an_error_with_its_words_and_drops_what_was_held() {
-        let held = std::sync::Arc::new(());
-        let holding = std::sync::Arc::clone(&held);
+        let held = Arc::new(());
+        let holding = Arc::clone(&held);
         let panics = caught(async move {
-            let _holding = holding;
             tokio::task::yield_now().await;
-            panic!("attempt {}", 2);
+            panic!("attempt {}", Arc::strong_count(&holding));
         });
         assert_eq!(panics.await, Err::<(), _>("attempt 2".to_owned()));
-        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+        assert_eq!(Arc::strong_count(&held), 1);
         assert_eq!(caught(async { 1 }).await, Ok(1));
         assert_eq!(called(|| -> u8 { panic!("plain") }), Err("plain".to_owned()));
         assert_eq!(called(|| 1), Ok(1));

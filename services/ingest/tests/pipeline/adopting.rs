@@ -59,7 +59,7 @@ async fn a_foreign_record_is_adopted_once_however_often_it_is_forwarded() {
 #[tokio::test]
 async fn a_record_is_adopted_once_however_much_later_it_is_forwarded_again() {
     let world = World::new("ingest: { idempotency_window: 1h }");
-    let clock = Clock::manual(Clock::system().now());
+    let clock = Clock::manual(Clock::system().now() - TimeDelta::days(2));
     let ingest = world.start_at(clock.clone()).await;
     world.forward(&adoption(41), r#"{"n":1}"#).await;
     world.records(TOPIC, 1).await;
