@@ -19,8 +19,10 @@ use crate::script::Played;
 const DEADLINE: Duration = Duration::from_mins(3);
 
 /// Metrics that alerts look for and that rightly are not there.
-const RIGHTLY_MISSING: [(&str, &str); 1] =
-    [("otelcol_exporter_(send|enqueue)_failed", "the Collector has them once a backend has failed")];
+const RIGHTLY_MISSING: [(&str, &str); 2] = [
+    ("otelcol_exporter_(send|enqueue)_failed", "the Collector has them once a backend has failed"),
+    (r#"http_response_status_code!="503""#, "ingest answers no other 5xx unless something is broken in it"),
+];
 
 /// All that is wrong.
 pub(super) async fn read(

@@ -29,11 +29,6 @@ pub(crate) fn check(
     routes::check(settings, routes, destinations, &mut findings);
     destinations::check(&settings.destinations, &mut findings);
     clients::check(&settings.clients, routes, &mut findings);
-    findings.expect(
-        !settings.insecure || settings.clients.is_empty(),
-        || Path::of(&["insecure"]),
-        "has no effect beside `clients`: drop one of the two",
-    );
     links::check(&settings.links, &mut findings);
     production::check(settings, environment, &mut findings);
     findings.0

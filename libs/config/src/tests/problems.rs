@@ -429,10 +429,8 @@ fn production_has_clients_or_says_that_it_is_insecure() {
     for text in [client, "insecure: true"] {
         in_production(text).loaded();
     }
-    let both = format!("{client}\ninsecure: true");
-    let no_effect = "insecure: has no effect beside `clients`: drop one of the two  [throughline.yaml]";
-    assert_problems(&in_production(&both), &[no_effect]);
-    assert_problems(&Case::over(&both), &[no_effect]);
+    // Where the environment sets `insecure` for a file without clients, the file may name some.
+    in_production(&format!("{client}\ninsecure: true")).loaded();
     Case::over("").loaded();
 }
 
