@@ -104,7 +104,7 @@ pub async fn start(
 }
 
 fn say_who_may_call(settings: &Settings) {
-    if settings.insecure {
+    if settings.insecure && settings.clients.is_empty() {
         tracing::warn!(
             event = "insecure",
             "insecure: without a key, everybody who reaches ingest may post, read bodies, cancel, replay and purge"
