@@ -1,5 +1,5 @@
 Feature: Delivering a request
-  What was accepted reaches the third party: as it wants it, authorised, recognisable, traced.
+  An accepted request reaches the third party: transformed, authorised, identifiable and traced.
 
   Background:
     Given ingest is running
@@ -10,8 +10,8 @@ Feature: Delivering a request
       """
       {"user_id": "u-1", "prompt": "What is the value of k1?", "data": [{"key": "k1", "value": "15"}]}
       """
-    Then the third party is called at /three with a token that it gave out
-    And the call's body has the request's id, its metadata, and as "one_request"
+    Then the third party is called at /three with a token that it issued
+    And the call's body contains the request's id, its metadata, and as "one_request"
       """
       {"user_id": "u-1", "prompt": "What is the value of k1?", "data": [{"key": "k1", "value": "15"}]}
       """
@@ -25,13 +25,13 @@ Feature: Delivering a request
       """
       {"user_id": "u-1"}
       """
-    Then the third party is called at /three with a token that it gave out
+    Then the third party is called at /three with a token that it issued
     And the call continues the trace 4bf92f3577b34da6a3ce929d0e0e4736
-    And the attempt at "three" is shown by the trace 4bf92f3577b34da6a3ce929d0e0e4736
+    And the attempt at "three" belongs to the trace 4bf92f3577b34da6a3ce929d0e0e4736
 
-  Scenario: Two hundred requests need one token
-    When 200 requests are posted to /one at once
-    Then every accepted request reaches the third party, once
+  Scenario: Two hundred requests share one token
+    When 200 requests are posted to /one concurrently
+    Then every accepted request reaches the third party exactly once
     And the third party was asked for 1 token
 
   Scenario Outline: Without a filter, <what> arrives byte for byte
@@ -46,9 +46,9 @@ Feature: Delivering a request
       | what                  | media type                      | body                              |
       | white space           | application/json                | { "a" :\n\n  [ 1 ,2 ]  }           |
       | a repeated key        | application/json                | {"a":1,"a":2,"b":3,"a":4}         |
-      | an order of keys      | application/json                | {"z":1,"a":2,"M":3}               |
-      | an odd number         | application/json                | [1.0,-0,0.10,1E+2,123456789012345678901234567890.5] |
-      | a boundless number    | application/json                | [1e400,-1e-400]                   |
+      | the order of keys     | application/json                | {"z":1,"a":2,"M":3}               |
+      | an unusual number     | application/json                | [1.0,-0,0.10,1E+2,123456789012345678901234567890.5] |
+      | a huge number         | application/json                | [1e400,-1e-400]                   |
       | an escaped character  | application/json                | ["\\u0041\\/\\ud83d\\ude00 é 😀"] |
-      | JSON by another name  | application/vnd.api+json        | {"data":[]}                       |
-      | a media type's detail | application/json; charset=UTF-8 | {}                                |
+      | another JSON type     | application/vnd.api+json        | {"data":[]}                       |
+      | a charset parameter   | application/json; charset=UTF-8 | {}                                |

@@ -1,6 +1,6 @@
 Feature: Explaining a request
-  Whoever asks what became of a request is told its story in words: what happened, in order, and what it waits
-  for now, until when, and what would make it move.
+  Ingest explains a request in words: its events in order, what each delivery waits for, until when, and what would
+  make it continue.
 
   Background:
     Given ingest is running
@@ -12,14 +12,14 @@ Feature: Explaining a request
       """
       {"user_id": "u-1"}
       """
-    Then the request explains itself, with … for what differs from time to time
+    Then the request is explained as follows, with … for variable parts
       """
-      accepted by the route `flaky`, on node …: 18 bytes of application/json [trace …]
-      flaky: attempt 1, by the record …-flaky/…/…, failed after … ms: 503 Service Unavailable (server_error); it is to be made again [trace …]
-      flaky: attempt 2, by the record ….retries/…/…, failed after … ms: 503 Service Unavailable (server_error); it is to be made again [trace …]
-      flaky: attempt 3, by the record ….retries/…/…, was answered 200 after … ms: delivered [trace …]
+      accepted on route `flaky` by node …: 18 bytes of application/json [trace …]
+      flaky: attempt 1, from record …-flaky/…/…, failed after … ms: 503 Service Unavailable (server_error); a retry is scheduled [trace …]
+      flaky: attempt 2, from record ….retries/…/…, failed after … ms: 503 Service Unavailable (server_error); a retry is scheduled [trace …]
+      flaky: attempt 3, from record ….retries/…/…, was answered with 200 after … ms: delivered [trace …]
       flaky: delivered
-      flaky: delivered. The third party has it. This is final.
+      flaky: delivered. The third party accepted it. This is final.
       """
 
   Scenario: A request that waits for a token endpoint
@@ -28,8 +28,8 @@ Feature: Explaining a request
       """
       {"user_id": "u-1"}
       """
-    Then the request explains itself, with … for what differs from time to time
+    Then the request is explained as follows, with … for variable parts
       """
-      accepted by the route `one`, on node …: 18 bytes of application/json [trace …]
-      three: pending. It waits, as `token_unavailable`, which costs no attempt: the token endpoint does not answer. It may go on … See after the token endpoint; it is asked again every few seconds. It ends dead, as `expired`, if it is not delivered by … UTC.
+      accepted on route `one` by node …: 18 bytes of application/json [trace …]
+      three: pending. It is deferred by `token_unavailable`, which costs no attempt: the token endpoint does not answer. It can continue … Check the token endpoint; dispatch retries every few seconds. It ends dead as `expired` if it is not delivered by … UTC.
       """

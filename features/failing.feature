@@ -1,11 +1,11 @@
 Feature: A delivery that fails
-  A delivery that cannot succeed ends dead, with its reason, where people and programs find it.
+  A delivery that cannot succeed ends dead, with its reason, in the status of its request and on the dead-letter topic.
 
   Background:
     Given ingest is running
     And dispatch is running
 
-  Scenario: A third party that refuses the request
+  Scenario: The third party rejects the request
     Given the third party answers 400 at /three
       """
       {"error": "there is no user u-1"}
@@ -26,10 +26,10 @@ Feature: A delivery that fails
       | ce_type                 | one      |
       | throughline-destination | three    |
       | throughline-reason      | rejected |
-    And the record says that it comes from the topic of "one"
+    And the record names the topic of "one" as its origin
 
-  Scenario: A body that the filter cannot transform for the third party
-    # The filter of "picky" takes .name apart, which must be a string.
+  Scenario: The filter cannot transform the body
+    # The filter of "picky" splits .name, which must be a string.
     When a client posts to /picky
       """
       {"name": 7}

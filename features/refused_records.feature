@@ -1,40 +1,40 @@
 @containers
-Feature: A broker that refuses a record
-  A topic may take no record as large as one of ours. What it refuses ends where people find it, and can be sent
-  on its way again; what is told of a delivery is told in fewer words.
+Feature: A broker that rejects a record
+  A record may exceed the size limit of its topic. A rejected request or retry becomes a dead letter that can be
+  replayed, and a rejected outcome or dead letter is published in a shorter form.
 
   Background:
     Given ingest is running
     And dispatch is running
 
-  Scenario: A request
-    Given the topic of "github" takes no more than 2000 bytes at once
-    When a client posts 5000 bytes of noise to /github
+  Scenario: A rejected request becomes a dead letter
+    Given the topic of "github" accepts at most 2000 bytes per batch
+    When a client posts 5000 random bytes to /github
     Then the answer is 201
     And the delivery to "receiver" is dead, with the reason "unpublishable"
-    And there is a dead letter of the request, without its body
+    And there is a dead letter of the request without its body
     And the record has the headers
       | ce_type            | github        |
       | throughline-reason | unpublishable |
     When the dead letters of the destination "receiver" are replayed
-    Then every accepted request is known as delivered
+    Then every accepted request is recorded as delivered
 
-  Scenario: A retry
-    Given the topic of retries takes no more than 2000 bytes at once
+  Scenario: A rejected retry becomes a dead letter
+    Given the topic of retries accepts at most 2000 bytes per batch
     And the third party answers 503, 200 in turn at /flaky
-    When a client posts 5000 bytes of noise to /flaky
+    When a client posts 5000 random bytes to /flaky
     Then the delivery to "flaky" is dead, with the reason "unpublishable"
-    And there is a dead letter of the request, without its body
+    And there is a dead letter of the request without its body
     And the record has the headers
       | throughline-destination | flaky         |
       | throughline-reason      | unpublishable |
-    When the topic of retries takes no more than 1000000 bytes at once
+    When the topic of retries accepts at most 1000000 bytes per batch
     And the dead letters of the destination "flaky" are replayed
-    Then every accepted request is known as delivered
+    Then every accepted request is recorded as delivered
 
-  Scenario: An outcome
-    Given the topic of outcomes takes no more than 800 bytes at once
-    And the third party answers 400 with 1000 bytes of noise at /flaky
+  Scenario: A rejected outcome is published without details
+    Given the topic of outcomes accepts at most 800 bytes per batch
+    And the third party answers 400 with 1000 random bytes at /flaky
     When a client posts to /flaky
       """
       {"user_id": "u-1"}
@@ -45,14 +45,14 @@ Feature: A broker that refuses a record
       | status           | 400  |
       | response_excerpt | null |
 
-  Scenario: A dead letter
-    Given the topic of dead letters takes no more than 2000 bytes at once
+  Scenario: A rejected dead letter is published without its body
+    Given the topic of dead letters accepts at most 2000 bytes per batch
     And the third party answers 400 at /flaky
-    When a client posts 5000 bytes of noise to /flaky
+    When a client posts 5000 random bytes to /flaky
     Then the delivery to "flaky" is dead, with the reason "rejected"
-    And there is a dead letter of the request, without its body
+    And there is a dead letter of the request without its body
     And the record has the headers
       | throughline-destination | flaky    |
       | throughline-reason      | rejected |
       | throughline-attempt     | 1        |
-    And the record says that it comes from the topic of "flaky"
+    And the record names the topic of "flaky" as its origin

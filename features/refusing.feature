@@ -1,5 +1,5 @@
 Feature: Refusing a request
-  Whoever is refused is told why, in a form that programs understand (RFC 9457).
+  A refused request gets a machine-readable response with the reason (RFC 9457).
 
   Scenario Outline: <what> is refused
     Given ingest is running
@@ -11,37 +11,37 @@ Feature: Refusing a request
 
     Examples:
       | what                      | method | path       | media type       | body      | status | problem                |
-      | A body that breaks off    | POST   | /one       | application/json | {"user":  | 400    | not-json               |
-      | A body that goes on       | POST   | /one       | application/json | {} {}     | 400    | not-json               |
-      | Almost JSON               | POST   | /one       | application/json | {'a': 1,} | 400    | not-json               |
+      | A truncated body          | POST   | /one       | application/json | {"user":  | 400    | not-json               |
+      | A body with trailing data | POST   | /one       | application/json | {} {}     | 400    | not-json               |
+      | Malformed JSON            | POST   | /one       | application/json | {'a': 1,} | 400    | not-json               |
       | An empty body             | POST   | /one       | application/json |           | 400    | not-json               |
       | Plain text                | POST   | /one       | text/plain       | {}        | 415    | unsupported-media-type |
       | A form                    | POST   | /one       | application/x-www-form-urlencoded | a=1 | 415 | unsupported-media-type |
-      | A path that is no route's | POST   | /nowhere   | application/json | {}        | 404    | not-found              |
+      | A path without a route    | POST   | /nowhere   | application/json | {}        | 404    | not-found              |
       | A PUT                     | PUT    | /one       | application/json | {}        | 405    | method-not-allowed     |
       | A DELETE                  | DELETE | /one       | application/json | {}        | 405    | method-not-allowed     |
-      | An unknown request's id   | GET    | /v1/requests/00000000000000000042 | application/json |  | 404 | request-unknown |
-      | What is no request's id   | GET    | /v1/requests/42 | application/json |      | 400    | request-id-invalid     |
+      | An unknown request id     | GET    | /v1/requests/00000000000000000042 | application/json |  | 404 | request-unknown |
+      | A malformed request id    | GET    | /v1/requests/42 | application/json |      | 400    | request-id-invalid     |
 
-  Scenario: A body may have up to one mebibyte
+  Scenario: A body is limited to one mebibyte
     Given ingest is running
     When a client posts 1048576 bytes to /one
     Then the answer is 201
     When a client posts 1048577 bytes to /one
     Then the answer is 413 with the problem "body-too-large"
 
-  Scenario: A body that breaks the route's schema is refused, with each place
+  Scenario: A body that violates the route's schema is refused with the location of each error
     Given ingest is running
     When a client posts to /orders
       """
       {"order_id": 7, "items": [{"quantity": 2}, {"quantity": "two"}]}
       """
     Then the answer is 422 with the problem "schema-violation"
-    And it points at
+    And its errors point at
       | /order_id         |
       | /items/1/quantity |
 
-  Scenario: A body within the route's schema is accepted
+  Scenario: A body that matches the route's schema is accepted
     Given ingest is running
     When a client posts to /orders
       """
@@ -49,8 +49,8 @@ Feature: Refusing a request
       """
     Then the answer is 201
 
-  Scenario Outline: Where clients are configured, <who>
-    Given only these clients may call
+  Scenario Outline: If clients are configured, <who>
+    Given only these clients are configured
       | client   | key                     | routes | manage |
       | shop     | the-key-of-the-shop     | one    | false  |
       | operator | the-key-of-the-operator |        | true   |
@@ -60,15 +60,15 @@ Feature: Refusing a request
 
     Examples:
       | who                                         | key                     | method | path                              | status | problem         |
-      | a stranger may not hand in a request        | a-key-that-nobody-has   | POST   | /one                              | 401    | unauthorized    |
-      | a stranger may not ask for one              | a-key-that-nobody-has   | GET    | /v1/requests/00000000000000000042 | 401    | unauthorized    |
-      | a client may not use the routes of others   | the-key-of-the-shop     | POST   | /orders                           | 403    | forbidden       |
-      | a client may not manage                     | the-key-of-the-shop     | GET    | /v1/requests/00000000000000000042 | 403    | forbidden       |
-      | an operator may not hand in a request       | the-key-of-the-operator | POST   | /one                              | 403    | forbidden       |
-      | an operator may ask for any request         | the-key-of-the-operator | GET    | /v1/requests/00000000000000000042 | 404    | request-unknown |
+      | an unknown client may not post              | an-unknown-key          | POST   | /one                              | 401    | unauthorized    |
+      | an unknown client may not read a request    | an-unknown-key          | GET    | /v1/requests/00000000000000000042 | 401    | unauthorized    |
+      | a client may not use other clients' routes  | the-key-of-the-shop     | POST   | /orders                           | 403    | forbidden       |
+      | a client may not use the management API     | the-key-of-the-shop     | GET    | /v1/requests/00000000000000000042 | 403    | forbidden       |
+      | an operator may not post                    | the-key-of-the-operator | POST   | /one                              | 403    | forbidden       |
+      | an operator may read any request            | the-key-of-the-operator | GET    | /v1/requests/00000000000000000042 | 404    | request-unknown |
 
-  Scenario: Where clients are configured, a request with a key is accepted and one without is not
-    Given only these clients may call
+  Scenario: If clients are configured, a request with a key is accepted and one without a key is refused
+    Given only these clients are configured
       | client | key                 | routes | manage |
       | shop   | the-key-of-the-shop | one    | false  |
     And ingest is running
@@ -79,16 +79,16 @@ Feature: Refusing a request
       {"user_id": "u-1"}
       """
     Then the answer is 401 with the problem "unauthorized"
-    And it asks for a bearer token
+    And it requires a bearer token
 
-  Scenario: A route takes as many requests as its rate says
-    Given the route "one" takes 2/h
+  Scenario: The rate of a route limits its requests
+    Given the route "one" has the rate 2/h
     And ingest is running
-    When 2 requests are posted to /one at once
+    When 2 requests are posted to /one concurrently
     Then all of them are accepted
     When a client posts to /one
       """
       {"user_id": "u-1"}
       """
     Then the answer is 429 with the problem "rate-exceeded"
-    And it says to try again after 1700 to 1800 seconds
+    And its Retry-After is 1700 to 1800 seconds

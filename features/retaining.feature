@@ -1,19 +1,19 @@
 Feature: Retaining
-  What has ended is kept for as long as operators say, and is then purged. What has not ended stays, however old it is.
+  Ended requests are kept for the configured retention and then purged. Requests that have not ended are never purged.
 
   Background:
-    Given what was delivered is kept for 1ms
+    Given delivered requests are kept for 1ms
     And ingest is running
     And dispatch is running
 
-  Scenario: What was delivered long ago is purged, and what waits or is dead is kept
+  Scenario: Expired delivered requests are purged; waiting and dead ones are kept
     Given the third party answers 503 at /token
     And the third party answers 400 at /flaky
     When a client posts to /one
       """
       {"user_id": "u-1"}
       """
-    Then some of the requests wait for "token_unavailable"
+    Then some of the requests are deferred by "token_unavailable"
     When a client posts to /flaky
       """
       {"user_id": "u-2"}
@@ -25,24 +25,24 @@ Feature: Retaining
       """
     Then the delivery to "receiver" is delivered, in one attempt that was answered 200
     And nothing waits in the outbox
-    When what ended long ago is purged
-    Then the request is not known any more
+    When expired requests are purged
+    Then the request is unknown
     And 1 dead letters are listed for the destination "flaky"
-    When the third party is as usual at /token
+    When the third party answers normally at /token
     And the third party was called 3 times
-    Then all but one of the requests are known
+    Then all but one of the requests still exist
 
-  Scenario: What an Idempotency-Key stands for is not purged before its key is forgotten
+  Scenario: A request is not purged before its Idempotency-Key expires
     When a client posts to /github with the Idempotency-Key "k-1"
       """
       {"user_id": "u-1"}
       """
     Then the delivery to "receiver" is delivered, in one attempt that was answered 200
     And nothing waits in the outbox
-    When what ended long ago is purged
+    When expired requests are purged
     And a client posts to /github with the Idempotency-Key "k-1"
       """
       {"user_id": "u-1"}
       """
     Then both answers are 201 with the same request id
-    And every accepted request is known as delivered
+    And every accepted request is recorded as delivered

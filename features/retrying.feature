@@ -1,12 +1,12 @@
-Feature: Trying again
-  A third party may be unwell, busy or away. What was accepted for it waits, and is tried again; only what
-  it refuses for good, or what took all its attempts, ends dead.
+Feature: Retrying
+  A third party may fail, be busy or be down. Its deliveries wait and are retried. A delivery ends dead only if the
+  third party rejects it permanently, or after all attempts.
 
   Background:
     Given ingest is running
     And dispatch is running
 
-  Scenario: A third party that is unwell for a moment
+  Scenario: A third party that fails briefly
     Given the third party answers 503, 500, 200 in turn at /flaky
     When a client posts to /flaky
       """
@@ -15,7 +15,7 @@ Feature: Trying again
     Then the delivery to "flaky" is delivered, after attempts that were answered 503, 500, 200
     And the third party was called at /flaky more than once, with the same Idempotency-Key
 
-  Scenario: A third party that stays unwell
+  Scenario: A third party that keeps failing
     Given the third party answers 503 at /flaky
       """
       {"error": "try later"}
@@ -33,35 +33,35 @@ Feature: Trying again
       | response_excerpt | {"error": "try later"} |
     And there is a dead letter of the request, byte for byte as it was posted
 
-  Scenario: A third party that asks to be called later
-    # Four of them, though three attempts are all that there is: to wait as one was asked to costs none.
-    Given the third party answers 429, 429, 503, 429, 200 in turn at /flaky, asking for a pause of 1 s
+  Scenario: A third party that requests a pause
+    # Four retries, although three attempts are allowed: a requested pause uses up no attempt.
+    Given the third party answers 429, 429, 503, 429, 200 in turn at /flaky, with a Retry-After of 1 s
     When a client posts to /flaky
       """
       {"user_id": "u-1"}
       """
     Then the delivery to "flaky" is delivered, after attempts that were answered 429, 429, 503, 429, 200
 
-  Scenario: A third party that is down for long is left in peace
+  Scenario: A third party that is down for long is called rarely
     Given the third party answers 503 at /guarded
-    When 100 requests are posted to /guarded at once
-    Then some of the requests wait for "breaker_open"
+    When 100 requests are posted to /guarded concurrently
+    Then some of the requests are deferred by "breaker_open"
     When the third party answers 200 at /guarded
-    Then every accepted request is known as delivered
-    # All of them, had each been tried even once while it was down.
+    Then every accepted request is recorded as delivered
+    # 200 calls would mean that every request was attempted once during the outage.
     And the third party was called less than 200 times
 
-  Scenario: A token endpoint that is down costs no attempt
+  Scenario: A token endpoint that is down uses up no attempts
     Given the third party answers 503 at /token
     When a client posts to /one
       """
       {"user_id": "u-1"}
       """
-    Then some of the requests wait for "token_unavailable"
-    When the third party is as usual at /token
+    Then some of the requests are deferred by "token_unavailable"
+    When the third party answers normally at /token
     Then the delivery to "three" is delivered, in one attempt that was answered 200
 
-  Scenario: Credentials that are refused lose nothing
+  Scenario: Rejected credentials lose no request
     Given the third party answers 401 at /token
       """
       {"error": "invalid_client"}
@@ -70,25 +70,25 @@ Feature: Trying again
       """
       {"user_id": "u-1"}
       """
-    Then some of the requests wait for "token_refused"
+    Then some of the requests are deferred by "token_refused"
 
-  Scenario: What is called off is not delivered any more
+  Scenario: A cancelled request is not delivered
     Given the third party answers 503 at /token
     When a client posts to /one
       """
       {"user_id": "u-1"}
       """
-    Then some of the requests wait for "token_unavailable"
-    When the request is called off
+    Then some of the requests are deferred by "token_unavailable"
+    When the request is cancelled
     Then the answer is 200
-    When the request is called off
+    When the request is cancelled
     Then the answer is 409 with the problem "has-ended"
-    When the third party is as usual at /token
-    And 5 requests are posted to /one at once
-    Then 5 of the requests are known as delivered
-    And the third party was called 5 times in all
+    When the third party answers normally at /token
+    And 5 requests are posted to /one concurrently
+    Then 5 of the requests are recorded as delivered
+    And the third party was called 5 times in total
 
-  Scenario: Where the order is to be kept, nobody overtakes what is tried again
+  Scenario: In strict order, no request overtakes one that is retried
     Given the third party answers 503, 503, 200 in turn at /flaky
     When a client posts to /ordered
       """
@@ -102,5 +102,5 @@ Feature: Trying again
       """
       {"user": "u-1", "step": 3}
       """
-    Then every accepted request is known as delivered
-    And the third party was called for them in the order 1, 1, 1, 2, 3
+    Then every accepted request is recorded as delivered
+    And the third party received them in the order 1, 1, 1, 2, 3

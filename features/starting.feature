@@ -1,7 +1,7 @@
 Feature: Starting
-  What keeps a service from starting is said at once, all of it, and in words that say what to change.
+  A service that cannot start reports all problems together, each with what to change.
 
-  Scenario Outline: <service> with a bad configuration names everything that is wrong with it
+  Scenario Outline: <service> reports every problem of an invalid configuration
     Given this throughline.yaml
       """
       http:
@@ -23,9 +23,9 @@ Feature: Starting
             client_id: me
             client_secret: {env: THROUGHLINE_TEST_NO_SUCH_VARIABLE}
       """
-    When <service> is started in vain
-    Then it ends with a failure
-    And it has said all of
+    When <service> tries to start
+    Then it exits with an error
+    And its output contains all of
       | http.address                              |
       | http.colour                               |
       | routes.one.path                           |
@@ -40,23 +40,23 @@ Feature: Starting
       | dispatch |
 
   @processes
-  Scenario Outline: <service> on a port that is taken says so in one line
+  Scenario Outline: <service> reports a port in use in one line
     Given ingest is running
-    When <service> is started in vain, on the port of ingest
-    Then it ends with a failure
-    And one line says that the address of ingest is in use
+    When <service> tries to start on the port of ingest
+    Then it exits with an error
+    And one line of its output says that the address of ingest is in use
 
     Examples:
       | service  |
       | ingest   |
       | dispatch |
 
-  Scenario: Secrets do not show in what is printed
+  Scenario: No output contains secrets
     Given ingest is running
     And dispatch is running
     When a client posts to /one
       """
       {"user_id": "u-1"}
       """
-    Then the third party is called at /three with a token that it gave out
-    And no secret has been printed
+    Then the third party is called at /three with a token that it issued
+    And no output contains a secret

@@ -1,8 +1,8 @@
 //! The acceptance tests of the project, in Gherkin, and its fault suite.
 //!
-//! What Throughline promises stands in the `.feature` files beside this crate, one idea a file, in words
-//! that need no knowledge of the code. The test binary `acceptance` takes them at their word: it starts
-//! the real programs as child processes, calls them as clients do, and kills them as machines do.
+//! The `.feature` files in this folder state the promises of Throughline, one topic per file, without
+//! reference to the code. The test binary `acceptance` verifies them: it starts the real programs as child
+//! processes, sends requests as clients do, and kills the programs.
 //!
 //! ```text
 //! cargo test --workspace --test acceptance                              # in all environments
@@ -11,10 +11,10 @@
 //! RUST_LOG=debug cargo test --workspace --test acceptance               # passed on to the programs
 //! ```
 //!
-//! Each scenario runs in two environments that differ only in their parts: `embedded` (`SQLite`,
-//! librdkafka's mock cluster) runs everywhere, `containers` (PostgreSQL, Apache Kafka) wherever a Docker
-//! engine answers. With `REQUIRE_CONTAINERS=1`, as in CI, what cannot run has failed.
+//! Each scenario runs in two environments with different databases and brokers: `embedded` (`SQLite`,
+//! librdkafka's mock cluster) runs everywhere, `containers` (PostgreSQL, Apache Kafka) requires a Docker
+//! engine. With `REQUIRE_CONTAINERS=1`, as in CI, an environment that cannot run counts as failed.
 //!
-//! The test binary `faults` (`make test-faults`) goes further: real Kafka and PostgreSQL and two replicas of
-//! each service are killed, frozen and starved under load, and so is the third party; at the end what
-//! clients were answered, what the third party received and what the database says must agree.
+//! The test binary `faults` (`make test-faults`) goes further: under load, it kills, freezes and starves
+//! real Kafka and PostgreSQL, three replicas of each service, and the third party. At the end, the responses
+//! to clients, the calls that the third party received and the database must agree.

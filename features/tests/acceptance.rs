@@ -21,22 +21,22 @@ use crate::octokit::Payloads;
 use crate::verdict::{Skipped, Verdict};
 use crate::world::{Setting, World};
 
-/// Each scenario has its own programs: more at once than the machine has processors only makes all slow.
+/// Each scenario has its own programs: more concurrent scenarios than processors only slow all of them down.
 const SCENARIOS_AT_ONCE: usize = 4;
 
 #[derive(clap::Args, Clone, Debug)]
 struct Choice {
-    /// The environment to run in; by default all.
+    /// The environment to run in (default: all).
     #[arg(long)]
     environment: Option<Parts>,
 }
 
-/// What the programs run on.
+/// The database and broker that the programs use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Parts {
     Embedded,
     Containers,
-    /// All that docker-compose.yml starts, from outside; only when it is asked for.
+    /// The programs of docker-compose.yml, from outside; only on request.
     Compose,
 }
 
@@ -85,17 +85,17 @@ async fn run(options: &Options, verdict: &mut Verdict) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Real input, unless it is not to be had.
+/// The real payloads, unless they cannot be fetched.
 async fn payloads(verdict: &mut Verdict) -> Option<Payloads> {
     Payloads::fetch().await.map_err(|why| verdict.skipped(Skipped::RealInput, &why)).ok()
 }
 
-/// Runs what was chosen and can run in this setting, and counts.
+/// Runs the selected scenarios that this setting supports, and counts the results.
 async fn run_in(setting: Setting, mut options: Options) -> verdict::Count {
     let has_containers = setting.environment.has_containers();
     let has_payloads = setting.payloads.is_some();
     let is_composed = setting.environment.is_composed();
-    // Cucumber would choose by these, or else by the function below; here both count.
+    // Cucumber would apply either these or the function below; this applies both.
     let (name, tags) = (options.re_filter.take(), options.tags_filter.take());
     let is_wanted = move |all: &[String], scenario: &str| {
         let needs = |what: &str| all.iter().any(|tag| tag == what);
@@ -106,7 +106,7 @@ async fn run_in(setting: Setting, mut options: Options) -> verdict::Count {
             && tags.as_ref().is_none_or(|tags| tags.eval(all))
     };
     let run = World::cucumber()
-        // docker-compose.yml has room for one.
+        // docker-compose.yml is a single environment.
         .max_concurrent_scenarios(if is_composed { 1 } else { SCENARIOS_AT_ONCE })
         .fail_on_skipped()
         .after(|_, _, scenario, event, world| {
@@ -117,7 +117,8 @@ async fn run_in(setting: Setting, mut options: Options) -> verdict::Count {
         .filter_run(Path::new(env!("CARGO_MANIFEST_DIR")), move |feature, _, scenario| {
             is_wanted(&[&feature.tags[..], &scenario.tags[..]].concat(), &scenario.name)
         });
-    // All scenarios are one task, and wiremock's servers block it when they are dropped, with a wait of
-    // tokio's: when the task has used up its turn just then, that wait never ends, unless it has no turns.
+    // All scenarios are one task, and wiremock's servers block it when they are dropped, waiting on a tokio
+    // primitive. If the task has used up its cooperative budget at this moment, the wait never ends. So the
+    // task runs without a budget.
     unconstrained(world::SETTING.scope(Rc::new(setting), run)).await.inner_writer().into()
 }

@@ -1,4 +1,4 @@
-//! A client of ingest.
+//! An HTTP client of ingest.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-/// For an answer; ingest's own deadline for a commit is 5 s.
+/// Timeout for a response; ingest's own deadline for a commit is 5 s.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An HTTP client that sends bodies byte for byte.
 #[derive(Clone, Debug)]
 pub(crate) struct Client(reqwest::Client);
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -23,7 +23,7 @@ pub(crate) struct Answer {
     body: Vec<u8>,
 }
 
-/// What is sent.
+/// A request.
 pub(crate) struct Question<'a> {
     pub(crate) method: Method,
     pub(crate) path: &'a str,
@@ -44,7 +44,7 @@ impl Client {
         Ok(Self(reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?))
     }
 
-    /// Sends, and waits for the whole answer.
+    /// Sends a request, and waits for the complete response.
     pub(crate) async fn send(&self, to: SocketAddr, question: Question<'_>) -> reqwest::Result<Answer> {
         let Question { method, path, media_type, headers, body } = question;
         let mut request =
@@ -57,21 +57,21 @@ impl Client {
         Ok(Answer { status, headers, body: response.bytes().await?.into() })
     }
 
-    /// What became of a request, in words.
-    pub(crate) async fn story(&self, ingest: SocketAddr, id: &str) -> anyhow::Result<String> {
+    /// The explanation of a request.
+    pub(crate) async fn explanation(&self, ingest: SocketAddr, id: &str) -> anyhow::Result<String> {
         let path = format!("/v1/requests/{id}/explain");
         let headers = [("accept", "text/plain")];
         let question = Question { method: Method::GET, headers: &headers, ..Question::post(&path, "") };
         let answer = self.send(ingest, question).await?;
-        ensure!(answer.status == StatusCode::OK, "asked for the story of request {id}, and got {answer:?}");
+        ensure!(answer.status == StatusCode::OK, "no explanation of request {id}: {answer:?}");
         Ok(answer.text())
     }
 
-    /// What is known of a request.
+    /// The status of a request.
     pub(crate) async fn status(&self, ingest: SocketAddr, id: &str) -> anyhow::Result<Value> {
         let path = format!("/v1/requests/{id}");
         let answer = self.send(ingest, Question { method: Method::GET, ..Question::post(&path, "") }).await?;
-        ensure!(answer.status == StatusCode::OK, "asked for request {id}, and got {answer:?}");
+        ensure!(answer.status == StatusCode::OK, "no status of request {id}: {answer:?}");
         answer.json()
     }
 }
@@ -88,7 +88,7 @@ impl Answer {
             .with_context(|| format!("not JSON: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
-    /// The id of the request, if this is how its acceptance was answered.
+    /// The id of the request, if this response says that it was accepted.
     pub(crate) fn request_id(&self) -> Option<String> {
         if self.status != StatusCode::CREATED {
             return None;
@@ -96,7 +96,7 @@ impl Answer {
         Some(self.json().ok()?.get("request_id")?.as_str()?.to_owned())
     }
 
-    /// A header's value, if it is text.
+    /// The value of a header, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }

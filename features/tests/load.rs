@@ -1,4 +1,4 @@
-//! Many requests at once.
+//! Concurrent requests.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 
 use crate::client::{Answer, Client, Question};
 
-/// Clients that post at once: enough that there is always something under way.
+/// Number of concurrent clients: enough that requests are always in progress.
 const CLIENTS: usize = 8;
 
-/// Posts all bodies, some at a time, and gives the answers in the bodies' order.
+/// Posts all bodies with limited concurrency, and returns the answers in the order of the bodies.
 pub(crate) async fn post_all(
     client: &Client,
     to: SocketAddr,
@@ -24,7 +24,7 @@ pub(crate) async fn post_all(
     answers.into_iter().collect()
 }
 
-/// Clients that post one request after the other, until they are stopped or find nobody to post to.
+/// Clients that post one request after the other, until they are stopped or ingest is unreachable.
 #[derive(Debug)]
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -33,7 +33,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// They begin.
+    /// Starts the clients.
     pub(crate) fn begin(client: &Client, to: SocketAddr, path: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answers = Arc::new(Mutex::new(Vec::new()));
@@ -54,13 +54,13 @@ impl Load {
         Self { stop, clients, answers }
     }
 
-    /// How many requests were accepted so far.
+    /// Number of requests accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.iter().filter(|answer| answer.request_id().is_some()).count()
     }
 
-    /// They stop; all their answers.
+    /// Stops the clients, and returns all their answers.
     pub(crate) async fn end(self) -> Vec<Answer> {
         self.stop.store(true, Ordering::Relaxed);
         self.clients.join_all().await;

@@ -10,23 +10,23 @@ use tokio::process::Command;
 const PACKAGE: &str = "@octokit/webhooks-examples";
 const VERSION: &str = "7.6.1";
 
-/// What the package has in that version: if we find less, we have read it wrong.
+/// Number of payloads in this version; fewer mean that they were read incorrectly.
 const COUNT: usize = 726;
 
-/// The folders of the package: one for github.com, one for each GitHub Enterprise Server.
+/// The folders of the package: one for github.com, and one for each GitHub Enterprise Server.
 const SOURCES: [&str; 6] = ["api.github.com", "ghes-31", "ghes-32", "ghes-33", "ghes-34", "ghes-35"];
 
 /// Every payload of the package, byte for byte.
 pub(crate) struct Payloads(Vec<Box<RawValue>>);
 
-/// An event with its examples; what else is there does not matter here.
+/// An event with its examples; other fields are ignored.
 #[derive(serde::Deserialize)]
 struct Event {
     examples: Vec<Box<RawValue>>,
 }
 
 impl Payloads {
-    /// Reads them out of the cache, into which npm puts the package when it is not there.
+    /// Reads them from the cache. If the package is missing there, npm installs it first.
     pub(crate) async fn fetch() -> anyhow::Result<Self> {
         let package = cache()?;
         if !is_there(&package) {
@@ -52,17 +52,17 @@ impl Payloads {
             let text = payload.get();
             bodies.push(text.as_bytes().to_vec());
             bodies.push(serde_json::to_vec(&serde_json::from_str::<Value>(text)?)?);
-            // Within a JSON string no line can break: these are all between the tokens.
+            // JSON strings contain no line breaks, so all of these are between tokens.
             bodies.push(format!("\r\n {}\n\n\t", text.replace('\n', "\r\n \t")).into_bytes());
         }
         Ok(bodies)
     }
 }
 
-/// `target/octokit-webhooks-examples`, beside the folder of the profile that the test was built in.
+/// `target/octokit-webhooks-examples`, next to the folder of the profile in which the test was built.
 fn cache() -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let target = test.ancestors().nth(3).context("a test outside of a target folder")?;
+    let target = test.ancestors().nth(3).context("the test is not in a target folder")?;
     Ok(target.join("octokit-webhooks-examples"))
 }
 

@@ -1,4 +1,4 @@
-//! What is said at the end, and the exit code.
+//! The final report and the exit code.
 
 use std::env::var_os;
 use std::fmt;
@@ -9,13 +9,13 @@ use cucumber::writer::{Stats as _, Summarize};
 
 use crate::world::World;
 
-/// Set in CI: there, what cannot run has failed.
+/// Set in CI, where a part that cannot run counts as failed.
 const REQUIRE: &str = "REQUIRE_CONTAINERS";
 
-/// Lines that are shown of what each program printed when a scenario fails.
+/// Number of lines of each program's output to print when a scenario fails.
 const LINES_SHOWN: usize = 60;
 
-/// How many scenarios passed and failed.
+/// Number of passed and failed scenarios.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     passed: usize,
@@ -28,13 +28,13 @@ where
 {
     fn from(summary: &Summarize<W>) -> Self {
         let scenarios = summary.scenarios_stats();
-        // A file that cannot be read, and a hook that panics, count with no scenario.
+        // Files that cannot be parsed and hooks that panic are not counted as scenarios.
         let others = summary.parsing_errors() + summary.hook_errors();
         Self { passed: scenarios.passed, failed: scenarios.failed + scenarios.skipped + others }
     }
 }
 
-/// What may be left out where its means are missing.
+/// A part that is skipped if its prerequisites are missing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Skipped {
     Containers,
@@ -44,13 +44,13 @@ pub(crate) enum Skipped {
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Containers => "the environment `containers`, which is PostgreSQL and Kafka",
+            Self::Containers => "the environment `containers` (PostgreSQL and Kafka)",
             Self::RealInput => "the payloads of @octokit/webhooks-examples",
         })
     }
 }
 
-/// How the whole run went.
+/// The result of the complete run.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     lines: Vec<String>,
@@ -59,28 +59,28 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// The scenarios ran in an environment.
+    /// Records the result of an environment.
     pub(crate) fn ran(&mut self, environment: &str, count: Count) {
         self.has_failed |= count.failed > 0;
         self.has_passed |= count.passed > 0;
         self.lines.push(format!("{environment}: {} passed, {} failed", count.passed, count.failed));
     }
 
-    /// Something did not run.
+    /// Records a skipped part.
     pub(crate) fn skipped(&mut self, what: Skipped, why: &anyhow::Error) {
         let is_required = var_os(REQUIRE).is_some_and(|value| value == "1");
         self.has_failed |= is_required;
         let word = if is_required { "FAILED" } else { "SKIPPED" };
-        self.lines.push(format!("*** {word}: {what}, because {why:#} ***"));
+        self.lines.push(format!("*** {word}: {what}: {why:#} ***"));
     }
 
-    /// The rest could not run at all.
+    /// Records that the remaining scenarios could not run.
     pub(crate) fn broke_off(&mut self, why: &anyhow::Error) {
         self.has_failed = true;
         self.lines.push(format!("*** FAILED: {why:#} ***"));
     }
 
-    /// Says it.
+    /// Prints the report.
     #[expect(clippy::print_stdout, reason = "the report of a test is for its stdout")]
     pub(crate) fn report(&self) -> ExitCode {
         for line in &self.lines {
@@ -90,7 +90,7 @@ impl Verdict {
     }
 }
 
-/// Shows what the programs of a failed scenario have printed.
+/// Prints the last output of the programs of a failed scenario.
 #[expect(clippy::print_stderr, reason = "the report of a test is for its stderr")]
 pub(crate) fn explain(scenario: &str, event: &ScenarioFinished, world: Option<&mut World>) {
     let (ScenarioFinished::StepFailed(..), Some(world)) = (event, world) else { return };

@@ -1,4 +1,4 @@
-//! What the steps of one scenario share.
+//! The state that the steps of a scenario share.
 
 use std::fmt;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use crate::client::{Answer, Client};
 use crate::load::Load;
 use crate::octokit::Payloads;
 
-/// What the scenarios share.
+/// The state that all scenarios of a run share.
 pub(crate) struct Setting {
     /// The servers.
     pub(crate) environment: Environment,
@@ -22,35 +22,35 @@ pub(crate) struct Setting {
 }
 
 tokio::task_local! {
-    /// The setting of the run that is under way: cucumber makes worlds out of nothing.
+    /// The setting of the current run, because cucumber creates worlds without arguments.
     pub(crate) static SETTING: Rc<Setting>;
 }
 
-/// What the steps of one scenario share.
+/// The state that the steps of a scenario share.
 #[derive(Debug, cucumber::World)]
 #[world(init = Self::new)]
 pub(crate) struct World {
     pub(crate) stage: Stage,
     pub(crate) client: Client,
-    /// All answers that a client got, in order.
+    /// All responses to clients, in order.
     pub(crate) answers: Vec<Answer>,
-    /// The body that was posted, or produced, last.
+    /// The last body that was posted or produced.
     pub(crate) body: Vec<u8>,
-    /// The call that a step has found at the third party.
+    /// The call at the third party that a step found.
     pub(crate) call: Option<Arc<Call>>,
-    /// The record that a step has found on a topic.
+    /// The record on a topic that a step found.
     pub(crate) record: Option<Record>,
-    /// The delivery that a step has asked for.
+    /// The delivery that a step queried.
     pub(crate) delivery: Option<Value>,
-    /// The clients that post without a pause.
+    /// The clients that post continuously.
     pub(crate) load: Option<Load>,
-    /// The program that has ended last, unless it was killed.
+    /// The last program that exited without being killed.
     pub(crate) ended: Option<Ended>,
-    /// Where the services export to, if they do.
+    /// The collector to which the services export, if any.
     pub(crate) collector: Option<Collector>,
-    /// The spans that a step has found last.
+    /// The spans that the last step found.
     pub(crate) spans: Vec<Span>,
-    /// The bodies of all real payloads that were posted, by the request ids they got.
+    /// The bodies of all posted real payloads, by request id.
     pub(crate) posted: Vec<(String, Vec<u8>)>,
 }
 
@@ -72,9 +72,9 @@ impl World {
         })
     }
 
-    /// The answer that came last.
+    /// The last response.
     pub(crate) fn answer(&self) -> anyhow::Result<&Answer> {
-        self.answers.last().context("no client has asked for anything")
+        self.answers.last().context("no client has sent a request")
     }
 
     /// The ids of all requests that were accepted.
@@ -82,46 +82,45 @@ impl World {
         self.answers.iter().filter_map(Answer::request_id).collect()
     }
 
-    /// The same, where a step is about nothing if there are none.
+    /// The same, but fails if there are none, because the step would then test nothing.
     pub(crate) fn some_accepted(&self) -> anyhow::Result<Vec<String>> {
         let accepted = self.accepted();
         ensure!(!accepted.is_empty(), "no request was accepted: {:?}", self.answers);
         Ok(accepted)
     }
 
-    /// The id of the request that the scenario is about: the one accepted last, or, if none was posted,
-    /// the one behind the call.
+    /// The id of the scenario's request: the last accepted one, or if none was posted, that of the call.
     pub(crate) fn request_id(&self) -> anyhow::Result<String> {
         let called = || Some(self.call.as_ref()?.header("idempotency-key")?.to_owned());
         let id = self.accepted().pop().or_else(called);
-        id.ok_or_else(|| anyhow!("there is no request yet, but {:?}", self.answers))
+        id.ok_or_else(|| anyhow!("no request was accepted; responses: {:?}", self.answers))
     }
 
-    /// The call that an earlier step has found.
+    /// The call that an earlier step found.
     pub(crate) fn call(&self) -> anyhow::Result<&Call> {
-        self.call.as_deref().context("no step has found a call")
+        self.call.as_deref().context("no earlier step found a call")
     }
 
     /// The collector that the services export to.
     pub(crate) fn collector(&self) -> anyhow::Result<&Collector> {
-        self.collector.as_ref().context("there is no collector")
+        self.collector.as_ref().context("the scenario has no collector")
     }
 
-    /// The record that an earlier step has found.
+    /// The record that an earlier step found.
     pub(crate) fn record(&self) -> anyhow::Result<&Record> {
-        self.record.as_ref().context("no step has found a record")
+        self.record.as_ref().context("no earlier step found a record")
     }
 }
 
-/// The setting of the run that is under way.
+/// The setting of the current run.
 pub(crate) fn setting() -> Rc<Setting> {
     SETTING.with(Rc::clone)
 }
 
-/// What steps return: a failure shows all its causes.
+/// The result of a step; an error shows all its causes.
 pub(crate) type Step = Result<(), Failure>;
 
-/// Why a step has failed.
+/// The error of a step.
 pub(crate) struct Failure(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {

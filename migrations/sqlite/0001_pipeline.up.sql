@@ -1,61 +1,60 @@
--- The same tables as PostgreSQL's, in STRICT form. SQLite has no type for times: they are text of one
--- length, so that comparing texts compares times. One kind of writer must keep to it: the checks see
--- that it does.
+-- The same tables as in PostgreSQL, in STRICT form. SQLite has no type for times: they are text of a fixed length, so
+-- that comparing text compares times. CHECK constraints enforce the length.
 
--- What was accepted. A row is written once and never changed.
+-- The accepted requests. A row is written once and never changed.
 CREATE TABLE requests (
     id           integer PRIMARY KEY,
     route        text    NOT NULL,
     ordering_key text,
-    -- Byte for byte as it came.
+    -- Byte for byte as received.
     body         blob    NOT NULL,
     content_type text    NOT NULL,
-    -- [[name, value], …]: in order, a name may repeat.
+    -- [[name, value], …], in order; a name may repeat.
     headers      text    NOT NULL CHECK (json_valid(headers)),
     traceparent  text,
     tracestate   text,
-    -- The name of the configured client that sent it; null if nobody in particular may call, or it was adopted.
+    -- The name of the client that sent it; null without configured clients, and for adopted requests.
     client       text,
-    -- topic/partition/offset of the record that it was adopted from; null if it came by HTTP.
+    -- topic/partition/offset of the record from which it was adopted; null if it was accepted over HTTP.
     origin       text,
-    -- What tells that record from all others, also from those of a topic of the same name; null like origin.
+    -- Identifies that record, also if its topic was deleted and recreated; null like origin.
     adoption     blob,
     accepted_at  text    NOT NULL CHECK (accepted_at GLOB '????-??-??T??:??:??.??????+00:00')
 ) STRICT;
 
--- A record is adopted once, as long as its request is kept.
+-- Ensures that a record is adopted only once, for as long as its request is kept.
 CREATE UNIQUE INDEX requests_adoption ON requests (adoption) WHERE adoption IS NOT NULL;
 
 -- The state of one request at one destination.
 CREATE TABLE deliveries (
-    request_id       integer NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
-    destination      text    NOT NULL,
-    state            text    NOT NULL
+    request_id        integer NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
+    destination       text    NOT NULL,
+    state             text    NOT NULL
         CHECK (state IN ('pending', 'retrying', 'delivered', 'dead', 'cancelled')),
-    attempts         integer NOT NULL,
-    -- How many of the attempts counted since its time began, which is when its request was accepted or when
-    -- it was replayed.
-    spent            integer NOT NULL DEFAULT 0,
-    since            text    NOT NULL CHECK (since GLOB '????-??-??T??:??:??.??????+00:00'),
-    -- When to act if nothing was heard; null once it has ended.
-    due_at           text    CHECK (due_at GLOB '????-??-??T??:??:??.??????+00:00'),
-    -- When it was published last; null while it waits for its time. Whoever accepts a request publishes it.
-    published_at     text    CHECK (published_at GLOB '????-??-??T??:??:??.??????+00:00'),
-    -- Until then one ingest publishes it or ends it, and no other does; null while none works on it.
-    claimed_until    text    CHECK (claimed_until GLOB '????-??-??T??:??:??.??????+00:00'),
-    -- What it waits for that was deferred. Its destination's hold says how many may go on; or it is 'key_busy', and
-    -- it waits for its time alone; or it is 'order', and those before it in its lane have to end first.
-    deferred_by      text,
-    -- Deliveries of one lane to one destination are made one after the other; null where no order is kept.
-    lane             text,
-    -- When what was reported last had begun: what is not later was heard of before.
-    reported_at      text    CHECK (reported_at GLOB '????-??-??T??:??:??.??????+00:00'),
-    last_status      integer,
-    last_error_class text,
-    last_error       text,
-    -- Why it is dead.
-    reason           text,
-    updated_at       text    NOT NULL CHECK (updated_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    attempts          integer NOT NULL,
+    -- Number of attempts that counted since its time window began, which is when its request was accepted or
+    -- when the delivery was replayed.
+    counted_attempts  integer NOT NULL DEFAULT 0,
+    window_started_at text    NOT NULL CHECK (window_started_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- When to act if no outcome arrives; null after it has ended.
+    due_at            text    CHECK (due_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- When it was published last; null while it waits. The ingest that accepts a request publishes it first.
+    published_at      text    CHECK (published_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- Until this time, only one ingest may publish or end it; null while it is not claimed.
+    claimed_until     text    CHECK (claimed_until GLOB '????-??-??T??:??:??.??????+00:00'),
+    -- The cause of a deferral. With 'key_busy', the delivery only waits until due_at. With 'order', it waits for the
+    -- earlier deliveries with its ordering key to end. With another cause, it waits for its release.
+    deferred_by       text,
+    -- Deliveries with the same value to one destination are made one after the other; null without strict order.
+    ordering_group    text,
+    -- The start of the attempt that was reported last: reports of earlier attempts are repetitions.
+    reported_at       text    CHECK (reported_at GLOB '????-??-??T??:??:??.??????+00:00'),
+    last_status       integer,
+    last_error_class  text,
+    last_error        text,
+    -- The reason why it is dead.
+    reason            text,
+    updated_at        text    NOT NULL CHECK (updated_at GLOB '????-??-??T??:??:??.??????+00:00'),
     PRIMARY KEY (request_id, destination),
     CHECK ((due_at IS NOT NULL) = (state IN ('pending', 'retrying'))),
     CHECK (due_at IS NOT NULL OR (published_at IS NULL AND deferred_by IS NULL)),
@@ -64,36 +63,36 @@ CREATE TABLE deliveries (
     CHECK ((reason IS NOT NULL) = (state = 'dead'))
 ) STRICT, WITHOUT ROWID;
 
--- One index for each way in which a delivery waits: for its time, for news, for its destination, for its turn; in
--- the order in which they are taken, many of which may be due at the same time.
+-- One index for each way in which a delivery waits: for due_at, for an outcome, for its destination, for an earlier one
+-- of its ordering group. Each has the order in which deliveries are claimed, because many may be due at the same time.
 CREATE INDEX deliveries_planned ON deliveries (due_at, request_id)
     WHERE due_at IS NOT NULL AND published_at IS NULL AND (deferred_by IS NULL OR deferred_by = 'key_busy');
 CREATE INDEX deliveries_published ON deliveries (due_at, request_id) WHERE published_at IS NOT NULL;
 CREATE INDEX deliveries_deferred ON deliveries (destination, due_at, request_id)
     WHERE deferred_by <> 'order' AND deferred_by <> 'key_busy';
--- The same, in the order in which their time is over.
-CREATE INDEX deliveries_expiring ON deliveries (destination, since, request_id)
+-- The same deliveries, in the order in which their time windows end.
+CREATE INDEX deliveries_expiring ON deliveries (destination, window_started_at, request_id)
     WHERE deferred_by <> 'order' AND deferred_by <> 'key_busy';
-CREATE INDEX deliveries_lane ON deliveries (lane, destination, request_id)
-    WHERE lane IS NOT NULL AND due_at IS NOT NULL;
--- Whose turn it is, for whom the others of its lane wait.
-CREATE INDEX deliveries_in_turn ON deliveries (lane, destination)
-    WHERE lane IS NOT NULL AND due_at IS NOT NULL AND deferred_by IS DISTINCT FROM 'order';
+CREATE INDEX deliveries_ordering_group ON deliveries (ordering_group, destination, request_id)
+    WHERE ordering_group IS NOT NULL AND due_at IS NOT NULL;
+-- The first delivery of each ordering group: the others wait for it.
+CREATE INDEX deliveries_in_turn ON deliveries (ordering_group, destination)
+    WHERE ordering_group IS NOT NULL AND due_at IS NOT NULL AND deferred_by IS DISTINCT FROM 'order';
 CREATE INDEX deliveries_dead ON deliveries (request_id, destination) WHERE state = 'dead';
 CREATE INDEX deliveries_dead_at_destination ON deliveries (destination, request_id) WHERE state = 'dead';
 
--- A destination whose deliveries are deferred, and how many of them may go on next.
-CREATE TABLE holds (
+-- Destinations with deferred deliveries, and the number of deliveries that the next release makes due.
+CREATE TABLE slow_starts (
     destination text    PRIMARY KEY,
-    allowance   integer NOT NULL CHECK (allowance > 0),
-    -- What was heard since some were let go: null, 'progress' or 'limit'.
-    news        text    CHECK (news IN ('progress', 'limit')),
-    -- How many of those that were let go ended without a call: as many others may go at once.
+    batch       integer NOT NULL CHECK (batch > 0),
+    -- The result of the last release so far: null, 'progress' or 'limit'.
+    signal      text    CHECK (signal IN ('progress', 'limit')),
+    -- Number of released deliveries that ended without a call: the same number is released immediately.
     returned    integer NOT NULL DEFAULT 0 CHECK (returned >= 0),
     next_at     text    NOT NULL CHECK (next_at GLOB '????-??-??T??:??:??.??????+00:00')
 ) STRICT, WITHOUT ROWID;
 
--- One call made for a delivery. A number comes again where a crash has had its record read again.
+-- The calls for deliveries. A number is repeated if a record was read again after a crash.
 CREATE TABLE attempts (
     request_id       integer NOT NULL,
     destination      text    NOT NULL,
@@ -106,24 +105,24 @@ CREATE TABLE attempts (
     error            text,
     response_excerpt text,
     trace_id         text,
-    -- topic/partition/offset of the record by which it was made.
+    -- topic/partition/offset of the record that caused it.
     origin           text,
     PRIMARY KEY (request_id, destination, number, started_at),
     FOREIGN KEY (request_id, destination) REFERENCES deliveries ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 
--- Dead letters on their way back: which are meant, how fast, and how far it has come. In the order of
--- requests and destinations, so that an interruption loses no place and repeats none.
+-- Replays of dead letters: filter, rate and progress. A replay processes requests and destinations in order, so an
+-- interruption neither skips nor repeats dead letters.
 CREATE TABLE replays (
     id               integer PRIMARY KEY AUTOINCREMENT,
-    -- Which are meant; null is any. Only those that had died before it was asked for.
+    -- The filter; null matches all. Only dead letters that existed when the replay was requested match.
     route            text,
     destination      text,
     reason           text,
     error_class      text,
     died_since       text             CHECK (died_since GLOB '????-??-??T??:??:??.??????+00:00'),
     died_before      text    NOT NULL CHECK (died_before GLOB '????-??-??T??:??:??.??????+00:00'),
-    -- So many in so many milliseconds.
+    -- rate_count dead letters in rate_millis milliseconds.
     rate_count       integer NOT NULL CHECK (rate_count > 0),
     rate_millis      integer NOT NULL CHECK (rate_millis > 0),
     state            text    NOT NULL CHECK (state IN ('running', 'done', 'stopped')),
@@ -136,12 +135,11 @@ CREATE TABLE replays (
 
 CREATE INDEX replays_running ON replays (next_at) WHERE state = 'running';
 
--- The request that an idempotency key stands for. A key is claimed before its request is inserted, and may
--- outlive it: no foreign key.
+-- The request of each idempotency key. No foreign key, because a key is claimed before its request is inserted, and
+-- may outlive it.
 CREATE TABLE idempotency_keys (
     route       text    NOT NULL,
-    -- Whose key it is: 'client:' and the client's name, 'open' where no clients are configured, 'adopted' for
-    -- keys that ingest makes for adopted records.
+    -- The client that owns the key: 'client:' and its name, or 'open' without configured clients.
     scope       text    NOT NULL,
     key         text    NOT NULL,
     request_id  integer NOT NULL,
@@ -151,19 +149,20 @@ CREATE TABLE idempotency_keys (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);
--- What a key stands for is not purged.
+-- For the purge, which keeps requests with a key.
 CREATE INDEX idempotency_keys_request_id ON idempotency_keys (request_id);
 
--- Committed and not yet acknowledged by the broker. No cascade: what is not published must not be purged.
+-- Requests that are committed but not yet acknowledged by the broker. No cascade: an unpublished request must not be
+-- purged.
 CREATE TABLE outbox (
     request_id integer PRIMARY KEY REFERENCES requests (id),
     node_id    integer NOT NULL
 ) STRICT;
 
--- Each node reads its own rows, in the order of ids, however many others have.
+-- Lets each node read only its own rows, in the order of ids.
 CREATE INDEX outbox_node ON outbox (node_id, request_id);
 
--- Who may make ids under which node id. Times are of this database's clock.
+-- The leases of node ids. Times are of this database's clock.
 CREATE TABLE nodes (
     node_id    integer PRIMARY KEY CHECK (node_id BETWEEN 0 AND 1023),
     holder     text    NOT NULL,

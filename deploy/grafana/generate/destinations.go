@@ -2,15 +2,15 @@ package main
 
 import "github.com/grafana/grafana-foundation-sdk/go/dashboard"
 
-// destinations is about third parties: how each does, and what Throughline does about it.
+// destinations shows the third parties: how each responds, and how Throughline limits the calls to it.
 func destinations() *dashboard.DashboardBuilder {
 	board := newDashboard("destinations", "Throughline: Destinations",
-		"Each third party: how it answers, what is held back from it, and why.").
+		"Each third party: its responses, its limits, and the deliveries that wait for it.").
 		WithVariable(destinationsOf())
 	board.WithPanel(glance(whole))
-	board.WithRow(row("How they answer"))
+	board.WithRow(row("Responses"))
 	answers(board)
-	board.WithRow(row("What is held back"))
+	board.WithRow(row("Waiting and limits"))
 	heldBack(board)
 	board.WithRow(row("Tokens"))
 	tokens(board)
@@ -21,35 +21,35 @@ func answers(board *dashboard.DashboardBuilder) {
 	board.
 		WithPanel(outcomes(stacked(facts{
 			title: "Attempts by outcome", unit: "reqps", empty: "no attempts", width: third, height: high,
-			description: "How attempts ended. A deferred one cost nothing: it waits for a breaker, a limit or a token.",
+			description: "Outcomes of attempts. A deferred delivery waits for a breaker, a limit or a token, and uses up no attempt.",
 		}, over("sum by (throughline_outcome) (rate(throughline_attempts_total{@environment, @destination}[$__rate_interval]))", "{{throughline_outcome}}")))).
 		WithPanel(stacked(facts{
-			title: "Calls by answer", unit: "reqps", empty: "no calls", width: third, height: high,
-			description: "HTTP calls by status; without one there was no answer. One that failed to connect is tried again at once, twice.",
+			title: "Calls by status", unit: "reqps", empty: "no calls", width: third, height: high,
+			description: "HTTP calls by response status. Calls without a status received no response. A call that failed to connect is retried immediately, up to twice by default.",
 		}, over("sum by (throughline_destination, http_response_status_code) (rate(http_client_request_duration_seconds_count{@environment, @destination}[$__rate_interval]))", "{{throughline_destination}} {{http_response_status_code}}"))).
 		WithPanel(stacked(facts{
 			title: "Errors by class", unit: "reqps", empty: "no errors", width: third, height: high,
-			description: "Why attempts failed. What each class means is in docs/operations.md.",
+			description: "Causes of failed attempts. docs/operations.md explains each class.",
 		}, over(`sum by (throughline_destination, error_type) (rate(throughline_attempts_total{throughline_outcome=~"retry|dead", @environment, @destination}[$__rate_interval]))`, "{{throughline_destination}} {{error_type}}"))).
 		WithPanel(graph(facts{
-			title: "Calls", unit: "s", empty: "no calls", width: third, height: high,
-			description: "How long calls to the chosen destinations take.",
+			title: "Call duration", unit: "s", empty: "no calls", width: third, height: high,
+			description: "Duration of calls to the selected destinations.",
 		}, percentiles("http_client_request_duration_seconds_bucket{@environment, @destination}")...)).
 		WithPanel(graph(facts{
-			title: "Calls by destination", unit: "s", empty: "no calls", width: third, height: high,
-			description: "95 in 100 calls took no longer.",
+			title: "Call duration by destination", unit: "s", empty: "no calls", width: third, height: high,
+			description: "95th percentile of the duration of calls.",
 		}, over("histogram_quantile(0.95, sum by (throughline_destination, le) (rate(http_client_request_duration_seconds_bucket{@environment, @destination}[$__rate_interval])))", "{{throughline_destination}}"))).
 		WithPanel(graph(facts{
-			title: "Calls, with traces", unit: "s", empty: "no traces", width: third, height: high,
-			description: "The same of the traces that are kept. Each dot leads to the trace of a call that took so long.",
+			title: "Call duration, with traces", unit: "s", empty: "no traces", width: third, height: high,
+			description: "95th percentile among the kept traces. Each dot links to the trace of a call with that duration.",
 		}, fromTraces(`span_kind="SPAN_KIND_CLIENT", @destination`))).
 		WithPanel(graph(facts{
 			title: "End to end", unit: "s", empty: "nothing delivered", width: half, height: high,
-			description: "From acceptance to success: 95 in 100 deliveries took no longer, retries and waiting included.",
+			description: "95th percentile of the time from acceptance to success, including retries and waiting.",
 		}, over("histogram_quantile(0.95, sum by (throughline_destination, le) (rate(throughline_delivery_latency_seconds_bucket{@environment, @destination}[$__rate_interval])))", "{{throughline_destination}}"))).
 		WithPanel(graph(facts{
-			title: "Late, of an hour's deliveries", unit: "percentunit", empty: "no deliveries", width: half, height: high,
-			description: "The part that took longer than 60 s or still waits. The objective allows 1 %.",
+			title: "Late deliveries, 1 h", unit: "percentunit", empty: "no deliveries", width: half, height: high,
+			description: "Share of the deliveries in an hour that took longer than 60 s or still wait. The objective allows 1 %.",
 		},
 			over("max by (throughline_destination) (throughline:deliveries_late:ratio1h{@environment, @destination})", "{{throughline_destination}}"),
 			over("1 - max(throughline:delivery_objective:ratio)", "allowed")))
@@ -58,38 +58,38 @@ func answers(board *dashboard.DashboardBuilder) {
 func heldBack(board *dashboard.DashboardBuilder) {
 	board.
 		WithPanel(states(facts{
-			title: "Breakers", unit: "none", empty: "no dispatch tells", width: half, height: high,
-			description: "Open: no calls. Probing: a few. Of several replicas of dispatch, the worst.",
+			title: "Breakers", unit: "none", empty: "no data from dispatch", width: half, height: high,
+			description: "Open: no calls. Probing: a few calls. Shows the worst state among the dispatch replicas.",
 		}, breakerStates(), over("max by (throughline_destination) (throughline_breaker_state{@environment, @destination})", "{{throughline_destination}}"))).
 		WithPanel(stacked(facts{
 			title: "Deferrals by cause", unit: "reqps", empty: "nothing deferred", width: half, height: high,
-			description: "Deliveries that were put off at no cost, a second.",
+			description: "Deferred deliveries per second. A deferral uses up no attempt.",
 		}, over(`sum by (throughline_destination, error_type) (rate(throughline_attempts_total{throughline_outcome="deferred", @environment, @destination}[$__rate_interval]))`, "{{throughline_destination}} {{error_type}}"))).
 		WithPanel(graph(facts{
-			title: "In flight, and the most at once", unit: "short", empty: "no calls", width: third, height: high,
-			description: "Calls under way against limits.concurrency, of all replicas of dispatch together.",
+			title: "Calls in flight, with limit", unit: "short", empty: "no calls", width: third, height: high,
+			description: "Calls in progress and limits.concurrency, summed over all dispatch replicas.",
 		},
 			over("sum by (throughline_destination) (throughline_inflight{@environment, @destination})", "{{throughline_destination}}"),
-			over("sum by (throughline_destination) (throughline_limit_concurrency{@environment, @destination})", "{{throughline_destination}}, the most"))).
+			over("sum by (throughline_destination) (throughline_limit_concurrency{@environment, @destination})", "{{throughline_destination}}, limit"))).
 		WithPanel(graph(facts{
 			title: "Retries scheduled", unit: "reqps", empty: "no retries", width: third, height: high,
-			description: "Failed attempts that are followed by another, a second.",
+			description: "Failed attempts per second that are followed by a retry.",
 		}, over("sum by (throughline_destination) (rate(throughline_retries_scheduled_total{@environment, @destination}[$__rate_interval]))", "{{throughline_destination}}"))).
 		WithPanel(stacked(facts{
-			title: "Deliveries that have not ended", unit: "short", empty: "nothing waits", width: third, height: high,
+			title: "Open deliveries", unit: "short", empty: "none", width: third, height: high,
 			description: "By destination and state.",
-		}, over("sum by (throughline_destination, throughline_state) (throughline:deliveries_unended:count{@environment, @destination})", "{{throughline_destination}} {{throughline_state}}")))
+		}, over("sum by (throughline_destination, throughline_state) (throughline:deliveries_open:count{@environment, @destination})", "{{throughline_destination}} {{throughline_state}}")))
 }
 
 func tokens(board *dashboard.DashboardBuilder) {
 	board.
 		WithPanel(states(facts{
-			title: "Credentials", unit: "none", empty: "no destination wants a token", width: half, height: high,
-			description: "Refused: the token endpoint does not accept them, and somebody has to mend that.",
+			title: "Credentials", unit: "none", empty: "no destination uses a token", width: half, height: high,
+			description: "Refused: the token endpoint rejects the credentials. An operator has to correct them.",
 		}, meanings(meaning{"0", "accepted", good}, meaning{"1", "refused", worst}),
 			over("max by (throughline_destination) (throughline_token_refused{@environment, @destination})", "{{throughline_destination}}"))).
 		WithPanel(stacked(facts{
-			title: "Token requests", unit: "reqps", empty: "no destination wants a token", width: half, height: high,
-			description: "Hit: a cached token served. Miss: one was fetched. Error: there was none to be had.",
+			title: "Token requests", unit: "reqps", empty: "no destination uses a token", width: half, height: high,
+			description: "Hit: a cached token was used. Miss: a token was fetched. Error: no token could be fetched.",
 		}, over("sum by (throughline_destination, throughline_result) (rate(throughline_token_requests_total{@environment, @destination}[$__rate_interval]))", "{{throughline_destination}} {{throughline_result}}")))
 }

@@ -1,8 +1,8 @@
-// Command dashboards makes the dashboards of ../dashboards, with Grafana's foundation SDK.
+// Command dashboards generates ../dashboards with Grafana's foundation SDK.
 //
 //	make dashboards
 //
-// Each file beside this one is one dashboard; panels.go has what they are made of.
+// Each other file defines one dashboard; panels.go defines the elements that they share.
 package main
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/tempo"
 )
 
-// The folder that Grafana reads, from here.
+// The folder that Grafana reads, relative to this one.
 const folder = "../dashboards"
 
-// By the name of their files.
+// The dashboards, by file name.
 var dashboards = map[string]func() *dashboard.DashboardBuilder{
 	"pipeline.json":     pipeline,
 	"destinations.json": destinations,
@@ -44,8 +44,8 @@ func main() {
 	}
 }
 
-// render writes a dashboard as Grafana reads it: its panels are numbered, so that one can be linked to, and their
-// queries have letters, by which the columns of a table are known.
+// render returns a dashboard as JSON. It numbers the panels, so that links can address them, and assigns letters to
+// their queries, because the columns of tables are named after them.
 func render(builder *dashboard.DashboardBuilder) ([]byte, error) {
 	built, err := builder.Build()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestCommittedDashboardsAreWhatTheGeneratorMakes(t *testing.T) {
+func TestTheCommittedDashboardsAreUpToDate(t *testing.T) {
 	for name, build := range dashboards {
 		made, err := render(build())
 		if err != nil {
@@ -18,24 +18,24 @@ func TestCommittedDashboardsAreWhatTheGeneratorMakes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(made, committed) {
-			t.Errorf("%s is out of date, or was changed by hand: run `make dashboards`", name)
+			t.Errorf("%s is outdated or was edited by hand: run `make dashboards`", name)
 		}
 	}
 }
 
-func TestNoOtherDashboardIsThere(t *testing.T) {
+func TestEveryCommittedDashboardIsGenerated(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range files {
 		if _, known := dashboards[filepath.Base(file)]; !known {
-			t.Errorf("%s is not made here", file)
+			t.Errorf("%s is not generated", file)
 		}
 	}
 }
 
-func TestEveryPanelSaysWhatItShowsAndWhatItMeansToBeEmpty(t *testing.T) {
+func TestEveryPanelHasATitleADescriptionAUnitAQueryAndATextForNoData(t *testing.T) {
 	for name, build := range dashboards {
 		built, err := build().Build()
 		if err != nil {
@@ -52,7 +52,7 @@ func TestEveryPanelSaysWhatItShowsAndWhatItMeansToBeEmpty(t *testing.T) {
 			}
 			defaults := panel.FieldConfig.Defaults
 			if defaults.NoValue == nil || *defaults.NoValue == "" {
-				t.Errorf("%s: %q does not say what it means to be empty", name, *panel.Title)
+				t.Errorf("%s: %q has no text for the case without data", name, *panel.Title)
 			}
 			if defaults.Unit == nil {
 				t.Errorf("%s: %q has no unit", name, *panel.Title)

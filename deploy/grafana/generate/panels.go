@@ -19,7 +19,7 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
 )
 
-// Colours that mean the same everywhere.
+// Colours with one meaning in all panels.
 const (
 	good    = "green"
 	unknown = "text"
@@ -29,7 +29,7 @@ const (
 	waiting = "blue"
 )
 
-// The width of the grid, and the heights of panels on it.
+// Widths and heights of panels on Grafana's grid.
 const (
 	whole = 24
 	half  = 12
@@ -40,7 +40,7 @@ const (
 	tall = 12
 )
 
-// words are what expressions are shortened by: the variables that each dashboard has, as matchers.
+// words are abbreviations in expressions: each stands for matchers of the dashboard's variables.
 var words = strings.NewReplacer(
 	"@environment", `deployment_environment_name=~"$environment"`,
 	"@route", `throughline_route=~"$route"`,
@@ -70,7 +70,7 @@ func newDashboard(uid, title, description string) *dashboard.DashboardBuilder {
 		WithVariable(variable("environment", "Environment", `label_values(target_info{service_namespace="throughline"}, deployment_environment_name)`))
 }
 
-// source is the variable that says which data source of a type to ask.
+// source is the variable that selects the data source of a type.
 func source(kind string) *dashboard.DatasourceVariableBuilder {
 	return dashboard.NewDatasourceVariableBuilder(kind + "_datasource").
 		Label(strings.ToUpper(kind[:1]) + kind[1:] + " data source").
@@ -82,7 +82,7 @@ func reference(kind string) common.DataSourceRef {
 	return common.DataSourceRef{Type: cog.ToPtr(kind), Uid: cog.ToPtr("${" + kind + "_datasource}")}
 }
 
-// variable is one whose values are those of a label. All of them includes what has no such label.
+// variable is a variable whose values are those of a label. `All` also matches series without this label.
 func variable(name, label, query string) *dashboard.QueryVariableBuilder {
 	all := dashboard.StringOrArrayOfString{String: cog.ToPtr("$__all")}
 	text := dashboard.StringOrArrayOfString{String: cog.ToPtr("All")}
@@ -110,7 +110,7 @@ func row(title string) *dashboard.RowBuilder { return dashboard.NewRowBuilder(ti
 
 // --- queries --------------------------------------------------------------------------------------
 
-// over asks Prometheus for a course of time.
+// over is a Prometheus query over the time range.
 func over(expression, legend string) *prometheus.DataqueryBuilder {
 	return prometheus.NewDataqueryBuilder().
 		Datasource(reference("prometheus")).
@@ -119,7 +119,7 @@ func over(expression, legend string) *prometheus.DataqueryBuilder {
 		Range()
 }
 
-// now asks Prometheus for how it is at the end of the range.
+// now is a Prometheus query at the end of the time range.
 func now(expression, legend string) *prometheus.DataqueryBuilder {
 	return prometheus.NewDataqueryBuilder().
 		Datasource(reference("prometheus")).
@@ -128,16 +128,16 @@ func now(expression, legend string) *prometheus.DataqueryBuilder {
 		Instant()
 }
 
-// column is a query whose answer is a column of a table.
+// column is a query whose result is a column of a table.
 func column(expression string) *prometheus.DataqueryBuilder {
 	return now(expression, "").Format(prometheus.PromQueryFormatTable)
 }
 
-// percentiles are three queries for how long something takes, of a histogram's buckets.
+// percentiles returns three queries for the percentiles of a duration, from the buckets of its histogram.
 func percentiles(buckets string) []cog.Builder[variants.Dataquery] {
 	var queries []cog.Builder[variants.Dataquery]
 	for _, share := range []struct{ of, legend string }{
-		{"0.5", "half within"}, {"0.95", "95 in 100 within"}, {"0.99", "99 in 100 within"},
+		{"0.5", "p50"}, {"0.95", "p95"}, {"0.99", "p99"},
 	} {
 		expression := fmt.Sprintf("histogram_quantile(%s, sum by (le) (rate(%s[$__rate_interval])))", share.of, buckets)
 		queries = append(queries, over(expression, share.legend))
@@ -145,10 +145,10 @@ func percentiles(buckets string) []cog.Builder[variants.Dataquery] {
 	return queries
 }
 
-// fromTraces are the same of Tempo's span metrics: with exemplars, each a dot that leads to a trace.
+// fromTraces is the 95th percentile from Tempo's span metrics, with exemplars: dots that link to traces.
 func fromTraces(matchers string) *prometheus.DataqueryBuilder {
 	expression := fmt.Sprintf("histogram_quantile(0.95, sum by (le) (rate(traces_spanmetrics_latency_bucket{%s}[$__rate_interval])))", matchers)
-	return over(expression, "95 in 100 within").Exemplar(true)
+	return over(expression, "p95").Exemplar(true)
 }
 
 func logLines(expression string) *loki.DataqueryBuilder {
@@ -166,12 +166,12 @@ func traces(query string) *tempo.TempoQueryBuilder {
 
 // --- panels ---------------------------------------------------------------------------------------
 
-// facts are what every panel says of itself.
+// facts are the properties that every panel must have.
 type facts struct {
 	title, description string
 	// One of Grafana's units.
 	unit string
-	// What is shown if there is nothing to show, and so what that means.
+	// The text to show without data, which also gives the meaning of that.
 	empty string
 	// The width and height on the grid.
 	width, height uint32
@@ -234,7 +234,7 @@ func bars(about facts, limits []dashboard.Threshold, queries ...cog.Builder[vari
 	return panel
 }
 
-// states shows what a number meant in the course of time.
+// states shows the states that a number stands for over time.
 func states(about facts, meanings []dashboard.ValueMapping, query cog.Builder[variants.Dataquery]) *statetimeline.PanelBuilder {
 	return statetimeline.NewPanelBuilder().
 		Title(about.title).Description(about.description).
@@ -247,7 +247,7 @@ func states(about facts, meanings []dashboard.ValueMapping, query cog.Builder[va
 		WithTarget(query)
 }
 
-// rows is a table. Its columns are named in the order in which they are shown; others are left out.
+// rows is a table with the named columns, in the given order.
 func rows(about facts, kind string, prepare string, names []name, queries ...cog.Builder[variants.Dataquery]) *table.PanelBuilder {
 	indexByName, renameByName, includeByName := map[string]int{}, map[string]string{}, map[string]bool{}
 	for index, name := range names {
@@ -273,11 +273,11 @@ func rows(about facts, kind string, prepare string, names []name, queries ...cog
 	return panel
 }
 
-// What answers need before they are a table.
+// Transformations of query results into a table.
 const (
-	// The answers to several queries, merged by the labels that they share.
+	// Merges the results of several queries by their common labels.
 	merged = "merge"
-	// Log lines, whose labels and fields become columns.
+	// Converts the labels and fields of log lines to columns.
 	spread = "extractFields"
 )
 
@@ -288,9 +288,9 @@ var preparations = map[string]map[string]any{
 
 // name is a column of a table.
 type name struct {
-	// What it is called in the answer to its query, and what it is shown as.
+	// Its name in the query result, and the name to show.
 	of, shown string
-	// How its values are shown.
+	// The display properties of its values.
 	properties []dashboard.DynamicConfigValue
 }
 
@@ -307,9 +307,9 @@ func lines(about facts, query cog.Builder[variants.Dataquery]) *logs.PanelBuilde
 		WithTarget(query)
 }
 
-// --- how values look ------------------------------------------------------------------------------
+// --- display of values ----------------------------------------------------------------------------
 
-// limits are the colours from certain values on; the first is that of all below the second.
+// limits are thresholds: a first colour, then pairs of a value and the colour from that value on.
 func limits(first string, others ...any) []dashboard.Threshold {
 	steps := []dashboard.Threshold{{Color: first}}
 	for index := 0; index+1 < len(others); index += 2 {
@@ -318,7 +318,7 @@ func limits(first string, others ...any) []dashboard.Threshold {
 	return steps
 }
 
-// meaning is what a number stands for.
+// meaning maps a number to its text and colour.
 type meaning struct {
 	value, text, colour string
 }
@@ -363,12 +363,12 @@ func mapped(mappings []dashboard.ValueMapping) []dashboard.DynamicConfigValue {
 	}
 }
 
-// linked makes a column's values lead somewhere.
+// linked adds a link to the values of a column.
 func linked(title, url string) dashboard.DynamicConfigValue {
 	return dashboard.DynamicConfigValue{Id: "links", Value: []map[string]any{{"title": title, "url": url}}}
 }
 
-// outcomes gives each outcome its colour, wherever a legend names it.
+// outcomes gives each outcome in the legend its colour.
 func outcomes(panel *timeseries.PanelBuilder) *timeseries.PanelBuilder {
 	for _, outcome := range []struct{ name, colour string }{
 		{"delivered", good}, {"retry", mild}, {"deferred", waiting}, {"dead", worst}, {"cancelled", unknown},

@@ -1,5 +1,5 @@
-// Package chart tests the Helm chart: what `helm template` makes of it, read as strictly as Kubernetes reads it.
-// It needs helm, and the command throughline, whose path THROUGHLINE says.
+// Package chart tests the output of `helm template` for the Helm chart, and parses it as strictly as Kubernetes does.
+// It requires helm, and the command throughline, whose path is in THROUGHLINE.
 package chart
 
 import (
@@ -24,19 +24,19 @@ import (
 
 const folder = "../throughline"
 
-// Release is what an installation of the chart consists of, by kind and name.
+// Release is the objects of an installation of the chart, by kind and name.
 type Release struct {
 	objects map[string]meta.Object
 }
 
-// Pod is a pod's template and whose it is.
+// Pod is a pod template and the name of its owner.
 type Pod struct {
 	Owner string
 	Meta  meta.ObjectMeta
 	Spec  core.PodSpec
 }
 
-// Render renders the chart as `helm template` does, with arguments of its.
+// Render renders the chart with arguments of `helm template`.
 func Render(arguments ...string) (*Release, error) {
 	text, err := helm("template", arguments)
 	if err != nil {
@@ -61,14 +61,14 @@ func Render(arguments ...string) (*Release, error) {
 		named := object.(meta.Object)
 		key := kind.Kind + "/" + named.GetName()
 		if release.objects[key] != nil {
-			return nil, fmt.Errorf("%s is there twice", key)
+			return nil, fmt.Errorf("duplicate object %s", key)
 		}
 		release.objects[key] = named
 	}
 	return release, nil
 }
 
-// Notes gives what `helm install` says at its end, which `helm template` leaves out.
+// Notes returns the notes that `helm install` prints, which `helm template` omits.
 func Notes(arguments ...string) (string, error) {
 	text, err := helm("install", append([]string{"--dry-run=client"}, arguments...))
 	if err != nil {
@@ -91,7 +91,7 @@ func helm(verb string, arguments []string) (string, error) {
 
 var separator = regexp.MustCompile(`(?m)^---$`)
 
-// decoder knows the kinds that the chart may use, and refuses fields that they do not have.
+// decoder decodes the kinds that the chart may use, and rejects unknown fields.
 func decoder() (runtime.Decoder, error) {
 	scheme := runtime.NewScheme()
 	builder := runtime.NewSchemeBuilder(
@@ -104,7 +104,7 @@ func decoder() (runtime.Decoder, error) {
 	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer(), nil
 }
 
-// ValuesFiles are those that show what can be asked of the chart.
+// ValuesFiles returns the values files of the chart's `ci` folder.
 func ValuesFiles() ([]string, error) {
 	files, err := filepath.Glob(folder + "/ci/*-values.yaml")
 	if err == nil && len(files) == 0 {
@@ -113,16 +113,16 @@ func ValuesFiles() ([]string, error) {
 	return files, err
 }
 
-// Get gives the object of a kind and name; T has to be the kind's type.
+// Get returns the object of a kind and name; T must be the type of the kind.
 func Get[T meta.Object](release *Release, key string) (T, error) {
 	object, is := release.objects[key].(T)
 	if !is {
-		return object, fmt.Errorf("no %s is rendered", key)
+		return object, fmt.Errorf("the chart does not render %s", key)
 	}
 	return object, nil
 }
 
-// All gives the objects of a type.
+// All returns the objects of a type.
 func All[T meta.Object](release *Release) []T {
 	var all []T
 	for _, object := range release.objects {
@@ -133,7 +133,7 @@ func All[T meta.Object](release *Release) []T {
 	return all
 }
 
-// Pods gives the templates of all pods.
+// Pods returns the templates of all pods.
 func (release *Release) Pods() []Pod {
 	var pods []Pod
 	add := func(owner meta.Object, template core.PodTemplateSpec) {
@@ -151,13 +151,13 @@ func (release *Release) Pods() []Pod {
 	return pods
 }
 
-// ConfigMap gives the data of the ConfigMap that a pod mounts.
+// ConfigMap returns the data of the ConfigMap that a pod mounts.
 func (release *Release) ConfigMap(pod Pod) (map[string]string, error) {
 	for _, volume := range pod.Spec.Volumes {
 		if volume.ConfigMap != nil {
 			mounted, err := Get[*core.ConfigMap](release, "ConfigMap/"+volume.ConfigMap.Name)
 			if err != nil {
-				return nil, fmt.Errorf("%s mounts it, and %w", pod.Owner, err)
+				return nil, fmt.Errorf("%s mounts a missing ConfigMap: %w", pod.Owner, err)
 			}
 			return mounted.Data, nil
 		}

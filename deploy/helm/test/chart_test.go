@@ -57,7 +57,7 @@ func get[T meta.Object](t *testing.T, release *Release, key string) T {
 	return object
 }
 
-func TestEveryPodIsAdmittedWhereThePodSecurityStandardIsRestricted(t *testing.T) {
+func TestEveryPodMeetsTheRestrictedPodSecurityStandard(t *testing.T) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -73,27 +73,27 @@ func TestEveryPodIsAdmittedWhereThePodSecurityStandardIsRestricted(t *testing.T)
 	})
 }
 
-func TestEveryContainerIsLockedUpAndHasResources(t *testing.T) {
+func TestEveryContainerIsRestrictedAndHasResources(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		for _, pod := range release.Pods() {
 			if token := pod.Spec.AutomountServiceAccountToken; token == nil || *token {
-				t.Errorf("%s is given a token of Kubernetes", pod.Owner)
+				t.Errorf("%s mounts a service account token", pod.Owner)
 			}
 			for _, container := range pod.Spec.Containers {
 				security := container.SecurityContext
 				if security == nil || security.ReadOnlyRootFilesystem == nil || !*security.ReadOnlyRootFilesystem {
-					t.Errorf("%s may write to its root file system", pod.Owner)
+					t.Errorf("%s has a writable root file system", pod.Owner)
 				}
 				resources := container.Resources
 				if resources.Requests.Cpu().IsZero() || resources.Requests.Memory().IsZero() || resources.Limits.Memory().IsZero() {
-					t.Errorf("%s lacks a request of CPU or memory, or a limit of memory", pod.Owner)
+					t.Errorf("%s lacks a CPU request, a memory request or a memory limit", pod.Owner)
 				}
 			}
 		}
 	})
 }
 
-func TestAPodIsGivenMoreTimeToStopThanItTakes(t *testing.T) {
+func TestTheGracePeriodOfAPodExceedsItsShutdownDeadline(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		for _, name := range []string{"throughline-ingest", "throughline-dispatch"} {
 			deployment := get[*apps.Deployment](t, release, "Deployment/"+name)
@@ -105,24 +105,24 @@ func TestAPodIsGivenMoreTimeToStopThanItTakes(t *testing.T) {
 			if lifecycle := pod.Spec.Containers[0].Lifecycle; lifecycle != nil {
 				deadline += time.Duration(lifecycle.PreStop.Sleep.Seconds) * time.Second
 			}
-			// Aborted tasks have 2 s, the last telemetry 3 s.
+			// Aborted tasks get 2 s, and the last telemetry export 3 s.
 			deadline += 5 * time.Second
 			if grace := time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second; grace < deadline {
-				t.Errorf("%s is killed after %s, and may take %s", name, grace, deadline)
+				t.Errorf("%s is killed after %s, but its shutdown may take %s", name, grace, deadline)
 			}
 		}
 	})
 }
 
-func TestIngestIsToldToStopOnlyWhenItHasLeftTheEndpoints(t *testing.T) {
+func TestIngestReceivesSigtermOnlyAfterItHasLeftTheEndpoints(t *testing.T) {
 	ingest := get[*apps.Deployment](t, render(t), "Deployment/throughline-ingest")
 	lifecycle := ingest.Spec.Template.Spec.Containers[0].Lifecycle
 	if lifecycle == nil || lifecycle.PreStop.Sleep.Seconds < 5 {
-		t.Errorf("it does not sleep before: %+v", lifecycle)
+		t.Errorf("there is no preStop sleep: %+v", lifecycle)
 	}
 }
 
-// configuration is throughline.yaml as a pod reads it.
+// configuration returns throughline.yaml as a pod reads it.
 func configuration(t *testing.T, release *Release, pod Pod) map[string]any {
 	t.Helper()
 	files, err := release.ConfigMap(pod)
@@ -136,7 +136,7 @@ func configuration(t *testing.T, release *Release, pod Pod) map[string]any {
 	return settings
 }
 
-func TestEveryPodFindsTheConfigurationSound(t *testing.T) {
+func TestTheConfigurationIsValidInEveryPod(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		for _, pod := range release.Pods() {
 			t.Run(pod.Owner, func(t *testing.T) {
@@ -149,14 +149,14 @@ func TestEveryPodFindsTheConfigurationSound(t *testing.T) {
 	})
 }
 
-func TestTheExampleOfTheReadmeIsSound(t *testing.T) {
+func TestTheExampleInTheReadmeIsValid(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join(folder, "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	example := regexp.MustCompile("(?s)```yaml\n(# values.yaml\n.*?)```").FindSubmatch(readme)
 	if example == nil {
-		t.Fatal("there is none")
+		t.Fatal("not found")
 	}
 	values := filepath.Join(t.TempDir(), "values.yaml")
 	write(t, values, string(example[1]))
@@ -168,7 +168,7 @@ func TestTheExampleOfTheReadmeIsSound(t *testing.T) {
 	}
 }
 
-func TestAConfigurationThatIsNotSoundIsFound(t *testing.T) {
+func TestAnInvalidConfigurationIsDetected(t *testing.T) {
 	release := render(t, "--set", "config.destinations.three.timeuot=1s")
 	for _, pod := range release.Pods() {
 		output, err := check(t, release, pod)
@@ -178,7 +178,7 @@ func TestAConfigurationThatIsNotSoundIsFound(t *testing.T) {
 	}
 }
 
-func TestNobodyMayPostWithoutAKeyUnlessThatIsSaidToBeInsecure(t *testing.T) {
+func TestPostingRequiresAKeyUnlessInsecureIsSet(t *testing.T) {
 	for values, isSound := range map[string]bool{
 		"config.clients.default=null":                      false,
 		"config.clients.default=null,config.insecure=true": true,
@@ -186,7 +186,7 @@ func TestNobodyMayPostWithoutAKeyUnlessThatIsSaidToBeInsecure(t *testing.T) {
 		release := render(t, "--set", values)
 		for _, pod := range release.Pods() {
 			output, err := check(t, release, pod)
-			if isSound != (err == nil) || isSound == strings.Contains(output, "clients: are missing") {
+			if isSound != (err == nil) || isSound == strings.Contains(output, "clients: is missing") {
 				t.Errorf("%s: %s: %v: %s", values, pod.Owner, err, output)
 			}
 		}
@@ -232,7 +232,7 @@ func run(t *testing.T, release *Release, pod Pod, arguments ...string) (string, 
 	return string(output), err
 }
 
-// secret makes one that is long enough for a client's key, and nobody else's.
+// secret returns a distinct value that is long enough for a client's key.
 func secret(name string) string {
 	return "0123456789abcdef" + name
 }
@@ -247,7 +247,7 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// program is the command throughline, as it was built.
+// program returns the path of the built command throughline.
 func program(t *testing.T) string {
 	t.Helper()
 	path := os.Getenv("THROUGHLINE")
@@ -270,28 +270,28 @@ func TestAChangedConfigurationRollsBothServices(t *testing.T) {
 			return template.Annotations["checksum/config"]
 		}
 		if checksum(before) == "" || checksum(before) == checksum(after) {
-			t.Errorf("%s stays as it is", name)
+			t.Errorf("%s does not roll", name)
 		}
 		if checksum(before) != checksum(same) {
-			t.Errorf("%s rolls for nothing", name)
+			t.Errorf("%s rolls without a change", name)
 		}
 	}
 }
 
-func TestOnlyWhoNeedsTheDatabaseIsToldOfIt(t *testing.T) {
+func TestOnlyPodsThatUseTheDatabaseGetItsPassword(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		for _, pod := range release.Pods() {
 			told := slices.ContainsFunc(pod.Spec.Containers[0].Env, func(variable core.EnvVar) bool {
 				return variable.Name == "PGPASSWORD" || variable.Name == "THROUGHLINE_DATABASE__URL"
 			})
 			if needs := pod.Owner != "throughline-dispatch"; told != needs {
-				t.Errorf("%s is told of the database: %t", pod.Owner, told)
+				t.Errorf("%s gets the database settings: %t", pod.Owner, told)
 			}
 		}
 	})
 }
 
-func TestEveryPodHasTheKeyOfSignatures(t *testing.T) {
+func TestEveryPodHasTheSigningKey(t *testing.T) {
 	changing := render(t, "--set", "signingKey.name=of-records,signingKey.key=new,signingKey.acceptedKey=old")
 	for release, expected := range map[*Release]map[string]string{
 		render(t): {"THROUGHLINE_KAFKA__SIGNING_KEY": "throughline-signing-key/key"},
@@ -312,7 +312,7 @@ func TestEveryPodHasTheKeyOfSignatures(t *testing.T) {
 	}
 }
 
-func TestEveryPodMayConnectToWhatItNeedsAndNothingElse(t *testing.T) {
+func TestEveryPodMayConnectOnlyToItsDependencies(t *testing.T) {
 	release := render(t, "--set", "telemetry.endpoint=http://collector:4318")
 	for name, ports := range map[string][]int32{
 		"throughline-ingest":   {53, 4318, 5432, 9092},
@@ -325,16 +325,16 @@ func TestEveryPodMayConnectToWhatItNeedsAndNothingElse(t *testing.T) {
 			t.Errorf("%s may connect to %v", name, found)
 		}
 		if letsIn := len(found.Spec.Ingress) > 0; letsIn != (name == "throughline-ingest") {
-			t.Errorf("%s lets somebody in: %t", name, letsIn)
+			t.Errorf("%s allows incoming connections: %t", name, letsIn)
 		}
 		if !slices.Contains(found.Spec.PolicyTypes, networking.PolicyTypeIngress) ||
 			!slices.Contains(found.Spec.PolicyTypes, networking.PolicyTypeEgress) {
-			t.Errorf("%s is not held to it: %v", name, found.Spec.PolicyTypes)
+			t.Errorf("%s does not restrict both directions: %v", name, found.Spec.PolicyTypes)
 		}
 	}
 }
 
-func TestAPolicyLetsOutToTheAddressesThatAreConfigured(t *testing.T) {
+func TestAPolicyAllowsConnectionsToTheConfiguredAddresses(t *testing.T) {
 	const token = "config.destinations.three.oauth2.token_url="
 	for values, ports := range map[string][2][]int32{
 		"config.kafka.bootstrap_servers=k":                             {{53, 5432, 9092}, {53, 443, 9092}},
@@ -368,13 +368,13 @@ func TestAPolicyLetsOutToTheAddressesThatAreConfigured(t *testing.T) {
 	}
 }
 
-// open gives the ports that a policy lets out to, by TCP, and to name servers by UDP too.
+// open returns the TCP ports that a policy allows, and checks that UDP is allowed only for name servers.
 func open(t *testing.T, network *networking.NetworkPolicy) []int32 {
 	t.Helper()
 	ports, byUDP := map[int32]bool{}, []int32{}
 	for _, rule := range network.Spec.Egress {
 		if len(rule.Ports) == 0 {
-			t.Errorf("%s lets out to all ports of %v", network.Name, rule.To)
+			t.Errorf("%s allows all ports of %v", network.Name, rule.To)
 		}
 		for _, port := range rule.Ports {
 			if *port.Protocol == core.ProtocolUDP {
@@ -385,12 +385,12 @@ func open(t *testing.T, network *networking.NetworkPolicy) []int32 {
 		}
 	}
 	if !slices.Equal(byUDP, []int32{53}) {
-		t.Errorf("%s lets out by UDP to %v", network.Name, byUDP)
+		t.Errorf("%s allows UDP to %v", network.Name, byUDP)
 	}
 	return slices.Sorted(maps.Keys(ports))
 }
 
-func TestWhateverSelectsPodsFindsThoseOfOnePart(t *testing.T) {
+func TestEverySelectorMatchesThePodsOfOneComponent(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		selectors := map[string]map[string]string{}
 		for _, deployment := range All[*apps.Deployment](release) {
@@ -422,7 +422,7 @@ func TestWhateverSelectsPodsFindsThoseOfOnePart(t *testing.T) {
 	})
 }
 
-func TestAnAutoscalerAloneSaysHowManyReplicasThereAre(t *testing.T) {
+func TestADeploymentWithAnAutoscalerSetsNoReplicas(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		scaled := map[string]bool{}
 		for _, autoscaler := range All[*autoscaling.HorizontalPodAutoscaler](release) {
@@ -430,22 +430,22 @@ func TestAnAutoscalerAloneSaysHowManyReplicasThereAre(t *testing.T) {
 		}
 		for _, deployment := range All[*apps.Deployment](release) {
 			if said := deployment.Spec.Replicas != nil; said == scaled[deployment.Name] {
-				t.Errorf("%s says its replicas: %t; an autoscaler does: %t", deployment.Name, said, scaled[deployment.Name])
+				t.Errorf("%s sets replicas: %t; it has an autoscaler: %t", deployment.Name, said, scaled[deployment.Name])
 			}
 		}
 	})
 }
 
-func TestTheAutoscalerOfDispatchAsksForItsOwnConsumerGroup(t *testing.T) {
+func TestTheAutoscalerOfDispatchSelectsItsConsumerGroup(t *testing.T) {
 	release := render(t, "--set", "dispatch.autoscaling.enabled=true,config.kafka.prefix=orders")
 	autoscaler := get[*autoscaling.HorizontalPodAutoscaler](t, release, "HorizontalPodAutoscaler/throughline-dispatch")
 	selector := autoscaler.Spec.Metrics[0].External.Metric.Selector
 	if group := selector.MatchLabels["messaging_consumer_group_name"]; group != "orders-dispatch" {
-		t.Errorf("it asks for %q", group)
+		t.Errorf("it selects %q", group)
 	}
 }
 
-func TestTheMigrationStandsOnNothingThatComesAfterIt(t *testing.T) {
+func TestTheMigrationDependsOnlyOnItsOwnHooks(t *testing.T) {
 	release := render(t)
 	job := get[*batch.Job](t, release, "Job/throughline-migrate")
 	pod := job.Spec.Template.Spec
@@ -463,7 +463,7 @@ func TestTheMigrationStandsOnNothingThatComesAfterIt(t *testing.T) {
 	}
 }
 
-func TestEachPartHasItsImageAndADigestGoesBeforeTheTag(t *testing.T) {
+func TestEachComponentHasItsImageAndADigestOverridesTheTag(t *testing.T) {
 	const digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123"
 	const values = "image.repository=example/all,image.tag=v2,image.digests.throughline-dispatch=" + digest
 	wanted := map[string]string{
@@ -484,7 +484,7 @@ func TestEachPartHasItsImageAndADigestGoesBeforeTheTag(t *testing.T) {
 	}
 }
 
-func TestMigrationsMayAskAnotherServerThanTheRest(t *testing.T) {
+func TestMigrationsCanUseAnotherDatabaseServer(t *testing.T) {
 	const pooler, itself = "postgres://throughline@pooler:6432/throughline", "postgres://throughline@primary:5432/throughline"
 	rest := "database.host=pooler,database.port=6432"
 	for values, migrates := range map[string]string{
@@ -496,7 +496,7 @@ func TestMigrationsMayAskAnotherServerThanTheRest(t *testing.T) {
 			"throughline-ingest": pooler, "throughline-purge": pooler, "throughline-migrate": migrates,
 		} {
 			if found := variable(t, release, owner, "THROUGHLINE_DATABASE__URL"); found != url {
-				t.Errorf("%s: %s asks %s", values, owner, found)
+				t.Errorf("%s: %s connects to %s", values, owner, found)
 			}
 			network := get[*networking.NetworkPolicy](t, release, "NetworkPolicy/"+owner)
 			may := slices.ContainsFunc(network.Spec.Egress, func(rule networking.NetworkPolicyEgressRule) bool {
@@ -511,7 +511,7 @@ func TestMigrationsMayAskAnotherServerThanTheRest(t *testing.T) {
 	}
 }
 
-// variable is what a pod's container is told.
+// variable returns the value of an environment variable of a pod.
 func variable(t *testing.T, release *Release, owner, name string) string {
 	t.Helper()
 	for _, pod := range release.Pods() {
@@ -521,11 +521,11 @@ func variable(t *testing.T, release *Release, owner, name string) string {
 			}
 		}
 	}
-	t.Fatalf("%s is not told %s", owner, name)
+	t.Fatalf("%s has no variable %s", owner, name)
 	return ""
 }
 
-func TestPurgesRunAsManyAtOnceAsIsSaidAndNoneIsStartedAnew(t *testing.T) {
+func TestPurgesRunWithTheConfiguredParallelismAndAreNotRestarted(t *testing.T) {
 	job := get[*batch.CronJob](t, render(t, "--set", "purge.parallelism=4"), "CronJob/throughline-purge").Spec.JobTemplate.Spec
 	if job.Parallelism == nil || *job.Parallelism != 4 || job.Completions != nil {
 		t.Errorf("parallelism %v, completions %v", job.Parallelism, job.Completions)
@@ -542,7 +542,7 @@ func TestAPurgeEndsByItselfBeforeItsJobFails(t *testing.T) {
 		command := job.Template.Spec.Containers[0].Command
 		at := slices.Index(command, "--for")
 		if at < 0 || at+1 == len(command) {
-			t.Fatalf("%s: nothing ends %v", values, command)
+			t.Fatalf("%s: no time limit for %v", values, command)
 		}
 		ends, err := time.ParseDuration(command[at+1])
 		if deadline := time.Duration(*job.ActiveDeadlineSeconds) * time.Second; err != nil || ends != wanted || ends >= deadline {
@@ -551,7 +551,7 @@ func TestAPurgeEndsByItselfBeforeItsJobFails(t *testing.T) {
 	}
 }
 
-func TestTheNotesNameOnlyWhatIsThere(t *testing.T) {
+func TestTheNotesNameOnlyExistingObjects(t *testing.T) {
 	files, err := ValuesFiles()
 	if err != nil {
 		t.Fatal(err)
@@ -568,9 +568,9 @@ func TestTheNotesNameOnlyWhatIsThere(t *testing.T) {
 					t.Errorf("the port is %s: %s", port, forward[0])
 				}
 			}
-			// An image has no program but its own, and no shell.
+			// An image contains only its own program, and no shell.
 			if strings.Contains(said, " exec ") {
-				t.Errorf("it runs something in a pod: %s", said)
+				t.Errorf("the notes run a program in a pod: %s", said)
 			}
 			for _, path := range []string{"/v1/requests/<request id>/explain", pathOfItsRoute(t, release)} {
 				found(t, "curl .*localhost:8099"+regexp.QuoteMeta(path)+" ", said)
@@ -579,18 +579,18 @@ func TestTheNotesNameOnlyWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestTheNotesSendAKeyWhereClientsHaveOne(t *testing.T) {
+func TestTheNotesSendAKeyIfClientsAreConfigured(t *testing.T) {
 	const none = "config.clients.default=null,config.insecure=true"
 	for values, keys := range map[string]bool{"config.routes.one.path=/one": true, none: false} {
 		for _, call := range found(t, `(?m)^ *curl .*$`, notes(t, "--set", values)) {
 			if sends := strings.Contains(call[0], "authorization: Bearer"); sends != keys {
-				t.Errorf("%s: it sends a key: %t: %s", values, sends, call[0])
+				t.Errorf("%s: the notes send a key: %t: %s", values, sends, call[0])
 			}
 		}
 	}
 }
 
-func TestTheNotesTellWhenNobodyOutsideMayPost(t *testing.T) {
+func TestTheNotesWarnIfExternalRequestsAreBlocked(t *testing.T) {
 	const outside = "ingest.ingress.enabled=true,ingest.ingress.hosts[0].host=a,ingest.ingress.hosts[0].paths[0]=/one"
 	for values, tells := range map[string]bool{
 		outside:                                  true,
@@ -600,7 +600,7 @@ func TestTheNotesTellWhenNobodyOutsideMayPost(t *testing.T) {
 		outside + ",networkPolicy.ingest.from[0].ipBlock.cidr=203.0.113.0/24": false,
 	} {
 		if told := strings.Contains(notes(t, "--set", values), "networkPolicy.ingest.from"); told != tells {
-			t.Errorf("%s: they tell: %t", values, told)
+			t.Errorf("%s: the notes warn: %t", values, told)
 		}
 	}
 }
@@ -614,17 +614,17 @@ func notes(t *testing.T, arguments ...string) string {
 	return text
 }
 
-// found gives all matches, of which there has to be one at least.
+// found returns all matches, and fails the test if there is none.
 func found(t *testing.T, pattern, text string) [][]string {
 	t.Helper()
 	matches := regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1)
 	if len(matches) == 0 {
-		t.Errorf("nothing like `%s` in %s", pattern, text)
+		t.Errorf("no match for `%s` in %s", pattern, text)
 	}
 	return matches
 }
 
-// pathOfItsRoute is where the only route of a configuration takes requests.
+// pathOfItsRoute returns the path of the only route of a configuration.
 func pathOfItsRoute(t *testing.T, release *Release) string {
 	t.Helper()
 	ingest := get[*apps.Deployment](t, release, "Deployment/throughline-ingest")
@@ -632,11 +632,11 @@ func pathOfItsRoute(t *testing.T, release *Release) string {
 	for _, route := range settings["routes"].(map[string]any) {
 		return route.(map[string]any)["path"].(string)
 	}
-	t.Fatal("there is none")
+	t.Fatal("not found")
 	return ""
 }
 
-func TestMistakesInValuesAreRefused(t *testing.T) {
+func TestInvalidValuesAreRejected(t *testing.T) {
 	for values, reason := range map[string]string{
 		"ingets.replicas=3":                                                "additional properties 'ingets' not allowed",
 		"ingest.replica=3":                                                 "additional properties 'replica' not allowed",
@@ -653,7 +653,7 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		"config.routes.one=null":                                           "/config/routes",
 		"config.shutdown_deadline=60s":                                     "/config/shutdown_deadline",
 		"config.database.url=postgres://me:secret@db/me":                   "/config/database/url",
-		"config.ingest.node_ids=0-1":                                       "3 replicas of ingest at a time, and there are 2 node ids",
+		"config.ingest.node_ids=0-1":                                       "up to 3 ingest replicas can run at the same time, but there are only 2 node ids",
 		"config.kafka.signing_key=0123456789abcdef":                        "/config/kafka/signing_key",
 		"config.http.address=0.0.0.0:80":                                   "/config/http/address",
 		"config.http.health_address=0.0.0.0:80":                            "/config/http/health_address",
@@ -661,18 +661,18 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		"config.kafka.properties.sasl\\.password=geheim":                   "/config/kafka/properties/sasl.password",
 		"config.destinations.three.oauth2.client_secret=open":              "/config/destinations/three/oauth2/client_secret",
 		"config.destinations.three.oauth2.parameters.password=open":        "/config/destinations/three/oauth2/parameters/password",
-		"dispatch.replicas=13":                                             "topics have 12 partitions",
-		"ingest.autoscaling.enabled=true,ingest.autoscaling.maxReplicas=1": "ingest.autoscaling.minReplicas is 2, and maxReplicas 1",
-		"dispatch.autoscaling.enabled=true,dispatch.autoscaling.minReplicas=13,dispatch.autoscaling.maxReplicas=12": "dispatch.autoscaling.minReplicas is 13, and maxReplicas 12",
-		"secrets[0].name=a.b,secrets[0].mount=true,secrets[1].name=a-b,secrets[1].mount=true":                       "secrets a.b and a-b would both be the volume secret-a-b",
-		"secrets[0].name=a,secrets[0].mount=true,secrets[1].name=a,secrets[1].mount=true":                           "secrets a and a would both be the volume secret-a",
+		"dispatch.replicas=13":                                             "topics have only 12 partitions",
+		"ingest.autoscaling.enabled=true,ingest.autoscaling.maxReplicas=1": "ingest.autoscaling.minReplicas is 2, but maxReplicas is 1",
+		"dispatch.autoscaling.enabled=true,dispatch.autoscaling.minReplicas=13,dispatch.autoscaling.maxReplicas=12": "dispatch.autoscaling.minReplicas is 13, but maxReplicas is 12",
+		"secrets[0].name=a.b,secrets[0].mount=true,secrets[1].name=a-b,secrets[1].mount=true":                       "secrets a.b and a-b would both have the volume name secret-a-b",
+		"secrets[0].name=a,secrets[0].mount=true,secrets[1].name=a,secrets[1].mount=true":                           "secrets a and a would both have the volume name secret-a",
 		"purge.for=fifty":                                  "/purge/for",
 		"purge.for=null":                                   "missing property 'for'",
-		"purge.for=1h30m":                                  "purge.activeDeadlineSeconds is 3600, and purge.for 1h30m is 5400 seconds",
-		"purge.activeDeadlineSeconds=3000":                 "purge.activeDeadlineSeconds is 3000, and purge.for 50m is 3000 seconds",
+		"purge.for=1h30m":                                  "purge.activeDeadlineSeconds is 3600, but must exceed purge.for, which is 1h30m (5400 seconds)",
+		"purge.activeDeadlineSeconds=3000":                 "purge.activeDeadlineSeconds is 3000, but must exceed purge.for, which is 50m (3000 seconds)",
 		"networkPolicy.dns.ports=null":                     "/networkPolicy/dns",
-		"config.kafka.bootstrap_servers=k:99999":           "k:99999: a port is between 1 and 65535",
-		"config.destinations.three.url=http://third:0":     "http://third:0: a port is between 1 and 65535",
+		"config.kafka.bootstrap_servers=k:99999":           "k:99999: invalid port",
+		"config.destinations.three.url=http://third:0":     "http://third:0: invalid port",
 		"telemetry.endpoint=collector:4318":                "/telemetry/endpoint",
 		"telemetry.variables.OTEL_RESOURCE_ATTRIBUTES=a=b": "invalid propertyName 'OTEL_RESOURCE_ATTRIBUTES'",
 	} {
@@ -683,11 +683,11 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 	}
 }
 
-func TestWithTopicsThatOthersMakeDispatchMayHaveAnyNumberOfReplicas(t *testing.T) {
+func TestDispatchMayHaveAnyNumberOfReplicasIfItDoesNotCreateTheTopics(t *testing.T) {
 	render(t, "--set", "dispatch.replicas=13,config.kafka.topics.create=false")
 }
 
-func TestWhatIsNotUsedIsNotRefused(t *testing.T) {
+func TestUnusedValuesAreNotRejected(t *testing.T) {
 	for _, values := range []string{
 		"ingest.autoscaling.minReplicas=9,ingest.autoscaling.maxReplicas=1",
 		"ingest.autoscaling.enabled=true,ingest.autoscaling.minReplicas=3,ingest.autoscaling.maxReplicas=3",

@@ -24,16 +24,16 @@ func TestEveryContainerRunsTheProgramOfItsImage(t *testing.T) {
 		for _, pod := range release.Pods() {
 			container := pod.Spec.Containers[0]
 			image := regexp.MustCompile(`[:@].*`).ReplaceAllString(path.Base(container.Image), "")
-			// As release.yml names what it builds.
+			// The name of the build target, as in release.yml.
 			program := programs[strings.TrimPrefix(image, "throughline-")]
 			if command := commandOf(container); program == "" || command[0] != program {
-				t.Errorf("%s runs %v, and %s has the program %q", pod.Owner, command, image, program)
+				t.Errorf("%s runs %v, but %s contains the program %q", pod.Owner, command, image, program)
 			}
 		}
 	})
 }
 
-// programs gives the program of each target of the Dockerfile.
+// programs returns the program of each target of the Dockerfile.
 func programs(t *testing.T) map[string]string {
 	t.Helper()
 	dockerfile, err := os.ReadFile("../../Dockerfile")
@@ -49,20 +49,20 @@ func programs(t *testing.T) map[string]string {
 	return programs
 }
 
-func TestEveryCommandIsOneThatItsProgramKnows(t *testing.T) {
+func TestEveryCommandIsValidForItsProgram(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		for _, pod := range release.Pods() {
 			command := commandOf(pod.Spec.Containers[0])
 			if command[0] != "throughline" {
 				if len(command) > 1 {
-					t.Errorf("%s is told more than its configuration: %v", pod.Owner, command)
+					t.Errorf("%s has unexpected arguments: %v", pod.Owner, command)
 				}
 				continue
 			}
 			if len(command) == 1 {
-				t.Errorf("%s is told to do nothing", pod.Owner)
+				t.Errorf("%s has no subcommand", pod.Owner)
 			}
-			// What is before `--help` is read all the same, and refused.
+			// Invalid arguments before `--help` are still rejected.
 			output, err := exec.Command(program(t), append(command[1:], "--help")...).CombinedOutput()
 			if err != nil {
 				t.Errorf("%s: %v: %v: %s", pod.Owner, command, err, output)
@@ -71,13 +71,13 @@ func TestEveryCommandIsOneThatItsProgramKnows(t *testing.T) {
 	})
 }
 
-// commandOf is all that a container starts with.
+// commandOf returns the complete command line of a container.
 func commandOf(container core.Container) []string {
 	return slices.Concat(container.Command, container.Args)
 }
 
-func TestEveryServiceListensOnThePortThatItsContainerNames(t *testing.T) {
-	// The names of ports, and where the configuration has their addresses.
+func TestEveryServiceListensOnThePortsOfItsContainer(t *testing.T) {
+	// The names of ports, and the settings that contain their addresses.
 	addresses := map[string][][3]string{
 		"throughline-ingest":   {{"http", "http", "address"}, {"health", "http", "health_address"}},
 		"throughline-dispatch": {{"http", "dispatch", "address"}},
@@ -93,13 +93,13 @@ func TestEveryServiceListensOnThePortThatItsContainerNames(t *testing.T) {
 				named = append(named, fmt.Sprintf("%s:%d", port.Name, port.ContainerPort))
 			}
 			if !slices.Equal(named, wanted) {
-				t.Errorf("%s listens on %v, and names %v", pod.Owner, wanted, named)
+				t.Errorf("%s listens on %v, but its container has the ports %v", pod.Owner, wanted, named)
 			}
 		}
 	})
 }
 
-// listensOn is the port of an address in a section of the effective configuration.
+// listensOn returns the port of an address in a section of the effective configuration.
 func listensOn(t *testing.T, release *Release, pod Pod, section, key string) uint16 {
 	t.Helper()
 	shown, err := run(t, release, pod, "config", "show")
@@ -115,13 +115,13 @@ func listensOn(t *testing.T, release *Release, pod Pod, section, key string) uin
 		t.Fatal(err)
 	}
 	if !address.Addr().IsUnspecified() {
-		t.Errorf("%s cannot be reached on %s", pod.Owner, address)
+		t.Errorf("%s is unreachable at %s", pod.Owner, address)
 	}
 	return address.Port()
 }
 
-func TestEveryProbeAsksAPathThatTheServiceAnswers(t *testing.T) {
-	// A service that is not ready is not to be restarted; and that ingest goes on without PostgreSQL, values.yaml explains.
+func TestEveryProbeUsesTheRightPath(t *testing.T) {
+	// A service that is not ready must not be restarted. values.yaml explains why ingest is ready without PostgreSQL.
 	const health, ready = "/healthz", "/readyz"
 	paths := map[string][3]string{
 		"throughline-ingest":   {health, health, health},
@@ -132,18 +132,18 @@ func TestEveryProbeAsksAPathThatTheServiceAnswers(t *testing.T) {
 			container := deployment.Spec.Template.Spec.Containers[0]
 			for at, probe := range []*core.Probe{container.StartupProbe, container.LivenessProbe, container.ReadinessProbe} {
 				if probe == nil || probe.HTTPGet == nil {
-					t.Errorf("%s lacks a probe by HTTP: %+v", deployment.Name, probe)
+					t.Errorf("%s lacks an HTTP probe: %+v", deployment.Name, probe)
 				} else if path := paths[deployment.Name][at]; probe.HTTPGet.Path != path {
-					t.Errorf("%s is asked %s, not %s", deployment.Name, probe.HTTPGet.Path, path)
+					t.Errorf("%s is probed at %s instead of %s", deployment.Name, probe.HTTPGet.Path, path)
 				} else if port := probe.HTTPGet.Port.StrVal; deployment.Name == "throughline-ingest" && port != "health" {
-					t.Errorf("%s is probed where its clients may keep the probe waiting, at %s", deployment.Name, port)
+					t.Errorf("%s is probed at %s, where its clients can delay the probe", deployment.Name, port)
 				}
 			}
 		}
 	})
 }
 
-func TestWhoeverNamesAPortFindsItInThatContainer(t *testing.T) {
+func TestEveryPortNameExistsInTheContainer(t *testing.T) {
 	forEach(t, func(t *testing.T, release *Release) {
 		names := map[string][]intstr.IntOrString{}
 		for _, service := range All[*core.Service](release) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestWhatTheProgramsKnowAsAPasswordIsNotWrittenIntoTheConfigMap(t *testing.T) {
+func TestKnownPasswordsAreNotAllowedInTheConfigMap(t *testing.T) {
 	var places []string
 	for _, property := range namesIn(t, "PASSWORDS") {
 		places = append(places, "config.kafka.properties."+strings.ReplaceAll(property, ".", `\.`))
@@ -21,7 +21,7 @@ func TestWhatTheProgramsKnowAsAPasswordIsNotWrittenIntoTheConfigMap(t *testing.T
 	for _, place := range places {
 		path := strings.ReplaceAll(strings.NewReplacer(`\.`, "\n", ".", "/").Replace(place), "\n", ".")
 		if _, err := Render("--set", place+"=geheim"); err == nil || !strings.Contains(err.Error(), "/"+path) {
-			t.Errorf("%s may be in clear: %v", place, err)
+			t.Errorf("%s is accepted in plain text: %v", place, err)
 		}
 		for _, reference := range []string{".env=NAME", ".file=/run/secrets/a/b"} {
 			render(t, "--set", place+reference)
@@ -29,7 +29,7 @@ func TestWhatTheProgramsKnowAsAPasswordIsNotWrittenIntoTheConfigMap(t *testing.T
 	}
 }
 
-// namesIn gives the texts of a list of libs/config.
+// namesIn returns the strings of a list in libs/config.
 func namesIn(t *testing.T, list string) []string {
 	t.Helper()
 	source, err := os.ReadFile("../../../libs/config/src/check/production.rs")
@@ -38,19 +38,19 @@ func namesIn(t *testing.T, list string) []string {
 	}
 	declared := regexp.MustCompile(`(?s)\nconst ` + list + `: \[&str; (\d+)\] =\s*\[(.*?)\];`).FindSubmatch(source)
 	if declared == nil {
-		t.Fatalf("there is no %s", list)
+		t.Fatalf("%s not found", list)
 	}
 	var names []string
 	for _, name := range found(t, `"([^"]+)"`, string(declared[2])) {
 		names = append(names, name[1])
 	}
 	if said, _ := strconv.Atoi(string(declared[1])); said != len(names) {
-		t.Fatalf("%s has %d names, and these were read: %v", list, said, names)
+		t.Fatalf("%s has %d names, but these were read: %v", list, said, names)
 	}
 	return names
 }
 
-func TestWhatIsNoPasswordMayBeWrittenAsItIs(t *testing.T) {
+func TestOtherValuesAreAllowedInPlainText(t *testing.T) {
 	for _, values := range []string{
 		"config.kafka.properties.security\\.protocol=sasl_ssl",
 		"config.kafka.properties.sasl\\.username=me",

@@ -1,4 +1,4 @@
-//! What goes wrong, and for how long.
+//! The faults and their durations.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use throughline_testkit::Service;
 
 use crate::third_party::{Mood, TokenMood};
 
-/// How long a program stands still: longer than its node's lease and its consumers' sessions, so that both have
-/// gone to others when it goes on.
+/// Duration of a freeze: longer than the lease of the node and the sessions of the consumers, so that other replicas
+/// have taken over both when the program continues.
 const STANDSTILL: Duration = Duration::from_secs(12);
-/// How long one stands still that holds locks: longer than any time-out of the others.
+/// Duration of a freeze while holding locks: longer than any timeout of the other replicas.
 const LONG_STANDSTILL: Duration = Duration::from_mins(1);
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The third party is in a bad mood.
+    /// The third party misbehaves.
     ThirdParty(Mood),
-    /// Its token endpoint is.
+    /// The token endpoint misbehaves.
     Tokens(TokenMood),
     /// All replicas are restarted, one after the other.
     RollingRestart,
@@ -30,37 +30,58 @@ pub(crate) enum Fault {
     Kill(Server),
     /// A replica is killed.
     KillReplica(Service),
-    /// One replica more joins the others, works with them for a while, and leaves.
+    /// An additional replica joins, works for a while, and leaves.
     Join(Service, Leave),
-    /// One dispatch more joins and leaves while calls to one destination take longer than a rebalance should.
+    /// An additional dispatch joins and leaves while calls to one destination take longer than a rebalance should.
     JoinWhileSlow,
-    /// A replica whose clock is hours ahead joins the others, works with them for a while, and leaves.
-    WrongClock(Service),
-    /// Other programs produce onto the topics: records with forged ids, and records that cannot be read.
+    /// An additional replica whose clock is hours ahead joins, works for a while, and leaves. If it is an ingest,
+    /// deferred deliveries wait meanwhile.
+    WrongClock(Service, Leave),
+    /// Other programs write records with forged ids and unreadable records to the topics.
     ForeignRecords,
-    /// A later version's migration adds a column to each table while the programs run.
+    /// The migration of a later version adds a column to each table while the programs run.
     AddColumns,
-    /// Thousands of connections to one ingest announce large bodies and send nothing.
+    /// Connections to one ingest announce large bodies and send nothing. They exceed the limit of one address, and then
+    /// the limit of all connections.
     HeadFlood,
-    /// Deliveries expire by the hundred while their destination is down; when it is back, they are replayed.
+    /// Hundreds of deliveries expire while their destination is down, and are replayed after it has recovered.
     Expire,
     /// An ingest is killed while the broker does not answer.
     KillIngestBehindBroker,
-    /// A replica stands still, and goes on as a zombie.
+    /// A replica is frozen, and continues after other replicas have replaced it.
     FreezeReplica(Service),
-    /// An ingest stands still for long, if possible within a transaction whose locks the others need.
+    /// An ingest is frozen for long within a transaction that holds locks needed by the other replicas.
     LongFreeze,
-    /// A topic is deleted, with records in it that nobody has read, and created again. All replicas are restarted,
-    /// because librdkafka may wait for the old topic's partitions and offsets for good.
+    /// A topic is deleted with unread records, and created again. All replicas are restarted, because librdkafka may
+    /// wait forever for the partitions and offsets of the old topic.
     DeleteTopic(Topic),
 }
 
-/// How a replica leaves.
+/// Which calls a fault may repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    None,
+    /// Calls whose records a dispatch had not committed when SIGKILL ended it, each once.
+    Uncommitted,
+    /// Calls that a frozen dispatch had not committed, and those that it makes when it continues, before it learns that
+    /// its partitions have another owner.
+    OfTheFrozen,
+    /// Calls in progress, and calls whose outcomes or commits the broker did not accept.
+    InWork,
+    /// Calls whose outcomes the recorder had not read from the deleted topic, and those whose offsets belong to the old
+    /// topic.
+    Unread,
+}
+
+/// The way in which a replica leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// It is told to.
+    /// SIGTERM.
     Stop,
+    /// SIGKILL.
     Kill,
+    /// SIGKILL of an ingest that has claimed deliveries but has not published them.
+    KillWithClaims,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,32 +98,44 @@ pub(crate) enum Topic {
 }
 
 impl Fault {
-    /// Whether the third party may be asked again for what it has acknowledged.
-    pub(crate) fn may_repeat(self) -> bool {
+    /// Returns the calls that the fault may repeat after the third party acknowledged them.
+    pub(crate) fn repeats(self) -> Repeats {
         match self {
+            // No dispatch loses a partition without notice. Ingest may publish records twice: those that were not
+            // removed from the outbox when it was killed, lost its lease or lost the database, and those of claims that
+            // have ended. The same dispatch reads both, and it recognises the attempt.
             Self::ThirdParty(_)
             | Self::Tokens(_)
             | Self::RollingRestart
             | Self::Join(_, Leave::Stop)
+            | Self::Join(Service::Ingest, _)
             | Self::JoinWhileSlow
-            | Self::WrongClock(_)
+            | Self::WrongClock(_, Leave::Stop)
+            | Self::WrongClock(Service::Ingest, _)
             | Self::ForeignRecords
             | Self::AddColumns
             | Self::HeadFlood
             | Self::Expire
-            | Self::Freeze(Server::Database) => false,
-            Self::Freeze(Server::Broker)
-            | Self::Kill(_)
-            | Self::KillReplica(_)
-            | Self::Join(_, Leave::Kill)
-            | Self::KillIngestBehindBroker
-            | Self::FreezeReplica(_)
-            | Self::LongFreeze
-            | Self::DeleteTopic(_) => true,
+            | Self::Freeze(Server::Database)
+            | Self::Kill(Server::Database)
+            | Self::KillReplica(Service::Ingest)
+            | Self::FreezeReplica(Service::Ingest)
+            | Self::LongFreeze => Repeats::None,
+            Self::KillReplica(Service::Dispatch)
+            | Self::Join(Service::Dispatch, Leave::Kill | Leave::KillWithClaims)
+            | Self::WrongClock(Service::Dispatch, Leave::Kill | Leave::KillWithClaims) => {
+                Repeats::Uncommitted
+            }
+            Self::FreezeReplica(Service::Dispatch) => Repeats::OfTheFrozen,
+            // Sessions of consumers may end while the broker is down.
+            Self::Freeze(Server::Broker) | Self::Kill(Server::Broker) | Self::KillIngestBehindBroker => {
+                Repeats::InWork
+            }
+            Self::DeleteTopic(_) => Repeats::Unread,
         }
     }
 
-    /// Whether requests are accepted and delivered as fast as before, as soon as load balancers know of it.
+    /// Whether the rates of acceptance and delivery stay the same, once load balancers have noticed the fault.
     pub(crate) fn keeps_the_rate(self) -> bool {
         matches!(
             self,
@@ -110,36 +143,36 @@ impl Fault {
         )
     }
 
-    /// Whether records are lost, so that only patience brings their deliveries back.
+    /// Whether records are lost, so that sweepers have to publish their deliveries again.
     pub(crate) fn loses_records(self) -> bool {
         matches!(self, Self::DeleteTopic(_))
     }
 
-    /// Whether it waits until all has ended that an earlier fault has set in motion.
+    /// Whether the fault starts only after the effects of earlier faults have ended.
     pub(crate) fn needs_rest(self) -> bool {
         matches!(
             self,
             Self::Join(..)
                 | Self::JoinWhileSlow
-                | Self::WrongClock(_)
+                | Self::WrongClock(..)
                 | Self::HeadFlood
                 | Self::Expire
                 | Self::KillReplica(_)
         )
     }
 
-    /// Whether a client may wait for an answer in vain.
+    /// Whether clients may receive no response.
     pub(crate) fn keeps_clients_waiting(self) -> bool {
         match self {
             Self::FreezeReplica(service) => service == Service::Ingest,
             Self::LongFreeze => true,
-            // Its readers stand still.
+            // Its readers stall.
             Self::DeleteTopic(topic) => topic.readers() == Service::Ingest,
             _ => false,
         }
     }
 
-    /// In a long run outages are as long as in life.
+    /// Draws the duration of the fault. Long runs have outages of realistic length.
     pub(crate) fn lasts(self, minutes: u32, dice: &mut StdRng) -> Duration {
         let seconds = Duration::from_secs;
         let outage = |shortest: u64| seconds((2 * u64::from(minutes)).clamp(shortest, 60));
@@ -149,7 +182,7 @@ impl Fault {
             Self::Kill(_) | Self::KillReplica(_) => dice.random_range(Duration::ZERO..=seconds(4)),
             Self::KillIngestBehindBroker => dice.random_range(Duration::ZERO..=seconds(3)),
             Self::Join(..) => dice.random_range(seconds(1)..=seconds(3)),
-            Self::WrongClock(_) | Self::AddColumns | Self::HeadFlood => seconds(6),
+            Self::WrongClock(..) | Self::AddColumns | Self::HeadFlood => seconds(6),
             Self::FreezeReplica(_) => STANDSTILL,
             Self::LongFreeze => LONG_STANDSTILL,
             Self::RollingRestart | Self::JoinWhileSlow | Self::ForeignRecords | Self::Expire => {
@@ -169,7 +202,7 @@ impl Topic {
         }
     }
 
-    /// Which service reads it.
+    /// The service that reads the topic.
     pub(crate) fn readers(self) -> Service {
         match self {
             Self::Requests | Self::Retries => Service::Dispatch,
@@ -187,25 +220,34 @@ impl fmt::Display for Fault {
             Self::Freeze(server) => write!(f, "{server} does not answer"),
             Self::Kill(server) => write!(f, "{server} is killed"),
             Self::KillReplica(service) => write!(f, "{service} is killed"),
-            Self::Join(service, Leave::Stop) => write!(f, "one {service} more joins, and is told to stop"),
-            Self::Join(service, Leave::Kill) => write!(f, "one {service} more joins, and is killed"),
+            Self::Join(service, leave) => write!(f, "an additional {service} joins, and {leave}"),
             Self::JoinWhileSlow => {
-                f.write_str("one throughline-dispatch more joins and leaves while calls take 25 s")
+                f.write_str("an additional throughline-dispatch joins and leaves while calls take 25 s")
             }
-            Self::WrongClock(service) => {
-                write!(f, "one {service} more joins, whose clock is two hours ahead")
+            Self::WrongClock(service, leave) => {
+                write!(f, "an additional {service}, whose clock is two hours ahead, joins, and {leave}")
             }
-            Self::ForeignRecords => f.write_str("others produce forged and unreadable records"),
-            Self::AddColumns => f.write_str("each table gets a column more"),
-            Self::HeadFlood => f.write_str("throughline-ingest is flooded with heads of large requests"),
+            Self::ForeignRecords => f.write_str("other programs produce forged and unreadable records"),
+            Self::AddColumns => f.write_str("each table gets an additional column"),
+            Self::HeadFlood => f.write_str("throughline-ingest is flooded with the heads of large requests"),
             Self::Expire => f.write_str("deliveries expire, and are replayed"),
             Self::KillIngestBehindBroker => {
                 f.write_str("throughline-ingest is killed while Kafka does not answer")
             }
-            Self::FreezeReplica(service) => write!(f, "{service} stands still"),
-            Self::LongFreeze => f.write_str("throughline-ingest stands still within a transaction"),
+            Self::FreezeReplica(service) => write!(f, "{service} is frozen"),
+            Self::LongFreeze => f.write_str("throughline-ingest is frozen within a transaction"),
             Self::DeleteTopic(topic) => write!(f, "the topic {} is deleted", topic.name()),
         }
+    }
+}
+
+impl fmt::Display for Leave {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "is stopped",
+            Self::Kill => "is killed",
+            Self::KillWithClaims => "is killed while it holds claims",
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Records that other programs produce onto the topics: some by mistake, some to deceive.
+//! Records of other producers on the topics: some mistaken, some forged.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use throughline_clock::Clock;
 use throughline_snowflake::RequestId;
 
 const ROUTE_TOPIC: &str = "one-request-local";
-/// For the broker to acknowledge a record.
+/// Deadline for the broker to acknowledge a record.
 const ACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A record that was produced onto a route's topic.
 #[derive(Clone, Debug)]
 pub(crate) struct ForeignRecord {
-    /// What distinguishes its body from all others.
+    /// Unique text in its body.
     pub(crate) prompt: String,
-    /// Whether it has to be delivered; otherwise it may end as a dead letter.
+    /// Whether it must be delivered; otherwise it may also end as a dead letter.
     pub(crate) is_deliverable: bool,
 }
 
-/// Produces one record of each kind; `real` is the id of a request that a third party rejects, `number` differs each
-/// time.
+/// Produces one record of each kind. `real` is the id of a request that the third party rejects; `number` is unique for
+/// each call.
 pub(crate) async fn produce(
     broker: &str,
     real: RequestId,
@@ -36,7 +36,7 @@ pub(crate) async fn produce(
     let far = "+262142-12-31T23:59:59Z";
     let unused = RequestId::from_i64(1)?.to_string();
     let real = real.to_string();
-    // What they pretend to be: nothing, a request that was never accepted, one that was, one of a far future.
+    // The claimed identities: none, a request that was never accepted, an accepted one, and one of the far future.
     let on_the_route = [
         ("plain", None, "application/json", true),
         ("unused-id", Some((unused.as_str(), now.as_str())), "application/json", true),
@@ -54,19 +54,22 @@ pub(crate) async fn produce(
         send(&producer, ROUTE_TOPIC, headers, &body).await?;
         records.push(ForeignRecord { prompt, is_deliverable });
     }
-    let retry =
-        [("throughline-destination", "three"), ("throughline-attempt", "2"), ("throughline-since", far)];
+    let retry = [
+        ("throughline-destination", "three"),
+        ("throughline-attempt", "2"),
+        ("throughline-window-started-at", far),
+    ];
     let retry = retry.map(|(name, value)| header(name, value));
     let retry = retry.into_iter().fold(events(OwnedHeaders::new(), &real, &now), OwnedHeaders::insert);
     let body = json!({"wish": "accept", "prompt": format!("forged-retry-{number}")}).to_string();
     send(&producer, "throughline.retries", retry, &body).await?;
     let outcome = json!({
-        "request_id": real, "destination": "three", "attempt": 1, "spent": 1, "started_at": now,
+        "request_id": real, "destination": "three", "attempt": 1, "counted_attempts": 1, "started_at": now,
         "duration_ms": 1, "status": 200, "outcome": "delivered",
     });
     send(&producer, "throughline.outcomes", OwnedHeaders::new(), &outcome.to_string()).await?;
     for topic in ["throughline.retries", "throughline.outcomes", "throughline.adoptions"] {
-        send(&producer, topic, OwnedHeaders::new(), "not what anything expects").await?;
+        send(&producer, topic, OwnedHeaders::new(), "an unexpected payload").await?;
     }
     Ok(records)
 }

@@ -1,4 +1,4 @@
-//! Who has which partitions, as the broker tells.
+//! The assignments of consumer groups, from the broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use rdkafka::groups::GroupMemberInfo;
 use throughline_testkit::{Service, eventually};
 use tokio::task::spawn_blocking;
 
-/// For the broker to answer.
+/// Deadline for the broker to respond.
 const ANSWER: Duration = Duration::from_secs(5);
-/// For a group to have shared out its partitions: a member that was killed is missed after 6 s, and each is told by its
-/// next heartbeat.
+/// Deadline for a group to have assigned its partitions: the group removes a killed member after 6 s, and each member
+/// learns its assignment with its next heartbeat.
 pub(crate) const SHARED_OUT: Duration = Duration::from_mins(1);
 
-/// What each member of a group has, by its id.
+/// The partitions of each member of a group, by member id.
 pub(crate) type Shares = BTreeMap<String, BTreeSet<(String, i32)>>;
 
-/// Asks the broker about groups.
+/// A client that queries the broker for consumer groups.
 pub(crate) struct Groups(Arc<BaseConsumer>);
 
-/// The groups in which the replicas of a service share their work.
+/// The consumer groups of a service.
 pub(crate) fn of(service: Service) -> &'static [&'static str] {
     match service {
         Service::Ingest => &["throughline-recorder", "throughline-adopter"],
@@ -36,31 +36,32 @@ impl Groups {
         Ok(Self(Arc::new(ClientConfig::new().set("bootstrap.servers", broker).create()?)))
     }
 
-    /// Waits until a group of so many members has all its partitions, shared out evenly.
+    /// Waits until a group of `members` members has all partitions assigned evenly.
     pub(crate) async fn shared_out(&self, group: &'static str, members: usize) -> anyhow::Result<Shares> {
-        eventually(&format!("{group} to share out its partitions"), SHARED_OUT, async || {
+        eventually(&format!("{group} to assign its partitions"), SHARED_OUT, async || {
             let client = Arc::clone(&self.0);
-            // The client blocks, and others have their time taken meanwhile.
+            // The client blocks its thread, while other tasks measure times.
             spawn_blocking(move || look(&client, group, members)).await?
         })
         .await
     }
 }
 
-/// How many are gone of those who were `before`.
+/// Number of members in `before` that are not in `after`.
 pub(crate) fn gone(before: &Shares, after: &Shares) -> usize {
     before.keys().filter(|member| !after.contains_key(*member)).count()
 }
 
-/// How many partitions have somebody else.
-pub(crate) fn moved(before: &Shares, after: &Shares) -> usize {
-    let has_moved = |(member, share): (&String, &BTreeSet<_>)| {
-        before.get(member).map_or(share.len(), |before| share.difference(before).count())
+/// The partitions that have moved to another member.
+pub(crate) fn moved(before: &Shares, after: &Shares) -> BTreeSet<(String, i32)> {
+    let none = BTreeSet::new();
+    let gained = |(member, share): (&String, &BTreeSet<_>)| {
+        share.difference(before.get(member).unwrap_or(&none)).cloned().collect::<Vec<_>>()
     };
-    after.iter().map(has_moved).sum()
+    after.iter().flat_map(gained).collect()
 }
 
-/// What has gone from those who stay, though nobody else needed it: from each who was `before` and is `after`.
+/// The partitions that remaining members lost, although no new member received them.
 pub(crate) fn taken_in_vain(before: &Shares, after: &Shares) -> Vec<(String, i32)> {
     let newcomers = after.iter().filter(|(member, _)| !before.contains_key(*member));
     let needed: BTreeSet<_> = newcomers.flat_map(|(_, share)| share).collect();
@@ -69,17 +70,17 @@ pub(crate) fn taken_in_vain(before: &Shares, after: &Shares) -> Vec<(String, i32
     taken.filter(|partition| !needed.contains(partition)).cloned().collect()
 }
 
-/// What each member has, if they are so many and have shared out all evenly.
+/// The partitions of each member, if the group has `members` members and all partitions are assigned evenly.
 fn look(client: &BaseConsumer, group: &str, members: usize) -> anyhow::Result<Shares> {
     let shares = shares(client, group)?;
     ensure!(shares.len() == members, "{} members", shares.len());
     let sizes: Vec<_> = shares.values().map(BTreeSet::len).collect();
     let all: BTreeSet<_> = shares.values().flatten().collect();
     let topics: BTreeSet<_> = all.iter().map(|(topic, _)| topic).collect();
-    ensure!(all.len() == sizes.iter().sum::<usize>(), "some have the same: {shares:?}");
-    ensure!(all.len() == partitions(client, &topics)?, "some are nobody's: {shares:?}");
+    ensure!(all.len() == sizes.iter().sum::<usize>(), "partitions with several members: {shares:?}");
+    ensure!(all.len() == partitions(client, &topics)?, "partitions without a member: {shares:?}");
     let (least, most) = (sizes.iter().min(), sizes.iter().max());
-    ensure!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "unevenly: {sizes:?}");
+    ensure!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "uneven assignment: {sizes:?}");
     Ok(shares)
 }
 
@@ -94,8 +95,8 @@ fn partitions(client: &BaseConsumer, topics: &BTreeSet<&String>) -> anyhow::Resu
 
 fn shares(client: &BaseConsumer, group: &str) -> anyhow::Result<Shares> {
     let groups = client.fetch_group_list(Some(group), ANSWER)?;
-    let group = groups.groups().first().context("no such group")?;
-    ensure!(group.state() == "Stable", "it is {}", group.state());
+    let group = groups.groups().first().context("the broker does not know the group")?;
+    ensure!(group.state() == "Stable", "the group is {}", group.state());
     group.members().iter().map(|member| Ok((member.id().to_owned(), share(member)?))).collect()
 }
 
@@ -109,7 +110,7 @@ fn share(member: &GroupMemberInfo) -> anyhow::Result<BTreeSet<(String, i32)>> {
     take::<2>(&mut rest)?;
     for _ in 0..i32::from_be_bytes(take(&mut rest)?) {
         let length = usize::try_from(i16::from_be_bytes(take(&mut rest)?))?;
-        let (topic, behind) = rest.split_at_checked(length).context("it is cut off")?;
+        let (topic, behind) = rest.split_at_checked(length).context("truncated assignment")?;
         let topic = str::from_utf8(topic)?;
         rest = behind;
         for _ in 0..i32::from_be_bytes(take(&mut rest)?) {
@@ -120,7 +121,7 @@ fn share(member: &GroupMemberInfo) -> anyhow::Result<BTreeSet<(String, i32)>> {
 }
 
 fn take<const BYTES: usize>(rest: &mut &[u8]) -> anyhow::Result<[u8; BYTES]> {
-    let (taken, behind) = rest.split_first_chunk().context("it is cut off")?;
+    let (taken, behind) = rest.split_first_chunk().context("truncated assignment")?;
     *rest = behind;
     Ok(*taken)
 }

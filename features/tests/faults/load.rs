@@ -1,4 +1,4 @@
-//! Clients that post all the time, whatever happens.
+//! Clients that post continuously, also during faults.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,82 +18,91 @@ use crate::cast::{REPLICAS, Replica};
 use crate::third_party::Wish;
 use crate::watch::Watch;
 
-/// Clients that post at once, each one request after the other.
+/// Number of concurrent clients; each posts one request after the other.
 const CLIENTS: u32 = 16;
-/// Ordering keys of a client.
+/// Number of ordering keys of a client.
 const ACCOUNTS: u32 = 4;
 
-/// How often a client sends a request before it gives up.
+/// The route whose requests are delivered in strict order.
+const STRICT: &str = "/strict";
+/// Number of clients that post to it beside the others, each with an ordering key of its own.
+const STRICT_CLIENTS: u32 = 4;
+/// Time between the requests of one of them. It is long, because after an outage a queue empties one delivery at a time.
+const STRICT_EVERY: Duration = Duration::from_secs(2);
+
+/// Number of tries before a client gives up on a request.
 const TRIES: u32 = 6;
-/// How much longer it waits after each try.
+/// The increase of the pause after each try.
 const PAUSE: Duration = Duration::from_millis(400);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For an answer: ingest's own time-outs, for the body and for the commit, and a busy machine.
+/// Timeout for a response: covers ingest's own timeouts for body and commit, and a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(6);
-/// How long a door that did not answer is passed by if there is another.
+/// How long clients avoid a replica that did not respond, if there is another.
 const AVOIDED: Duration = Duration::from_secs(3);
 
-/// A request that was posted, however often.
+/// A posted request, with all its tries.
 #[derive(Clone, Debug)]
 pub(crate) struct Posted {
     /// Its `Idempotency-Key`.
     pub(crate) key: String,
     /// Its ordering key.
     pub(crate) account: Option<String>,
+    /// Whether its route keeps strict order.
+    pub(crate) is_strict: bool,
     pub(crate) wish: Wish,
-    /// The id it got, if there was a 201.
+    /// The id from the 201 response, if any.
     pub(crate) id: Option<RequestId>,
-    /// When it got it.
+    /// The time of this response.
     pub(crate) at: Duration,
-    /// Who made the id; known if the first try got it, since otherwise an earlier one may have.
+    /// The process that made the id; known only if the first try returned it, because an earlier try may have created it.
     pub(crate) made_by: Option<Maker>,
 }
 
-/// A process that makes ids.
+/// An ingest process, which makes ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Maker {
-    /// Which ingest it is, from 0.
+    /// The number of the ingest replica, from 0.
     pub(crate) door: usize,
-    /// How often that one has been started.
+    /// The number of starts of this replica.
     pub(crate) life: u32,
 }
 
-/// A client that waited in vain for an answer over a connection that stood.
+/// An established connection without a response before the timeout.
 #[derive(Clone, Debug)]
 pub(crate) struct Silence {
-    /// Which ingest it was, from 0.
+    /// The number of the ingest replica, from 0.
     pub(crate) door: usize,
     pub(crate) from: Duration,
     pub(crate) to: Duration,
 }
 
-/// What clients have seen.
+/// The observations of clients.
 #[derive(Debug, Default)]
 pub(crate) struct Experience {
     pub(crate) posted: Vec<Posted>,
-    /// When there were answers 503 or 409 with `Retry-After`.
+    /// Times of responses 503, or 409 with `Retry-After`.
     pub(crate) refused: Vec<Duration>,
-    /// Connections that were not to be had, or broke.
-    pub(crate) broken: usize,
+    /// Times of failed and broken connections.
+    pub(crate) broken: Vec<Duration>,
     pub(crate) silences: Vec<Silence>,
-    /// Answers that nobody should get.
+    /// Unexpected responses.
     pub(crate) odd: Vec<String>,
 }
 
-/// Where the replicas of ingest listen. One that is gone stays where it was, and clients find nobody there; but a
-/// newcomer that leaves again is forgotten.
+/// The addresses of the ingest replicas. Clients still use the address of a replica that has exited, except for that of
+/// the additional replica, which is removed.
 #[derive(Debug, Default)]
 pub(crate) struct Doors([Mutex<Door>; REPLICAS + 1]);
 
 #[derive(Debug, Default)]
 struct Door {
     address: Option<SocketAddr>,
-    /// How often somebody has begun to listen there.
+    /// The number of starts of this replica.
     life: u32,
     avoided_until: Duration,
 }
 
-/// The clients, at work.
+/// The running clients.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
@@ -101,33 +110,36 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// They begin, and post so many requests a second together.
+    /// Starts the clients, which together post `rate` requests per second, beside those in strict order.
     pub(crate) fn begin(watch: Watch, doors: &Arc<Doors>, rate: u32) -> anyhow::Result<Self> {
         let http = client()?;
         let (stop, accepted) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
+        let common = (0..CLIENTS).map(|number| (number, "client", "/one"));
+        let strict = (0..STRICT_CLIENTS).map(|number| (number, "strict-client", STRICT));
+        for (number, name, path) in common.chain(strict) {
             let client = Client {
                 number,
-                name: format!("client-{number}"),
-                path: "/one",
+                name: format!("{name}-{number}"),
+                path,
                 watch,
                 http: http.clone(),
                 doors: Arc::clone(doors),
                 accepted: Arc::clone(&accepted),
                 seen: Experience::default(),
             };
-            clients.spawn(client.run(Duration::from_secs(1) * CLIENTS / rate, Arc::clone(&stop)));
+            let every = if path == STRICT { STRICT_EVERY } else { Duration::from_secs(1) * CLIENTS / rate };
+            clients.spawn(client.run(every, Arc::clone(&stop)));
         }
         Ok(Self { stop, accepted, clients })
     }
 
-    /// How many requests were accepted so far.
+    /// The number of requests accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// They see through what they have begun, and stop.
+    /// Stops the clients after their current requests.
     pub(crate) async fn end(self) -> Experience {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Experience::default();
@@ -142,19 +154,20 @@ impl Experience {
     pub(crate) fn add(&mut self, other: Self) {
         self.posted.extend(other.posted);
         self.refused.extend(other.refused);
-        self.broken += other.broken;
+        self.broken.extend(other.broken);
         self.silences.extend(other.silences);
         self.odd.extend(other.odd);
     }
 }
 
-/// Posts some requests to `path` beside the load, and returns when each of them was accepted or given up. `name` makes
-/// their `Idempotency-Key`s differ from all others.
+/// Posts requests with one wish to `path` in addition to the load, and returns when each of them was accepted or given
+/// up. `name` makes their `Idempotency-Key`s unique.
 pub(crate) async fn burst(
     watch: Watch,
     doors: &Arc<Doors>,
     name: &str,
     path: &'static str,
+    wish: Wish,
     count: u32,
 ) -> anyhow::Result<Experience> {
     let http = client()?;
@@ -173,7 +186,7 @@ pub(crate) async fn burst(
         let share = (number..count).step_by(CLIENTS as usize);
         clients.spawn(async move {
             for number in share {
-                let posted = client.post_plain(number).await;
+                let posted = client.post_plain(number, wish).await;
                 client.seen.posted.push(posted);
             }
             client.seen
@@ -191,38 +204,38 @@ fn client() -> reqwest::Result<reqwest::Client> {
 }
 
 impl Doors {
-    /// An ingest listens here from now on.
+    /// Records that an ingest replica listens at an address.
     pub(crate) fn open(&self, door: usize, address: SocketAddr) {
         let mut door = self.door(door);
         *door = Door { address: Some(address), life: door.life + 1, avoided_until: Duration::ZERO };
     }
 
-    /// A newcomer is about to leave: nobody is to go there any more.
+    /// Removes the address of the additional replica before it leaves.
     pub(crate) fn give_up(&self, replica: Replica) {
         if replica == Replica::newcomer(Service::Ingest) {
             self.door(replica.number).address = None;
         }
     }
 
-    /// The preferred one, unless it is to be avoided and another is not.
+    /// Returns the preferred replica, unless it is avoided and another one is not.
     fn choose(&self, preferred: usize, now: Duration) -> Option<(Maker, SocketAddr)> {
-        let who = |number: usize| {
+        let maker = |number: usize| {
             let door = self.door(number);
             Some((Maker { door: number, life: door.life }, door.address?))
         };
-        let mut open: Vec<_> = (0..self.0.len()).filter_map(who).collect();
+        let mut open: Vec<_> = (0..self.0.len()).filter_map(maker).collect();
         let first = preferred.checked_rem(open.len())?;
         open.rotate_left(first);
         let well = open.iter().find(|(maker, _)| now >= self.door(maker.door).avoided_until);
         well.or_else(|| open.first()).copied()
     }
 
-    /// Where a replica of ingest listens.
+    /// The address of an ingest replica.
     pub(crate) fn address(&self, door: usize) -> anyhow::Result<SocketAddr> {
-        self.door(door).address.context("this ingest has never listened")
+        self.door(door).address.context("this ingest has not listened yet")
     }
 
-    /// Passes a door by for some time if there is another.
+    /// Makes clients avoid a replica until a time, if there is another one.
     pub(crate) fn avoid(&self, door: usize, until: Duration) {
         let mut door = self.door(door);
         door.avoided_until = door.avoided_until.max(until);
@@ -235,7 +248,7 @@ impl Doors {
 
 struct Client {
     number: u32,
-    /// What its `Idempotency-Key`s begin with.
+    /// The prefix of its `Idempotency-Key`s.
     name: String,
     path: &'static str,
     watch: Watch,
@@ -253,7 +266,7 @@ struct Body<'a> {
     prompt: &'a str,
 }
 
-/// What became of one try.
+/// The result of one try.
 enum Tried {
     Accepted(RequestId),
     Refused,
@@ -265,25 +278,36 @@ enum Tried {
 impl Client {
     async fn run(mut self, every: Duration, stop: Arc<AtomicBool>) -> Experience {
         let mut pace = interval(every);
-        // What was missed is not made up for.
+        // Missed ticks are not made up for.
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 0_u32.. {
             pace.tick().await;
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            let posted = self.post(number).await;
+            let posted =
+                if self.path == STRICT { self.post_strict(number).await } else { self.post(number).await };
             self.seen.posted.push(posted);
         }
         self.seen
     }
 
-    /// Every second request has an ordering key; its order is that in which this client posts, always to the same
-    /// ingest as long as that is there.
+    /// Posts a request with the ordering key of this client, each to another ingest.
+    async fn post_strict(&mut self, number: u32) -> Posted {
+        let wish = match (number + self.number) % 6 {
+            2 => Wish::Stumble,
+            5 => Wish::Reject,
+            _ => Wish::Accept,
+        };
+        self.post_as(number, Some(format!("strict-{}", self.number)), wish, number as usize).await
+    }
+
+    /// Posts a request; every second one has an ordering key. Such requests are posted one after the other, always to the
+    /// same ingest as long as it responds.
     async fn post(&mut self, number: u32) -> Posted {
         let account =
             number.is_multiple_of(2).then(|| format!("account-{}-{}", self.number, number / 2 % ACCOUNTS));
-        // Spread over the clients, because those that fail together look like an outage.
+        // Failing requests are distributed over the clients, because simultaneous failures look like an outage.
         let wish = match (number + 2 * self.number) % 30 {
             7 | 17 | 27 => Wish::Stumble,
             12 => Wish::Reject,
@@ -293,9 +317,9 @@ impl Client {
         self.post_as(number, account, wish, preferred).await
     }
 
-    /// Without an ordering key, to be accepted.
-    async fn post_plain(&mut self, number: u32) -> Posted {
-        self.post_as(number, None, Wish::Accept, number as usize).await
+    /// Posts a request without an ordering key.
+    async fn post_plain(&mut self, number: u32, wish: Wish) -> Posted {
+        self.post_as(number, None, wish, number as usize).await
     }
 
     async fn post_as(
@@ -309,10 +333,11 @@ impl Client {
         let body = Body { account: account.as_deref(), wish, prompt: &key };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let (id, made_by) = self.see_through(preferred, &key, &body).await.unzip();
-        Posted { key, account, wish, id, at: self.watch.now(), made_by: made_by.flatten() }
+        let is_strict = self.path == STRICT;
+        Posted { key, account, is_strict, wish, id, at: self.watch.now(), made_by: made_by.flatten() }
     }
 
-    /// Sends until there is a 201, in vain if need be.
+    /// Sends a request until it receives a 201 or has no tries left.
     async fn see_through(
         &mut self,
         preferred: usize,
@@ -333,7 +358,7 @@ impl Client {
                 Tried::Refused => self.seen.refused.push(to),
                 Tried::Odd(what) => self.seen.odd.push(what),
                 Tried::Broken => {
-                    self.seen.broken += 1;
+                    self.seen.broken.push(to);
                     self.doors.avoid(door, to + AVOIDED);
                 }
                 Tried::Silent => {
@@ -374,7 +399,7 @@ async fn read(answer: Response) -> Tried {
     };
     match (status, request_id(&body)) {
         (StatusCode::CREATED, Some(id)) => Tried::Accepted(id),
-        // The latter while an ingest that stands still holds the transaction of the try before.
+        // 409: a frozen ingest holds the transaction of an earlier try.
         (StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT, _) if has_retry_after => Tried::Refused,
         _ => Tried::Odd(format!("{status}: {body}")),
     }

@@ -1,10 +1,10 @@
-//! Breaks real parts under load, and shows that nothing was lost.
+//! Injects faults into real components under load, and verifies that nothing is lost.
 //!
 //! ```text
 //! make test-faults                       # three minutes, each fault once
-//! make test-faults MINUTES=30            # round after round, with outages as long as in life
-//! make test-faults ARGS='--seed 42'      # a run like one before
-//! make test-faults ARGS='--only killed'  # some of the faults alone
+//! make test-faults MINUTES=30            # repeated rounds, with outages of realistic length
+//! make test-faults ARGS='--seed 42'      # the same faults as in an earlier run
+//! make test-faults ARGS='--only killed'  # only some of the faults
 //! ```
 
 mod books;
@@ -41,27 +41,27 @@ use crate::scene::Scene;
 use crate::strike::{Strike, Window, round};
 use crate::watch::{Watch, say, stamp};
 
-/// Set in CI: there, what cannot run has failed.
+/// Set in CI, where a suite that cannot run counts as failed.
 const REQUIRE: &str = "REQUIRE_CONTAINERS";
 
-/// How long nothing goes wrong at first.
+/// Time without faults at the beginning.
 const CALM: Duration = Duration::from_secs(6);
-/// The shortest and the longest time between two faults: things recover, but not always fully.
+/// The shortest and the longest time between two faults: enough to recover, but not always completely.
 const RESPITE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(1800));
 
-/// Breaks real parts under load, and shows that nothing was lost.
+/// Injects faults into real components under load, and verifies that nothing is lost.
 #[derive(Debug, Parser)]
 struct Options {
-    /// How long; less than a round of all faults, which takes some three minutes, is not possible.
+    /// Duration in minutes; at least one round of all faults runs, which takes some three minutes.
     #[arg(long, default_value_t = 3)]
     minutes: u32,
-    /// What decides which fault strikes when and for how long; by default another each time.
+    /// Seed of the order and the durations of the faults (default: random).
     #[arg(long)]
     seed: Option<u32>,
     /// Only faults whose description contains this text.
     #[arg(long, default_value_t)]
     only: String,
-    /// Requests a second.
+    /// Requests per second.
     #[arg(long, default_value_t = 60)]
     rate: u32,
 }
@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
         let is_required = var_os(REQUIRE).is_some_and(|value| value == "1");
         let word = if is_required { "FAILED" } else { "SKIPPED" };
         say(format_args!(
-            "*** {word}: the fault suite, which needs PostgreSQL and Kafka, because {why:#} ***"
+            "*** {word}: the fault suite needs containers of PostgreSQL and Kafka: {why:#} ***"
         ));
         return if is_required { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
@@ -89,7 +89,7 @@ async fn main() -> ExitCode {
 async fn run(options: &Options) -> anyhow::Result<Verdict> {
     let programs = Programs::build()?;
     let seed = options.seed.unwrap_or_else(rand::random);
-    say(format_args!("seed {seed}, for {} min, {} requests a second", options.minutes, options.rate));
+    say(format_args!("seed {seed}, {} min, {} requests per second", options.minutes, options.rate));
     let watch = Watch::start();
     let mut scene = Scene::set(programs, watch).await?;
     let ended = play(options, seed, &mut scene).await;
@@ -97,18 +97,20 @@ async fn run(options: &Options) -> anyhow::Result<Verdict> {
     if !is_well {
         let folder = logs(seed)?;
         scene.cast.write_logs(&folder)?;
-        say(format_args!("what the programs have printed is in {}", folder.display()));
+        say(format_args!("the output of the programs is in {}", folder.display()));
     }
     ended
 }
 
-/// Load from the beginning to the end, and faults in between.
+/// Runs the load during the complete run, and the faults meanwhile.
 async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result<Verdict> {
     let watch = scene.watch;
     for service in [Service::Ingest, Service::Dispatch] {
         scene.shared_out(service, REPLICAS).await?;
     }
-    watch.say(format_args!("{REPLICAS} replicas of each service share their work, clients begin to post"));
+    watch.say(format_args!(
+        "{REPLICAS} replicas of each service have their partitions; clients start to post"
+    ));
     let load = Load::begin(watch, &scene.doors, options.rate)?;
     sleep(CALM).await;
     let calm_until = watch.now();
@@ -116,26 +118,28 @@ async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result
     let went_on = strike(options, seed, scene, &load, &mut windows).await;
     let mut answers = load.end().await;
     watch.say(format_args!(
-        "no more faults, {} requests accepted; waiting for the rest to end",
+        "no more faults; {} requests accepted; waiting for the remaining deliveries to end",
         accepted(&answers)
     ));
     let settled = match went_on {
         Ok(()) => scene.settle().await,
         Err(error) => Err(error),
     };
-    // One that went wrong must not hide another.
+    // One error must not hide another.
     let mut ends = vec![settled, scene.cast.look_after().await];
     for replica in Replica::all() {
         ends.push(scene.cast.stop(replica).await);
     }
-    watch.say("all has ended, closing the books");
+    watch.say("all deliveries have ended; comparing the records");
     answers.add(std::mem::take(&mut scene.beside));
     let mut verdict = books::close(&Evidence {
         watch,
+        rate: options.rate,
         calm_until,
         windows,
         seen: answers,
         calls: scene.third_party.calls(),
+        killed: scene.cast.killed().to_vec(),
         rows: scene.rows().await?,
         foreign: std::mem::take(&mut scene.foreign),
         unpublished: scene.unpublished().await?,
@@ -146,7 +150,7 @@ async fn play(options: &Options, seed: u32, scene: &mut Scene) -> anyhow::Result
     Ok(verdict)
 }
 
-/// One fault after the other, each at least once, until the time is up.
+/// Runs one fault after the other, each at least once, until the time has passed.
 async fn strike(
     options: &Options,
     seed: u32,
@@ -164,14 +168,14 @@ async fn strike(
                     return Ok(());
                 }
                 windows.push(Strike::run(next, scene).await?);
-                scene.watch.say(format_args!("    over; {} requests accepted", load.accepted()));
+                scene.watch.say(format_args!("    ended; {} requests accepted", load.accepted()));
                 sleep(dice.random_range(RESPITE.0..=RESPITE.1)).await;
                 scene.cast.look_after().await?;
             }
-            // So that what comes of this act is not taken for the next one's doing.
+            // Otherwise, effects of this act would be attributed to the next one.
             scene.settle().await?;
             let now = scene.watch.now();
-            scene.watch.say(format_args!("all has ended that was accepted before {}", stamp(now).trim()));
+            scene.watch.say(format_args!("all deliveries accepted before {} have ended", stamp(now).trim()));
             windows[first..].iter_mut().for_each(|window| window.felt_until = now);
         }
         if scene.watch.now() >= time {
@@ -202,9 +206,9 @@ fn report(verdict: &Verdict) -> ExitCode {
     }
 }
 
-/// `target/faults/<seed>`, beside the folder of the profile that the test was built in.
+/// `target/faults/<seed>`, next to the folder of the profile in which the test was built.
 fn logs(seed: u32) -> anyhow::Result<PathBuf> {
     let test = current_exe()?;
-    let target = test.ancestors().nth(3).context("a test outside of a target folder")?;
+    let target = test.ancestors().nth(3).context("the test is not in a target folder")?;
     Ok(target.join("faults").join(seed.to_string()))
 }

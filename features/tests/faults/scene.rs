@@ -1,5 +1,6 @@
-//! Where it all happens: the servers, the third party, the services, and what the database says.
+//! The environment of a run: servers, third party, services and queries of the database.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +23,15 @@ use crate::load::{Doors, Experience};
 use crate::third_party::ThirdParty;
 use crate::watch::Watch;
 
-/// How long a delivery may stay silent before it is published again.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// `ingest.redelivery_timeout`: time without an outcome until a delivery is published again.
+pub(crate) const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// For everything to end once all faults are over: what was lost waits for its patience to end, and what was
-/// deferred is let go a few at first.
+/// Deadline for all deliveries to end after the last fault: lost ones wait for [`REDELIVERY_TIMEOUT`], and deferred ones
+/// are released gradually.
 const SETTLED: Duration = Duration::from_mins(3);
-/// For a database that has just come back.
+/// Deadline for a database that has just restarted.
 const ANSWER: Duration = Duration::from_secs(10);
-/// For the node ids to be those of the replicas that live: the lease of one that was killed runs out after 5 s.
+/// Deadline for only running replicas to lease node ids: the lease of a killed replica expires after 5 s.
 const LEASED: Duration = Duration::from_secs(15);
 
 pub(crate) struct Scene {
@@ -42,30 +43,30 @@ pub(crate) struct Scene {
     pub(crate) database: Database,
     pub(crate) records: PgPool,
     groups: Groups,
-    /// What each had in its groups, before one of them was killed.
+    /// The assignments of the groups before a replica was killed.
     before: Vec<Shares>,
-    /// What clients have seen of the requests that faults have posted.
+    /// The clients' observations of the requests that faults posted.
     pub(crate) beside: Experience,
-    /// What others have produced onto the topics.
+    /// The records of other producers.
     pub(crate) foreign: Vec<ForeignRecord>,
-    /// Bursts, columns and foreign records so far: so that each has a name of its own.
+    /// A counter for unique names of bursts, columns and foreign records.
     counter: usize,
-    /// The programs run in it.
+    /// The working folder of the programs.
     _folder: TempDir,
 }
 
-/// A delivery, as the database has it.
+/// A delivery in the database.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct Row {
     request_id: i64,
-    /// The `Idempotency-Key` that its request came with.
+    /// The `Idempotency-Key` of its request.
     pub(crate) key: Option<String>,
     /// None if the request has no delivery.
     pub(crate) state: Option<String>,
     pub(crate) reason: Option<String>,
-    /// Whether one of its attempts delivered it.
+    /// Whether one of its attempts succeeded.
     pub(crate) has_delivered: bool,
-    /// The foreign record that it was adopted from, if it was.
+    /// The foreign record from which its request was adopted, if any.
     pub(crate) origin: Option<String>,
 }
 
@@ -81,8 +82,8 @@ impl fmt::Display for Row {
         let Self { request_id, key, state, reason, has_delivered, origin } = self;
         let (key, state, reason) = (or_none(key), or_none(state), or_none(reason));
         let delivered = if *has_delivered { "an attempt" } else { "no attempt" };
-        let key = origin.as_ref().map_or(key, |origin| format!("none, adopted from {origin}"));
-        write!(f, "{request_id} of key {key}: state {state}, reason {reason}, delivered by {delivered}")
+        let key = origin.as_ref().map_or(key, |origin| format!("none (adopted from {origin})"));
+        write!(f, "{request_id} with key {key}: state {state}, reason {reason}, delivered by {delivered}")
     }
 }
 
@@ -102,17 +103,16 @@ impl Scene {
         let third_party = ThirdParty::open(watch).await?;
         let folder = TempDir::with_prefix("throughline-")?;
         let configuration = include_str!("throughline.yaml")
-            .replace("${DATABASE}", &url)
             .replace("${BROKER}", &broker.bootstrap_servers())
             .replace("${THIRD_PARTY}", &third_party.url())
-            .replace("${PATIENCE}", &format!("{}s", PATIENCE.as_secs()));
+            .replace("${REDELIVERY_TIMEOUT}", &format!("{}s", REDELIVERY_TIMEOUT.as_secs()));
         std::fs::write(folder.path().join("throughline.yaml"), configuration)?;
         let doors = Arc::<Doors>::default();
-        let mut cast = Cast::new(programs, folder.path(), Arc::clone(&doors));
+        let mut cast = Cast::new(watch, programs, folder.path(), url.clone(), Arc::clone(&doors));
         for replica in Replica::all() {
             cast.start(replica).await?;
         }
-        let records = PgPoolOptions::new().max_connections(1).acquire_timeout(ANSWER).connect_lazy(&url)?;
+        let records = PgPoolOptions::new().max_connections(2).acquire_timeout(ANSWER).connect_lazy(&url)?;
         let groups = Groups::of(&broker.bootstrap_servers())?;
         let (before, beside, foreign, counter) = (Vec::new(), Experience::default(), Vec::new(), 0);
         Ok(Self {
@@ -137,39 +137,49 @@ impl Scene {
         self.broker.as_container().context("the broker has no container")
     }
 
-    /// One replica more joins, with the system's clock or one that is `ahead` of it. It gets its share of the
-    /// partitions, and no other partition moves.
-    pub(crate) async fn grow(&mut self, service: Service, ahead: Option<&str>) -> anyhow::Result<()> {
+    /// Starts an additional replica, with the system's clock or one that is `ahead` of it. The replica gets its share of
+    /// the partitions, and no other partition moves. Returns the partitions that moved.
+    pub(crate) async fn grow(
+        &mut self,
+        service: Service,
+        ahead: Option<&str>,
+    ) -> anyhow::Result<BTreeSet<(String, i32)>> {
         let before = self.shared_out(service, REPLICAS).await?;
         self.cast.start_ahead(Replica::newcomer(service), ahead).await?;
         self.share_anew(service, REPLICAS + 1, &before, 0).await
     }
 
-    /// That one leaves. The others get what it had, and keep what they have.
-    pub(crate) async fn shrink(&mut self, service: Service, leave: Leave) -> anyhow::Result<()> {
+    /// Removes the additional replica. The others get its partitions, and keep theirs. Returns the partitions that moved.
+    pub(crate) async fn shrink(
+        &mut self,
+        service: Service,
+        leave: Leave,
+    ) -> anyhow::Result<BTreeSet<(String, i32)>> {
         let before = self.shared_out(service, REPLICAS + 1).await?;
         match leave {
             Leave::Stop => self.cast.stop(Replica::newcomer(service)).await?,
             Leave::Kill => self.cast.kill(Replica::newcomer(service)).await?,
+            Leave::KillWithClaims => self.kill_with_claims(Replica::newcomer(service)).await?,
         }
         self.share_anew(service, REPLICAS, &before, 1).await
     }
 
-    /// A replica is killed, to be revived.
+    /// Kills a replica that will be restarted.
     pub(crate) async fn kill(&mut self, replica: Replica) -> anyhow::Result<()> {
         self.before = self.shared_out(replica.service, REPLICAS).await?;
         self.cast.kill(replica).await
     }
 
-    /// It is there again, to its groups a stranger. It gets its share; between the others nothing moves.
+    /// Restarts a killed replica, which is a new member of its groups. It gets its share, and no other partition moves.
     pub(crate) async fn revive(&mut self, replica: Replica) -> anyhow::Result<()> {
         self.cast.start(replica).await?;
         let before = std::mem::take(&mut self.before);
-        self.share_anew(replica.service, REPLICAS, &before, 1).await
+        self.share_anew(replica.service, REPLICAS, &before, 1).await?;
+        Ok(())
     }
 
-    /// Waits until so many replicas of a service have a node id each, if they need one, and have shared out their
-    /// partitions, in each of their groups.
+    /// Waits until `replicas` replicas of a service have a node id each, if they need one, and have assigned their
+    /// partitions in each of their groups.
     pub(crate) async fn shared_out(&self, service: Service, replicas: usize) -> anyhow::Result<Vec<Shares>> {
         match service {
             Service::Ingest => self.leased(replicas).await?,
@@ -182,65 +192,66 @@ impl Scene {
         Ok(shares)
     }
 
-    /// Waits until so many replicas have a node id each.
+    /// Waits until `replicas` replicas have a node id each.
     async fn leased(&self, replicas: usize) -> anyhow::Result<()> {
-        eventually("each ingest to have a node id of its own", LEASED, async || {
+        eventually("each ingest to have its own node id", LEASED, async || {
             let live = "SELECT count(*), count(DISTINCT holder) FROM nodes WHERE expires_at > now()";
             let (nodes, holders): (i64, i64) = sqlx::query_as(live).fetch_one(&self.records).await?;
             let expected = i64::try_from(replicas)?;
             ensure!(
                 nodes == expected && holders == expected,
-                "{nodes} are leased to {holders} of {replicas}"
+                "{nodes} node ids are leased to {holders} of {replicas} replicas"
             );
             Ok(())
         })
         .await
     }
 
-    /// Waits until so many replicas have shared out anew, of which so many are missed that were there before; blames
-    /// them for what moves in vain.
+    /// Waits until `replicas` replicas have a new assignment without `missed` former members. Records partitions that
+    /// moved unnecessarily as unexpected behaviour. Returns the partitions that moved.
     async fn share_anew(
         &mut self,
         service: Service,
         replicas: usize,
         before: &[Shares],
         missed: usize,
-    ) -> anyhow::Result<()> {
-        let after = eventually("those that are gone to be missed", SHARED_OUT, async || {
+    ) -> anyhow::Result<BTreeSet<(String, i32)>> {
+        let after = eventually("the groups to remove former members", SHARED_OUT, async || {
             let after = self.shared_out(service, replicas).await?;
             let gone = before.iter().zip(&after).map(|(before, after)| groups::gone(before, after)).min();
-            ensure!(gone >= Some(missed), "{gone:?} instead of {missed}");
+            ensure!(gone >= Some(missed), "{gone:?} removed instead of {missed}");
             Ok(after)
         })
         .await?;
         for (group, (before, after)) in groups::of(service).iter().zip(before.iter().zip(&after)) {
             self.blame_for(group, before, after, missed);
         }
-        Ok(())
+        Ok(before.iter().zip(&after).flat_map(|(before, after)| groups::moved(before, after)).collect())
     }
 
     fn blame_for(&mut self, group: &str, before: &Shares, after: &Shares, missed: usize) {
-        let moved = groups::moved(before, after);
+        let moved = groups::moved(before, after).len();
         self.watch.say(format_args!("    {group}: {moved} partitions moved"));
         let gone = groups::gone(before, after);
         if gone > missed {
             let (before, after) = (before.len(), after.len());
-            self.cast.blame(format!("{gone} members of {group} are gone when {before} became {after}"));
+            self.cast.blame(format!(
+                "{gone} instead of {missed} members of {group} left when {before} became {after}"
+            ));
         }
         let in_vain = groups::taken_in_vain(before, after);
         if !in_vain.is_empty() {
-            self.cast
-                .blame(format!("partitions went from one to another that could have stayed: {in_vain:?}"));
+            self.cast.blame(format!("partitions of {group} moved unnecessarily: {in_vain:?}"));
         }
     }
 
-    /// A number that was not used before.
+    /// Returns a number that was not used before.
     pub(crate) fn next_number(&mut self) -> usize {
         self.counter += 1;
         self.counter
     }
 
-    /// Deletes a topic, as an operator might by mistake.
+    /// Deletes a topic, as an operator might do by mistake.
     pub(crate) async fn delete_topic(&self, name: &str) -> anyhow::Result<()> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.broker.bootstrap_servers());
@@ -252,12 +263,12 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until every delivery has ended of what was accepted so far.
+    /// Waits until every delivery of all requests accepted so far has ended.
     pub(crate) async fn settle(&self) -> anyhow::Result<()> {
         self.settle_within(SETTLED).await
     }
 
-    /// The same, within a time.
+    /// The same, with a deadline.
     pub(crate) async fn settle_within(&self, deadline: Duration) -> anyhow::Result<()> {
         let newest = "SELECT coalesce(max(id), 0) FROM requests";
         let newest: i64 = eventually("the newest request", ANSWER, async || {
@@ -265,15 +276,15 @@ impl Scene {
         })
         .await?;
         eventually("every delivery to end", deadline, async || {
-            let unended = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL AND request_id <= $1";
-            let unended: i64 = sqlx::query_scalar(unended).bind(newest).fetch_one(&self.records).await?;
-            ensure!(unended == 0, "{unended} unended");
+            let open = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL AND request_id <= $1";
+            let open: i64 = sqlx::query_scalar(open).bind(newest).fetch_one(&self.records).await?;
+            ensure!(open == 0, "{open} have not ended");
             Ok(())
         })
         .await
     }
 
-    /// How many rows the outbox has.
+    /// The number of rows in the outbox.
     pub(crate) async fn unpublished(&self) -> anyhow::Result<i64> {
         Ok(sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&self.records).await?)
     }

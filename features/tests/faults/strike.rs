@@ -1,8 +1,10 @@
-//! How a fault strikes, lasts, and is over.
+//! Starts faults, keeps them for their duration, and ends them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::ensure;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -13,45 +15,53 @@ use crate::cast::{REPLICAS, Replica};
 use crate::faults::{Fault, Leave, Server, Topic};
 use crate::flood::Flood;
 use crate::scene::Scene;
-use crate::third_party::{Mood, TokenMood};
+use crate::third_party::{Mood, TokenMood, Wish};
 
-/// How long the broker is away before an ingest dies behind it: what it accepts meanwhile is not published.
+/// How long the broker is unreachable before an ingest is killed, which cannot publish the requests that it accepts
+/// meanwhile.
 const BEHIND: Duration = Duration::from_secs(2);
-/// How soon a load balancer's health checks take a replica out that does not answer.
+/// Time until a load balancer's health checks remove a replica that does not respond.
 const TAKEN_OUT: Duration = Duration::from_secs(5);
-/// For everything accepted so far to end while one ingest stands still: its partitions and its outbox go to others, and
-/// PostgreSQL ends its open transaction.
+/// Deadline for all accepted requests to end while one ingest is frozen: other replicas take over its partitions and its
+/// outbox, and PostgreSQL ends its open transaction.
 const WITHOUT_IT: Duration = Duration::from_secs(45);
-/// Requests whose calls take [`crate::third_party::SLOW`] each: several for each dispatch.
-const SLOW_REQUESTS: u32 = 18;
-/// Requests that expire. A sweeper that ended one of them a second would be far from done in time.
+/// Number of bursts of requests while an ingest is flooded. The clients of each burst have their own connections.
+const BURSTS: usize = 10;
+const BURST: u32 = 16;
+/// Number of requests that expire. A sweeper that ended one of them per second would miss the deadline by far.
 const EXPIRED_REQUESTS: u32 = 600;
-/// For them to expire, and for those that follow to be delivered.
+/// Deadline for them to expire, and for later requests to be delivered.
 const EXPIRED: Duration = Duration::from_secs(40);
+/// Deadline for claims of a killed ingest to end, which takes 30 s, and for deferred deliveries to be made.
+const UNCLAIMED: Duration = Duration::from_secs(90);
 
-/// A fault, when it struck and when it was over.
+/// A fault, with its start and its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub(crate) fault: Fault,
+    /// Which of the replicas it meets, from 0, if it meets one.
+    pub(crate) number: usize,
     pub(crate) from: Duration,
     pub(crate) to: Duration,
-    /// When all had ended that was accepted before it was over.
+    /// When all requests accepted before its end had ended.
     pub(crate) felt_until: Duration,
 }
 
-/// A fault that is about to strike.
+/// A fault to inject.
 #[derive(Debug)]
 pub(crate) struct Strike {
     fault: Fault,
-    /// Which of the replicas it meets, from 0.
+    /// The affected replica, from 0.
     number: usize,
     lasts: Duration,
     flood: Option<Flood>,
+    /// The partitions in which finished records follow a record whose call is slow.
+    shared: BTreeSet<(String, i32)>,
 }
 
-/// Every fault once, in a random order within each act: first those that excuse nothing, then those after which the
-/// third party may be asked twice, then those that lose records. Those that wait until earlier faults have no effect any
-/// more come first in their act, where that is the case already.
+/// Every fault once, in a random order within each act: first faults that excuse no deviation, then faults that may
+/// cause repeated calls, then faults that lose records. Faults that need the effects of earlier faults to end come first
+/// in their act, when this is already the case.
 pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
     let acts = [
         vec![
@@ -67,8 +77,8 @@ pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
             Fault::Join(Service::Ingest, Leave::Stop),
             Fault::Join(Service::Dispatch, Leave::Stop),
             Fault::JoinWhileSlow,
-            Fault::WrongClock(Service::Ingest),
-            Fault::WrongClock(Service::Dispatch),
+            Fault::WrongClock(Service::Ingest, Leave::Stop),
+            Fault::WrongClock(Service::Dispatch, Leave::Stop),
             Fault::ForeignRecords,
             Fault::AddColumns,
             Fault::HeadFlood,
@@ -83,6 +93,7 @@ pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
             Fault::KillReplica(Service::Dispatch),
             Fault::Join(Service::Ingest, Leave::Kill),
             Fault::Join(Service::Dispatch, Leave::Kill),
+            Fault::WrongClock(Service::Ingest, Leave::KillWithClaims),
             Fault::KillIngestBehindBroker,
             Fault::FreezeReplica(Service::Ingest),
             Fault::FreezeReplica(Service::Dispatch),
@@ -104,10 +115,10 @@ pub(crate) fn round(minutes: u32, dice: &mut StdRng) -> [Vec<Strike>; 3] {
 impl Strike {
     fn draw(fault: Fault, minutes: u32, dice: &mut StdRng) -> Self {
         let (number, lasts) = (dice.random_range(0..REPLICAS), fault.lasts(minutes, dice));
-        Self { fault, number, lasts, flood: None }
+        Self { fault, number, lasts, flood: None, shared: BTreeSet::new() }
     }
 
-    /// Strikes, lasts, and is over.
+    /// Starts the fault, waits for its duration, and ends it.
     pub(crate) async fn run(mut self, scene: &mut Scene) -> anyhow::Result<Window> {
         if self.fault.needs_rest() {
             scene.settle().await?;
@@ -118,7 +129,7 @@ impl Strike {
         sleep(self.lasts).await;
         self.heal(scene).await?;
         let to = scene.watch.now();
-        Ok(Window { fault: self.fault, from, to, felt_until: Duration::MAX })
+        Ok(Window { fault: self.fault, number: self.number, from, to, felt_until: Duration::MAX })
     }
 
     async fn strike(&mut self, scene: &mut Scene) -> anyhow::Result<()> {
@@ -129,20 +140,35 @@ impl Strike {
             Fault::Freeze(server) => server.container(scene)?.freeze().await?,
             Fault::Kill(server) => server.container(scene)?.kill().await?,
             Fault::KillReplica(service) => scene.kill(self.replica(service)).await?,
-            Fault::Join(service, _) => scene.grow(service, None).await?,
+            Fault::Join(service, _) => drop(scene.grow(service, None).await?),
             Fault::JoinWhileSlow => {
-                scene.call_slowly(SLOW_REQUESTS).await?;
-                scene.grow(Service::Dispatch, None).await?;
-                // The newcomer has its share of these when it leaves.
-                scene.call_slowly(SLOW_REQUESTS).await?;
+                let shared = scene.call_slowly().await?;
+                let moved = scene.grow(Service::Dispatch, None).await?;
+                some_have_moved(&shared, &moved)?;
+                // The additional replica has its share of these when it leaves.
+                self.shared = scene.call_slowly().await?;
             }
-            Fault::WrongClock(service) => scene.grow(service, Some("7200")).await?,
+            Fault::WrongClock(service, _) => {
+                if service == Service::Ingest {
+                    scene.defer().await?;
+                }
+                scene.grow(service, Some("7200")).await?;
+                if service == Service::Ingest {
+                    // It refuses requests and is not ready, so a load balancer removes it.
+                    scene.doors.avoid(REPLICAS, Duration::MAX);
+                }
+            }
             Fault::ForeignRecords => scene.produce_foreign_records().await?,
             Fault::AddColumns => scene.add_columns().await?,
-            Fault::HeadFlood => self.flood = Some(Flood::begin(scene.doors.address(self.number)?)),
+            Fault::HeadFlood => {
+                self.flood = Some(Flood::begin(scene.doors.address(self.number)?).await?);
+                for _ in 0..BURSTS {
+                    scene.post("/one", Wish::Accept, BURST).await?;
+                }
+            }
             Fault::Expire => {
                 scene.third_party.close_shop(true);
-                scene.post("/perishable", EXPIRED_REQUESTS).await?;
+                scene.post("/perishable", Wish::Accept, EXPIRED_REQUESTS).await?;
                 scene.wait_until_dead("perishable", EXPIRED).await?;
             }
             Fault::KillIngestBehindBroker => {
@@ -173,14 +199,24 @@ impl Strike {
             Fault::Freeze(server) => server.container(scene)?.thaw().await?,
             Fault::Kill(server) => server.container(scene)?.start().await?,
             Fault::KillReplica(service) => scene.revive(self.replica(service)).await?,
-            Fault::Join(service, leave) => scene.shrink(service, leave).await?,
-            Fault::JoinWhileSlow => scene.shrink(Service::Dispatch, Leave::Stop).await?,
-            Fault::WrongClock(service) => scene.shrink(service, Leave::Stop).await?,
+            Fault::Join(service, leave) => drop(scene.shrink(service, leave).await?),
+            Fault::JoinWhileSlow => {
+                let moved = scene.shrink(Service::Dispatch, Leave::Stop).await?;
+                some_have_moved(&self.shared, &moved)?;
+            }
+            Fault::WrongClock(service, leave) => {
+                if service == Service::Ingest {
+                    scene.defer().await?;
+                }
+                scene.shrink(service, leave).await?;
+                scene.third_party.close_shop(false);
+                scene.settle_within(UNCLAIMED).await?;
+            }
             Fault::HeadFlood => drop(self.flood.take()),
             Fault::Expire => {
                 scene.third_party.close_shop(false);
-                // Behind those that expired, but not made to wait for them.
-                scene.post("/perishable", EXPIRED_REQUESTS / 10).await?;
+                // Accepted after the expired ones, but must not wait for them.
+                scene.post("/perishable", Wish::Accept, EXPIRED_REQUESTS / 10).await?;
                 scene.settle_within(EXPIRED).await?;
                 scene.replay("perishable").await?;
             }
@@ -217,6 +253,12 @@ impl Server {
             Self::Database => Ok(scene.database.container()),
         }
     }
+}
+
+/// Verifies that a partition has moved in which finished records follow a record whose call is slow.
+fn some_have_moved(shared: &BTreeSet<(String, i32)>, moved: &BTreeSet<(String, i32)>) -> anyhow::Result<()> {
+    ensure!(!shared.is_disjoint(moved), "no partition with slow and quick calls has moved: {moved:?}");
+    Ok(())
 }
 
 fn readers(topic: Topic) -> impl Iterator<Item = Replica> {

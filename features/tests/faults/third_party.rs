@@ -1,4 +1,4 @@
-//! A third party that fails as it is told to, and keeps a list of all that it was asked.
+//! A third party that fails on demand and records all calls.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -25,20 +25,22 @@ use tokio::time::sleep;
 
 use crate::watch::Watch;
 
-/// Short, so that an outage of the token endpoint is felt.
+/// Short, so that an outage of the token endpoint has an effect.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(4);
-/// How much longer than it says a token is taken.
+/// How long a token is still accepted after its stated expiry.
 const TOKEN_LEEWAY: Duration = Duration::from_secs(1);
 
-/// How long each call to `/slow` takes: longer than members of a group usually wait for each other.
+/// Duration of a call to `/slow` with [`Wish::Linger`]: longer than a rebalance of a group usually takes.
 pub(crate) const SLOW: Duration = Duration::from_secs(25);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Names the calling process of dispatch.
+const PROCESS: HeaderName = HeaderName::from_static("x-process");
 
-/// How it treats those who post to `/three`.
+/// The behaviour of `/three` and `/strict`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// Answers within some 100 ms, and does as each body wishes.
+    /// Answers within some 100 ms, as each body requests.
     Fine,
     /// 503.
     Unavailable,
@@ -50,11 +52,11 @@ pub(crate) enum Mood {
     BlackHole,
     /// Takes the request and resets the connection.
     Reset,
-    /// Some answers take almost as long as they may, the others for ever.
+    /// Some answers take almost as long as the timeout; the others never arrive.
     Treacle,
 }
 
-/// How it treats those who ask for a token.
+/// The behaviour of the token endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TokenMood {
     Fine,
@@ -64,7 +66,7 @@ pub(crate) enum TokenMood {
     Reset,
 }
 
-/// What a client wishes to become of its request, in its body.
+/// The answer that a client requests from the third party, in its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Wish {
@@ -74,29 +76,37 @@ pub(crate) enum Wish {
     Stumble,
     /// 400.
     Reject,
+    /// 200 after [`SLOW`], at `/slow`.
+    Linger,
 }
 
 /// One call to one of the destinations.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
-    /// Its `Idempotency-Key`; none if that was not a request id.
+    /// Its `Idempotency-Key`; `None` if this is not a request id.
     pub(crate) id: Option<RequestId>,
-    /// What distinguishes its body from all others.
+    /// Unique text in its body.
     pub(crate) prompt: Option<String>,
     pub(crate) destination: Destination,
+    /// The process of dispatch that made it.
+    pub(crate) process: Option<String>,
     pub(crate) began: Duration,
-    /// When and with which status it was answered, if it was.
+    /// The time and the status of the answer, if any.
     pub(crate) answered: Option<(Duration, StatusCode)>,
+    /// When it was answered, or when the caller gave up or exited.
+    pub(crate) ended: Option<Duration>,
 }
 
-/// What was called.
+/// The called endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
     /// `/three`, whose answers depend on the mood.
     Three,
-    /// `/slow`, which is always well, and takes [`SLOW`] for each call.
+    /// `/strict`, likewise.
+    Strict,
+    /// `/slow`, which takes [`SLOW`] for a call whose body requests it, and answers 503 while it is closed.
     Slow,
-    /// `/perishable`, which answers 503 while its shop is closed.
+    /// `/perishable`, which answers 503 while it is closed.
     Perishable,
 }
 
@@ -111,11 +121,11 @@ struct Desk {
     watch: Watch,
     mood: Mutex<Mood>,
     token_mood: Mutex<TokenMood>,
-    /// Whether `/perishable` answers 503.
+    /// Whether `/slow` and `/perishable` answer 503.
     is_closed: AtomicBool,
-    /// Until when each token is good.
+    /// The expiry of each token.
     tokens: Mutex<HashMap<String, Duration>>,
-    /// Those that have stumbled.
+    /// Requests that have already received their 503.
     stumbled: Mutex<HashSet<RequestId>>,
     calls: Mutex<Vec<Call>>,
 }
@@ -144,7 +154,7 @@ impl ThirdParty {
         Ok(Self { address, desk, _server: server })
     }
 
-    /// Its base URL, without a slash at the end.
+    /// Its base URL, without a trailing slash.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -157,14 +167,14 @@ impl ThirdParty {
         *lock(&self.desk.token_mood) = mood;
     }
 
-    /// Closes or opens `/perishable`.
+    /// Closes or opens `/slow` and `/perishable`.
     pub(crate) fn close_shop(&self, is_closed: bool) {
         self.desk.is_closed.store(is_closed, Ordering::Relaxed);
     }
 
-    /// Calls to a destination so far.
-    pub(crate) fn count(&self, destination: Destination) -> usize {
-        lock(&self.desk.calls).iter().filter(|call| call.destination == destination).count()
+    /// The number of matching calls so far.
+    pub(crate) fn count(&self, is_meant: impl Fn(&Call) -> bool) -> usize {
+        lock(&self.desk.calls).iter().filter(|call| is_meant(call)).count()
     }
 
     /// All calls so far, in the order in which they began.
@@ -188,10 +198,10 @@ async fn converse(stream: TcpStream, desk: Arc<Desk>) {
     let service = service_fn(async |request| Ok::<_, Infallible>(desk.receive(request, &hang_up).await));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // However it ends, it was the other side that ended it.
+        // Errors are ignored: only the other side ends the connection.
         _ = &mut connection => {}
         () = hang_up.notified() => {
-            // Closed without lingering, a connection is reset. If that cannot be had, it just closes.
+            // Closing without lingering resets the connection. If the option cannot be set, the connection just closes.
             let _ = connection.into_parts().io.into_inner().set_zero_linger();
         }
     }
@@ -205,6 +215,7 @@ impl Desk {
         let Ok(body) = body.collect().await else { return never().await };
         let destination = match head.uri.path() {
             "/three" => Some(Destination::Three),
+            "/strict" => Some(Destination::Strict),
             "/slow" => Some(Destination::Slow),
             "/perishable" => Some(Destination::Perishable),
             _ => None,
@@ -221,7 +232,7 @@ impl Desk {
         }
     }
 
-    /// None to reset the connection.
+    /// `None` resets the connection.
     fn token(&self) -> Option<Answer> {
         match *lock(&self.token_mood) {
             TokenMood::Fine => {}
@@ -238,26 +249,34 @@ impl Desk {
         Some(answer)
     }
 
-    /// None to reset the connection.
+    /// `None` resets the connection.
     async fn take(&self, destination: Destination, headers: &HeaderMap, body: &[u8]) -> Option<Answer> {
         let id = headers.get(IDEMPOTENCY_KEY).and_then(|id| id.to_str().ok()?.parse().ok());
         let body: Option<Body> = serde_json::from_slice(body).ok();
-        let place = self.note(id, destination, body.as_ref());
+        let index = self.note(Call {
+            id,
+            prompt: body.as_ref().map(|body| body.prompt.clone()),
+            destination,
+            process: headers.get(PROCESS).and_then(|name| Some(name.to_str().ok()?.to_owned())),
+            began: self.watch.now(),
+            answered: None,
+            ended: None,
+        });
+        let _end = End { desk: self, index };
         let answer = if self.knows(headers) {
             self.judge(destination, id, body.as_ref()).await?
         } else {
             empty(StatusCode::UNAUTHORIZED)
         };
-        if let Some(call) = lock(&self.calls).get_mut(place) {
+        if let Some(call) = lock(&self.calls).get_mut(index) {
             call.answered = Some((self.watch.now(), answer.status()));
         }
         Some(answer)
     }
 
-    fn note(&self, id: Option<RequestId>, destination: Destination, body: Option<&Body>) -> usize {
+    fn note(&self, call: Call) -> usize {
         let mut calls = lock(&self.calls);
-        let prompt = body.map(|body| body.prompt.clone());
-        calls.push(Call { id, prompt, destination, began: self.watch.now(), answered: None });
+        calls.push(call);
         calls.len() - 1
     }
 
@@ -268,7 +287,7 @@ impl Desk {
         good_until.is_some_and(|until| self.watch.now() < until)
     }
 
-    /// None to reset the connection.
+    /// `None` resets the connection.
     async fn judge(
         &self,
         destination: Destination,
@@ -276,20 +295,22 @@ impl Desk {
         body: Option<&Body>,
     ) -> Option<Answer> {
         match destination {
-            Destination::Three => self.judge_by_mood(id, body).await,
-            Destination::Slow => {
-                sleep(SLOW).await;
-                Some(self.grant(id, body))
-            }
-            Destination::Perishable if self.is_closed.load(Ordering::Relaxed) => {
+            Destination::Three | Destination::Strict => self.judge_by_mood(id, body).await,
+            Destination::Slow | Destination::Perishable if self.is_closed.load(Ordering::Relaxed) => {
                 Some(empty(StatusCode::SERVICE_UNAVAILABLE))
+            }
+            Destination::Slow => {
+                if body.is_some_and(|body| body.wish == Wish::Linger) {
+                    sleep(SLOW).await;
+                }
+                Some(self.grant(id, body))
             }
             Destination::Perishable => Some(self.grant(id, body)),
         }
     }
 
     async fn judge_by_mood(&self, id: Option<RequestId>, body: Option<&Body>) -> Option<Answer> {
-        // Different for each request, and the same in each run.
+        // Differs for each request, but is the same in each run.
         let dice = id.map_or(0, RequestId::as_i64).unsigned_abs() % 101;
         let mood = *lock(&self.mood);
         match mood {
@@ -313,14 +334,28 @@ impl Desk {
         let Some(Body { wish, .. }) = body else { return empty(StatusCode::BAD_REQUEST) };
         let status = match (wish, id) {
             (Wish::Stumble, Some(id)) if lock(&self.stumbled).insert(id) => StatusCode::SERVICE_UNAVAILABLE,
-            (Wish::Accept | Wish::Stumble, _) => StatusCode::OK,
+            (Wish::Accept | Wish::Stumble | Wish::Linger, _) => StatusCode::OK,
             (Wish::Reject, _) => StatusCode::BAD_REQUEST,
         };
         empty(status)
     }
 }
 
-/// Whoever asked goes away some time, and this with them.
+/// Records the end of a call. hyper drops the call when the connection of its caller breaks.
+struct End<'a> {
+    desk: &'a Desk,
+    index: usize,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = lock(&self.desk.calls).get_mut(self.index) {
+            call.ended = Some(self.desk.watch.now());
+        }
+    }
+}
+
+/// Never answers; ends when the caller closes the connection.
 async fn never<T>() -> T {
     std::future::pending().await
 }
@@ -344,13 +379,13 @@ const fn value(text: &'static str) -> hyper::header::HeaderValue {
 impl fmt::Display for Mood {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Fine => "is fine",
+            Self::Fine => "works",
             Self::Unavailable => "answers 503",
             Self::Later => "answers 503 with Retry-After",
             Self::TooMany => "answers 429",
             Self::BlackHole => "never answers",
             Self::Reset => "resets connections",
-            Self::Treacle => "is slow as treacle",
+            Self::Treacle => "is extremely slow",
         })
     }
 }
@@ -358,7 +393,7 @@ impl fmt::Display for Mood {
 impl fmt::Display for TokenMood {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Fine => "is fine",
+            Self::Fine => "works",
             Self::Down => "answers 503",
             Self::Reset => "resets connections",
         })

@@ -1,4 +1,4 @@
-//! The time of a run, and what is said in the course of it.
+//! The clock and the output of a run.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use throughline_clock::Clock;
 use tokio::time::Instant;
 
-/// Counts from the beginning of the run.
+/// Measures the time since the start of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watch {
     began: Instant,
@@ -19,17 +19,17 @@ impl Watch {
         Self { began: Instant::now(), began_at: Clock::system().now() }
     }
 
-    /// How long the run has lasted.
+    /// The time since the start.
     pub(crate) fn now(self) -> Duration {
         self.began.elapsed()
     }
 
-    /// How long it had lasted at a time of the calendar.
+    /// The time from the start until a calendar time.
     pub(crate) fn at(self, time: DateTime<Utc>) -> Duration {
         (time - self.began_at).to_std().unwrap_or_default()
     }
 
-    /// Says something, and when.
+    /// Prints a line with the current time.
     pub(crate) fn say(self, what: impl Display) {
         say(format_args!("{} {what}", stamp(self.now())));
     }

@@ -1,4 +1,4 @@
-//! Prometheus, Tempo and Loki, and what they answer.
+//! Clients of Prometheus, Tempo and Loki.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use throughline_testkit::eventually;
 const TIMEOUT: Duration = Duration::from_secs(20);
 const READY: Duration = Duration::from_mins(1);
 
-/// The distance of the values of a course of time.
+/// The step of range queries, in seconds.
 const STEP: &str = "5";
 
-/// Where the backends answer; by default, where docker-compose.yml has them.
+/// The addresses of the backends (default: those of docker-compose.yml).
 #[derive(Debug, Args)]
 pub(crate) struct Addresses {
-    /// The Collector's OTLP over HTTP.
+    /// The Collector's endpoint for OTLP over HTTP.
     #[arg(long, env = "OTLP_URL", default_value = "http://127.0.0.1:4318")]
     pub(crate) otlp: Url,
     /// Prometheus.
@@ -32,13 +32,13 @@ pub(crate) struct Addresses {
     loki: Url,
 }
 
-/// Asks the backends.
+/// Queries the backends.
 pub(crate) struct Backends {
     http: Client,
     pub(crate) addresses: Addresses,
 }
 
-/// A stretch of time.
+/// A time range.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Time {
     pub(crate) from: DateTime<Utc>,
@@ -50,7 +50,7 @@ impl Backends {
         Ok(Self { http: Client::builder().no_proxy().timeout(TIMEOUT).build()?, addresses })
     }
 
-    /// Waits until all of them answer.
+    /// Waits until all backends are ready.
     pub(crate) async fn are_ready(&self) -> anyhow::Result<()> {
         let Addresses { prometheus, tempo, loki, .. } = &self.addresses;
         for (base, path) in [(prometheus, "/-/ready"), (tempo, "/ready"), (loki, "/ready")] {
@@ -63,14 +63,14 @@ impl Backends {
         Ok(())
     }
 
-    /// The series that a PromQL expression has at a time.
+    /// The series of a PromQL expression at a time.
     pub(crate) async fn now(&self, expression: &str, at: DateTime<Utc>) -> anyhow::Result<Vec<Value>> {
         let parameters = [("query", expression), ("time", &seconds(at))];
         let answer = self.prometheus("/api/v1/query", &parameters).await?;
         answer["result"].as_array().cloned().with_context(|| format!("no series: {answer}"))
     }
 
-    /// The series that a PromQL expression has in a stretch of time.
+    /// The series of a PromQL expression in a time range.
     pub(crate) async fn over(&self, expression: &str, time: Time) -> anyhow::Result<Vec<Value>> {
         let (from, to) = (seconds(time.from), seconds(time.to));
         let parameters = [("query", expression), ("start", &from), ("end", &to), ("step", STEP)];
@@ -78,17 +78,17 @@ impl Backends {
         answer["result"].as_array().cloned().with_context(|| format!("no series: {answer}"))
     }
 
-    /// What Prometheus tells under `/api/v1`.
+    /// Queries an endpoint of Prometheus under `/api/v1`.
     pub(crate) async fn prometheus(&self, path: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Value> {
         Ok(self.get(&self.addresses.prometheus, path, parameters).await?["data"].take())
     }
 
-    /// What Loki tells under `/loki/api/v1`.
+    /// Queries an endpoint of Loki under `/loki/api/v1`.
     pub(crate) async fn loki(&self, path: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Value> {
         Ok(self.get(&self.addresses.loki, path, parameters).await?["data"].take())
     }
 
-    /// What a LogQL expression finds: streams of lines, or series.
+    /// The results of a LogQL expression in a time range: streams of lines, or series.
     pub(crate) async fn logs(&self, expression: &str, time: Time) -> anyhow::Result<Vec<Value>> {
         let (from, to) = (nanoseconds(time.from), nanoseconds(time.to));
         let parameters = [("query", expression), ("start", &from), ("end", &to), ("limit", "1000")];
@@ -96,7 +96,7 @@ impl Backends {
         answer["result"].as_array().cloned().with_context(|| format!("no lines: {answer}"))
     }
 
-    /// The same at a time, for expressions that count.
+    /// The series of a LogQL expression at a time.
     pub(crate) async fn logs_now(&self, expression: &str, at: DateTime<Utc>) -> anyhow::Result<Vec<Value>> {
         let parameters = [("query", expression), ("time", &nanoseconds(at))];
         let answer = self.loki("/loki/api/v1/query", &parameters).await?;

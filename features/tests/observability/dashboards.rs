@@ -1,4 +1,4 @@
-//! The queries of all panels, variables and data sources, as they are in the files of `deploy/grafana`.
+//! Reads the queries of all panels, variables and data sources from the files of `deploy/grafana`.
 
 use std::fs::{read_dir, read_to_string};
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
-/// A query, and which language it is in.
+/// A query and its language.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
     /// Dashboard, panel and letter.
@@ -17,13 +17,13 @@ pub(crate) struct Query {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// PromQL, for a course of time.
+    /// PromQL over a time range.
     Over,
-    /// PromQL, for a time.
+    /// PromQL at a time.
     Now,
     /// LogQL that finds lines.
     Lines,
-    /// LogQL that counts, for a time.
+    /// LogQL that counts, at a time.
     CountNow,
     /// TraceQL that finds traces.
     Traces,
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
     Values,
 }
 
-/// Reads all of them. `values` are those of the variables, and of what Grafana itself fills in.
+/// Reads all queries. `values` are the values of the dashboards' variables and of Grafana's own variables.
 pub(crate) fn queries(values: &[(&str, &str)]) -> anyhow::Result<Vec<Query>> {
     let folder = deploy().join("grafana/dashboards");
     let mut queries = Vec::new();
@@ -46,17 +46,17 @@ pub(crate) fn queries(values: &[(&str, &str)]) -> anyhow::Result<Vec<Query>> {
     of_data_sources(&mut queries)?;
     for query in &mut queries {
         query.text = filled_in(&query.text, values);
-        ensure!(!query.text.contains('$'), "{}: nobody knows a variable of {}", query.name, query.text);
+        ensure!(!query.text.contains('$'), "{}: unknown variable in {}", query.name, query.text);
     }
     Ok(queries)
 }
 
-/// What the data sources ask to lead from a trace to logs and metrics, and to draw the map of services.
+/// The queries of the data sources: links from a trace to logs and metrics, and the service map.
 fn of_data_sources(queries: &mut Vec<Query>) -> anyhow::Result<()> {
     let file = deploy().join("grafana/provisioning/datasources/throughline.yaml");
     let text = read_to_string(&file).with_context(|| file.display().to_string())?;
     let linked = text.lines().filter_map(|line| line.trim_start().strip_prefix("query: "));
-    // Of the map only its switch is in the file.
+    // The file only enables the service map; this is Grafana's query for it.
     let map =
         r#"traces_service_graph_request_total{client="throughline-ingest", server="throughline-dispatch"}"#;
     for (number, query) in linked.chain([map]).enumerate() {
@@ -64,7 +64,10 @@ fn of_data_sources(queries: &mut Vec<Query>) -> anyhow::Result<()> {
         let kind = if text.contains("traces_") { Kind::Over } else { Kind::Lines };
         queries.push(Query { name: format!("data sources / {number}"), kind, text });
     }
-    ensure!(queries.iter().any(|query| query.text.contains("__trace.traceId")), "no way from traces to logs");
+    ensure!(
+        queries.iter().any(|query| query.text.contains("__trace.traceId")),
+        "no query links traces to logs"
+    );
     Ok(())
 }
 
@@ -73,7 +76,7 @@ pub(crate) fn deploy() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// Puts values in the places of variables, the longest names first: `$environment` is not `$env`.
+/// Replaces variables by values, the longest names first: `$environment` is not `$env`.
 fn filled_in(text: &str, values: &[(&str, &str)]) -> String {
     let mut values = values.to_vec();
     values.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
@@ -97,7 +100,7 @@ fn read(dashboard: &Value, queries: &mut Vec<Query>) -> anyhow::Result<()> {
                 "loki" if target["queryType"] == "instant" => (Kind::CountNow, &target["expr"]),
                 "loki" => (Kind::Lines, &target["expr"]),
                 "tempo" => (Kind::Traces, &target["query"]),
-                other => bail!("{name}: nobody knows how to ask {other}"),
+                other => bail!("{name}: unknown data source {other}"),
             };
             queries.push(Query { name, kind, text: text(query)?.to_owned() });
         }

@@ -1,4 +1,4 @@
-//! The Collector's door, as far as the services know: it may be shut under their eyes.
+//! A proxy in front of the Collector, which can simulate its failures.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,18 +9,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How whoever comes is treated.
+/// The behaviour of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// Let in to the Collector.
+    /// Forwards connections to the Collector.
     Open,
-    /// Thrown out, as by a Collector that has died: connections break, new ones too.
+    /// Closes current and new connections, as if the Collector had died.
     Shut,
-    /// Never answered, as by a Collector that stands still.
+    /// Accepts connections but never responds, as if the Collector were frozen.
     Silent,
 }
 
-/// Passes everything on to the Collector, as long as it is open. Ends when dropped.
+/// A proxy that forwards everything to the Collector while it is open. Stops when dropped.
 pub(crate) struct Door {
     address: SocketAddr,
     mood: watch::Sender<Mood>,
@@ -39,7 +39,7 @@ impl Door {
         Ok(Self { address, mood, _porter: porter })
     }
 
-    /// Its URL, without a slash at the end.
+    /// Its URL, without a trailing slash.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -59,14 +59,14 @@ async fn receive(listener: TcpListener, inside: (String, u16), moods: watch::Rec
     }
 }
 
-/// Until the mood changes: then the connection breaks.
+/// Serves a connection until the mood changes, which closes it.
 async fn treat(mut guest: TcpStream, inside: (String, u16), mut moods: watch::Receiver<Mood>) {
     let mood = *moods.borrow_and_update();
     let service = async {
         match mood {
             Mood::Open => {
                 if let Ok(mut collector) = TcpStream::connect(inside).await {
-                    // However it ends, one of the two has ended it.
+                    // Errors are ignored: either side may end the connection.
                     let _ = copy_bidirectional(&mut guest, &mut collector).await;
                 }
             }

@@ -1,14 +1,14 @@
-//! Reads back from the real backends what the real services export.
+//! Verifies the telemetry that the real services export to the real backends.
 //!
-//! Drives requests through everything that may become of one, and has the Collector go away under load. Then asks
-//! Tempo, Prometheus and Loki: for the trace of a request, span by span; for each query of each panel, variable,
-//! recording rule and alert; for the log lines of a request. No query may fail, and none may find nothing.
+//! Sends requests that end in every possible way, and interrupts the Collector under load. Then queries Tempo,
+//! Prometheus and Loki: the trace of a request, span by span; each query of each panel, variable, recording rule and
+//! alert; the log lines of a request. No query may fail or return an empty result.
 //!
 //! ```text
 //! make test-observability                     # with the backends of `make up PROFILES=observability`
 //! make test-observability ARGS='--tempo http://…'
 //! ```
-#![expect(clippy::indexing_slicing, reason = "what JSON has not is null")]
+#![expect(clippy::indexing_slicing, reason = "a missing JSON value is null")]
 
 mod backends;
 mod dashboards;
@@ -29,10 +29,10 @@ use throughline_testkit::{Environment, Programs};
 use crate::backends::{Addresses, Backends};
 use crate::scene::Scene;
 
-/// Set in CI: there, what cannot run has failed.
+/// Set in CI, where a test that cannot run counts as failed.
 const REQUIRE: &str = "REQUIRE_CONTAINERS";
 
-/// Reads back from the real backends what the real services export.
+/// Verifies the telemetry that the real services export to the real backends.
 #[derive(Debug, Parser)]
 struct Options {
     #[command(flatten)]
@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
     };
     match run(&backends).await {
         Ok(wrong) if wrong.is_empty() => {
-            say("all of it is there");
+            say("all telemetry is complete");
             ExitCode::SUCCESS
         }
         Ok(wrong) => {
@@ -75,15 +75,15 @@ fn cannot_run(why: &anyhow::Error) -> ExitCode {
     let is_required = var_os(REQUIRE).is_some_and(|value| value == "1");
     let word = if is_required { "FAILED" } else { "SKIPPED" };
     say(format_args!(
-        "*** {word}: the observability test, which needs PostgreSQL, Kafka and the Grafana stack, because {why:#} ***"
+        "*** {word}: the observability test needs PostgreSQL, Kafka and the Grafana stack: {why:#} ***"
     ));
     if is_required { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// All that is wrong.
+/// Returns all violations.
 async fn run(backends: &Backends) -> anyhow::Result<Vec<String>> {
     let mut scene = Scene::set(Programs::build()?, backends).await?;
-    say(format_args!("the services export as environment {}", scene.environment()));
+    say(format_args!("the services export telemetry of the environment {}", scene.environment()));
     let played = script::play(&mut scene).await?;
     let outage = outage::play(&scene).await?;
     let mut wrong = reading::read(backends, &scene, &played, outage.unseen).await;

@@ -1,4 +1,4 @@
-//! The Collector dies under load, stands still, and comes back: the pipeline must not notice.
+//! The Collector dies under load, freezes and recovers, without any effect on the pipeline.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -12,29 +12,29 @@ use crate::door::Mood;
 use crate::say;
 use crate::scene::{SOON, Scene, id_of};
 
-/// How long the Collector is in each mood: longer than its clients' time-outs, and enough for their queues to run over.
+/// Duration of each mood: longer than the timeouts of the exporters, and enough to fill their queues.
 const WHILE: Duration = Duration::from_secs(10);
-/// Requests a second, far from all that can be done: what is missing then was held up.
+/// Requests per second: far below capacity, so that missing requests were delayed by the outage.
 const RATE: u32 = 60;
-/// How much slower than before it may be that nobody would call it held up: what holds the pipeline up does so for
-/// seconds.
+/// Tolerated factor compared to the time before: an exporter that blocks the pipeline delays it for seconds.
 const SLOWER: u32 = 10;
-/// And what is too little to tell, on a busy machine.
+/// Delays below this are insignificant on a busy machine.
 const NOISE: Duration = Duration::from_secs(1);
 
-/// What came of it.
+/// The result of the outage.
 pub(crate) struct Outage {
     pub(crate) wrong: Vec<String>,
-    /// How many requests were accepted while the Collector took nothing.
+    /// Number of requests accepted while the Collector received nothing.
     pub(crate) unseen: usize,
 }
 
 pub(crate) async fn play(scene: &Scene) -> anyhow::Result<Outage> {
     scene.door.be(Mood::Open);
     let before = load(scene).await?;
-    before.tell("is there");
-    let (mut wrong, mut unseen) = (before.missing("was there"), 0);
-    for (mood, what) in [(Mood::Shut, "has died"), (Mood::Silent, "stands still"), (Mood::Open, "is back")] {
+    before.tell("runs");
+    let (mut wrong, mut unseen) = (before.missing("runs"), 0);
+    for (mood, what) in [(Mood::Shut, "has died"), (Mood::Silent, "is frozen"), (Mood::Open, "has recovered")]
+    {
         scene.door.be(mood);
         let seen = load(scene).await?;
         seen.tell(what);
@@ -46,7 +46,7 @@ pub(crate) async fn play(scene: &Scene) -> anyhow::Result<Outage> {
             wrong.push(format!("clients waited for {:?} while the Collector {what}", seen.most_within));
         }
         if is_much_more(seen.until_delivered, before.until_delivered) {
-            wrong.push(format!("deliveries were {:?} late while the Collector {what}", seen.until_delivered));
+            wrong.push(format!("deliveries took {:?} while the Collector {what}", seen.until_delivered));
         }
     }
     Ok(Outage { wrong, unseen })
@@ -59,9 +59,9 @@ fn is_much_more(now: Duration, before: Duration) -> bool {
 struct Seen {
     posted: usize,
     accepted: usize,
-    /// Why others were not.
+    /// The error of a request that was not accepted.
     refused: BTreeSet<String>,
-    /// In which 95 in 100 were answered: the slowest say more of the machine.
+    /// 95th percentile of the response time; higher ones depend on the machine.
     most_within: Duration,
     until_delivered: Duration,
 }
@@ -70,12 +70,12 @@ impl Seen {
     fn tell(&self, what: &str) {
         let Self { posted, accepted, most_within, until_delivered, .. } = self;
         say(format_args!(
-            "the Collector {what}: {accepted} of {posted} requests accepted, 95 in 100 within {most_within:.0?}, \
-             {until_delivered:.0?} until all were delivered",
+            "the Collector {what}: {accepted} of {posted} requests accepted, p95 {most_within:.0?}, all delivered after \
+             {until_delivered:.0?}",
         ));
     }
 
-    /// What is wrong, if not all were accepted.
+    /// A violation, if not all requests were accepted.
     fn missing(&self, what: &str) -> Vec<String> {
         let missing = self.posted - self.accepted;
         let why = &self.refused;
@@ -84,10 +84,10 @@ impl Seen {
     }
 }
 
-/// Posts at the same pace for a while, whatever happens, and waits for the last delivery.
+/// Posts at a constant rate for a while, and waits for the last delivery.
 async fn load(scene: &Scene) -> anyhow::Result<Seen> {
     let mut pace = interval(Duration::from_secs(1) / RATE);
-    // What was missed is made up for.
+    // Missed ticks are made up for.
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut clients = JoinSet::new();
     let began = Instant::now();
@@ -112,7 +112,7 @@ async fn load(scene: &Scene) -> anyhow::Result<Seen> {
             Err(error) => drop(refused.insert(format!("{error:#}"))),
         }
     }
-    eventually("the third party to be called with all", SOON, async || {
+    eventually("the third party to receive all requests", SOON, async || {
         let calls = scene.third_party.calls().await?;
         let called: HashSet<_> = calls.iter().filter_map(|call| call.header("idempotency-key")).collect();
         let missing = accepted.iter().filter(|id| !called.contains(id.as_str())).count();

@@ -1,4 +1,4 @@
-//! The recording rules and alerts, as Prometheus has read them from the files of `deploy/prometheus/rules`.
+//! The recording rules and alerts that Prometheus has loaded from `deploy/prometheus/rules`.
 
 use std::collections::BTreeSet;
 use std::fs::{read_dir, read_to_string};
@@ -16,8 +16,8 @@ pub(crate) struct Rule {
     pub(crate) expression: String,
 }
 
-/// All of them. That these are the ones of the files is made sure of, and that Prometheus can follow them, and that
-/// each alert has its runbook.
+/// Returns all rules. Verifies that they are those of the files, that Prometheus can evaluate them, and that each alert
+/// has a runbook.
 pub(crate) async fn rules(backends: &Backends) -> anyhow::Result<Vec<Rule>> {
     let answer = backends.prometheus("/api/v1/rules", &[]).await?;
     let groups = answer["groups"].as_array().with_context(|| format!("no groups: {answer}"))?;
@@ -53,8 +53,9 @@ fn written(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
 
 fn has_runbook(alert: &Value) -> anyhow::Result<()> {
     let url = alert["annotations"]["runbook_url"].as_str().with_context(|| format!("no runbook: {alert}"))?;
-    let (_, path) = url.split_once("/docs/").with_context(|| format!("not a runbook of ours: {url}"))?;
+    let (_, path) =
+        url.split_once("/docs/").with_context(|| format!("not a runbook of this project: {url}"))?;
     let file = deploy().join("../docs").join(path);
-    ensure!(file.exists(), "there is no {}", file.display());
+    ensure!(file.exists(), "missing file: {}", file.display());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Where it all happens: the servers, the third party, the services.
+//! The environment of a run: servers, third party and services.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use throughline_clock::Clock;
 use throughline_config::{Flags, Settings};
@@ -18,7 +19,7 @@ use crate::backends::Backends;
 use crate::door::Door;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// For anything that is to become of a request.
+/// Deadline for a request to reach a state.
 pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 pub(crate) struct Scene {
@@ -31,14 +32,14 @@ pub(crate) struct Scene {
     environment: String,
     http: Client,
     ingest: SocketAddr,
-    /// They end when dropped.
+    /// The programs, which end when dropped.
     _programs: [Program; 2],
     _folder: TempDir,
 }
 
 impl Scene {
-    /// Starts everything. What the services export has an environment of its own, so that nothing of an earlier run
-    /// is taken for theirs.
+    /// Starts everything. The telemetry of the services has its own environment, so that it cannot be confused with that
+    /// of an earlier run.
     pub(crate) async fn set(programs: Programs, backends: &Backends) -> anyhow::Result<Self> {
         let began = Clock::system().now();
         let environment = format!("test-{}", began.timestamp());
@@ -52,7 +53,7 @@ impl Scene {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", door.url()),
             ("OTEL_RESOURCE_ATTRIBUTES", format!("deployment.environment.name={environment}")),
             ("OTEL_METRIC_EXPORT_INTERVAL", "1000".to_owned()),
-            // Short, so that something is lost when the Collector is away for seconds.
+            // Short, so that an outage of the Collector for seconds loses telemetry.
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000".to_owned()),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "512".to_owned()),
             ("OTEL_BLRP_MAX_QUEUE_SIZE", "512".to_owned()),
@@ -60,6 +61,7 @@ impl Scene {
         let start = |name| Program::start_with(&programs.path(name), &[], &variables, folder.path());
         let mut ingest = start("throughline-ingest")?;
         let address = ingest.listening().await?;
+        refuse_rows_of("unstorable", &url).await?;
         let mut dispatch = start("throughline-dispatch")?;
         dispatch.listening().await?;
         Ok(Self {
@@ -77,34 +79,34 @@ impl Scene {
         })
     }
 
-    /// The `deployment.environment.name` of all that is exported.
+    /// The `deployment.environment.name` of the exported telemetry.
     pub(crate) fn environment(&self) -> &str {
         &self.environment
     }
 
-    /// Something to be asked of ingest.
+    /// Prepares a request to ingest.
     pub(crate) fn ask(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("http://{}{path}", self.ingest))
     }
 
-    /// A body to post.
+    /// Prepares a POST to a route.
     pub(crate) fn to_post(&self, route: &str) -> RequestBuilder {
         self.ask(Method::POST, &format!("/{route}"))
             .header(CONTENT_TYPE, "application/json")
             .body(r#"{"prompt": "What is the value of k1?"}"#)
     }
 
-    /// Posts a body, and gives its id.
+    /// Posts to a route, and returns the request id.
     pub(crate) async fn post(&self, route: &str) -> anyhow::Result<String> {
         id_of(self.to_post(route)).await
     }
 
-    /// Waits until a request's delivery is in a state.
+    /// Waits until the delivery of a request has a state.
     pub(crate) async fn becomes(&self, id: &str, state: &str) -> anyhow::Result<()> {
         self.has(id, &format!("state {state}"), |delivery| delivery["state"] == state).await
     }
 
-    /// Waits until a request's delivery waits for something, at no cost in attempts.
+    /// Waits until the delivery of a request is deferred by a cause.
     pub(crate) async fn is_deferred(&self, id: &str, by: &str) -> anyhow::Result<()> {
         self.has(id, &format!("deferred by {by}"), |delivery| delivery["deferred_by"] == by).await
     }
@@ -120,7 +122,16 @@ impl Scene {
     }
 }
 
-/// Sends a request that is to be accepted, and gives its id.
+/// Makes the database reject the requests of a route, as after a faulty migration.
+async fn refuse_rows_of(route: &str, database: &str) -> anyhow::Result<()> {
+    let sql = format!("ALTER TABLE requests ADD CONSTRAINT refused CHECK (route <> '{route}')");
+    let mut connection = PgConnection::connect(database).await?;
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// Sends a request that must be accepted, and returns its id.
 pub(crate) async fn id_of(request: RequestBuilder) -> anyhow::Result<String> {
     let answer: Value = request.send().await?.error_for_status()?.json().await?;
     Ok(answer["request_id"].as_str().with_context(|| format!("no id: {answer}"))?.to_owned())

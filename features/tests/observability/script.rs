@@ -1,4 +1,4 @@
-//! A load that touches everything: each way that a request may end, or wait.
+//! A load that covers every way in which a request may end or wait.
 
 use std::time::Duration;
 
@@ -13,33 +13,33 @@ use tokio::time::sleep;
 use crate::say;
 use crate::scene::{SOON, Scene, id_of};
 
-/// How often everything happens, and at what distance: more than once, and not within one export of the metrics, so
-/// that there is something to tell a rate by.
+/// The number of rounds and the pause between them: several rounds in different exports of metrics, so that rates can be
+/// calculated.
 const ROUNDS: u32 = 3;
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(4);
 
-/// How long a server is away. Clients time out within 2 s.
-const AWAY: Duration = Duration::from_secs(4);
+/// Duration of a server's outage. Clients time out within 2 s.
+const OUTAGE: Duration = Duration::from_secs(4);
 
-/// More than ingest has connections to the database.
+/// More than the number of ingest's connections to the database.
 const MANY: usize = 60;
 
-/// The client that a trace begins at.
+/// The client's span, with which a trace begins.
 const CLIENT_SPAN: &str = "b7ad6b7169203331";
 
-/// What of all that happened is looked at more closely.
+/// The requests that are examined in detail.
 pub(crate) struct Played {
-    /// The first request of all, for which a token was fetched.
+    /// The very first request, for which a token was fetched.
     pub(crate) first: Traced,
-    /// One after it.
+    /// A later request.
     pub(crate) second: Traced,
-    /// One that failed at first.
+    /// A request that failed at first.
     pub(crate) retried: Traced,
-    /// One that ended dead.
+    /// A request that ended dead.
     pub(crate) dead: String,
 }
 
-/// A request that came with a trace.
+/// A request with a trace of its client.
 pub(crate) struct Traced {
     pub(crate) request: String,
     pub(crate) trace: String,
@@ -47,7 +47,7 @@ pub(crate) struct Traced {
     pub(crate) parent: &'static str,
 }
 
-/// Plays everything.
+/// Runs the complete script.
 pub(crate) async fn play(scene: &mut Scene) -> anyhow::Result<Played> {
     let third_party = &scene.third_party;
     third_party.answer("/strict", Answer::new(400)).await?;
@@ -62,24 +62,24 @@ pub(crate) async fn play(scene: &mut Scene) -> anyhow::Result<Played> {
     let retried = delivered(scene, "flaky").await?;
     let mut dead = String::new();
     for number in 1..=ROUNDS {
-        say(format_args!("round {number} of {ROUNDS}: each way that a request may end, or wait"));
+        say(format_args!("round {number} of {ROUNDS}: every way in which a request may end or wait"));
         dead = round(scene).await?;
         sleep(BETWEEN_ROUNDS).await;
     }
-    say("the broker is away, then the database");
+    say("the broker is down, then the database");
     scene.broker.go_away().await?;
     let waits = scene.post("one").await?;
-    sleep(AWAY).await;
+    sleep(OUTAGE).await;
     scene.broker.come_back().await?;
     scene.becomes(&waits, "delivered").await?;
     let database = scene.database.container();
     database.freeze().await?;
     let refused = scene.to_post("one").send().await;
-    sleep(AWAY).await;
+    sleep(OUTAGE).await;
     database.thaw().await?;
     let status = refused?.status();
-    ensure!(status == StatusCode::SERVICE_UNAVAILABLE, "without a database ingest answers {status}");
-    // Many at once: one is answered as soon as one connection to the database is well again.
+    ensure!(status == StatusCode::SERVICE_UNAVAILABLE, "ingest answers {status} without a database");
+    // Many concurrent requests, because a single one is accepted as soon as one database connection has recovered.
     let many = async || try_join_all((0..MANY).map(|_| scene.post("one"))).await;
     for id in eventually("ingest to accept as before", SOON, many).await? {
         scene.becomes(&id, "delivered").await?;
@@ -97,7 +97,7 @@ async fn delivered(scene: &Scene, route: &str) -> anyhow::Result<Traced> {
     Ok(Traced { request, trace, parent: CLIENT_SPAN })
 }
 
-/// Everything once; gives a request that ended dead and stays so.
+/// Runs every case once; returns a request that ended dead and stays dead.
 async fn round(scene: &Scene) -> anyhow::Result<String> {
     let third_party = &scene.third_party;
     third_party.answer_in_turn("/flaky", vec![Answer::new(503), Answer::new(429)]).await?;
@@ -113,7 +113,7 @@ async fn round(scene: &Scene) -> anyhow::Result<String> {
     let refused = scene.post("refused").await?;
     let tokenless = scene.post("tokenless").await?;
     foreign(scene).await?;
-    wrong_answers(scene).await?;
+    errors(scene).await?;
     scene.becomes(&one, "delivered").await?;
     scene.becomes(&flaky, "delivered").await?;
     scene.becomes(&dead, "dead").await?;
@@ -136,7 +136,7 @@ async fn cancel(scene: &Scene, id: &str) -> anyhow::Result<()> {
     scene.becomes(id, "cancelled").await
 }
 
-/// Sends a dead letter on its way again, to a third party that takes it now.
+/// Replays a dead letter to a third party that now accepts it.
 async fn replay(scene: &Scene, id: &str) -> anyhow::Result<()> {
     scene.third_party.answer_in_turn("/strict", vec![Answer::new(200)]).await?;
     let path = format!("/v1/dead-letters/{id}/strict/replay");
@@ -144,7 +144,7 @@ async fn replay(scene: &Scene, id: &str) -> anyhow::Result<()> {
     scene.becomes(id, "delivered").await
 }
 
-/// What others produce: a request, one for a route that there is not, and one that nobody can read.
+/// Produces records of other producers: a request, a request of an unknown route, and an unreadable record.
 async fn foreign(scene: &Scene) -> anyhow::Result<()> {
     let kafka = &scene.settings.kafka;
     let topic = &scene.settings.routes.get("one").context("no route one")?.topic;
@@ -160,12 +160,13 @@ async fn foreign(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What clients do wrong.
-async fn wrong_answers(scene: &Scene) -> anyhow::Result<()> {
+/// Causes error responses of each kind: client errors and errors of ingest.
+async fn errors(scene: &Scene) -> anyhow::Result<()> {
     for (request, expected) in [
         (scene.to_post("one").body("{"), StatusCode::BAD_REQUEST),
         (scene.to_post("nowhere"), StatusCode::NOT_FOUND),
         (scene.ask(Method::GET, "/v1/requests/00000000000000000001"), StatusCode::NOT_FOUND),
+        (scene.to_post("unstorable"), StatusCode::INTERNAL_SERVER_ERROR),
     ] {
         let answer = request.send().await?;
         let (status, body) = (answer.status(), answer.json::<Value>().await?);

@@ -1,13 +1,13 @@
-//! What telemetry costs: the same load on the real programs, Apache Kafka and PostgreSQL, in turn with nothing
-//! exported and with everything (each trace, all logs, all metrics).
+//! Measures the overhead of telemetry: the same load on the real programs, Apache Kafka and PostgreSQL, alternately with
+//! nothing exported and with everything exported (each trace, all logs, all metrics).
 //!
 //! ```text
-//! make bench-telemetry                                # three rounds of 20,000 requests each way
+//! make bench-telemetry                                # three rounds of 20,000 requests in each mode
 //! make bench-telemetry ARGS='--rounds 5 --requests 50000'
 //! ```
 //!
-//! Measured are how many requests a second come from the client to the third party, and the processor time that
-//! ingest and dispatch take for a thousand of them. Client, third party and collector share the machine.
+//! The results are requests per second from the client to the third party, and the processor time of ingest and dispatch
+//! per thousand requests. Client, third party and collector share the machine.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -31,30 +31,30 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Clients that post at once, each one request after the other.
+/// Number of concurrent clients; each posts one request after the other.
 const CLIENTS: usize = 64;
-/// For all requests of a round to arrive at the third party.
+/// Deadline for all requests of a round to reach the third party.
 const DEADLINE: Duration = Duration::from_mins(5);
-/// About as long as a request of the reference architecture.
+/// About the size of a request of the reference architecture.
 const BODY: &str = r#"{"user_id":"u-1","prompt":"What is the value of k1?","data":[{"key":"k1","value":"15"},{"key":"k2","value":"a value that is somewhat longer than the others are"}]}"#;
 
-/// Measures what telemetry costs.
+/// Measures the overhead of telemetry.
 #[derive(Debug, Parser)]
 struct Options {
-    /// How often each way is measured.
+    /// Number of measurements in each mode.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Requests each time.
+    /// Number of requests per measurement.
     #[arg(long, default_value_t = 20_000)]
     requests: usize,
 }
 
-/// What a load came to.
+/// The result of a measurement.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
-    /// Requests a second.
+    /// Requests per second.
     rate: f64,
-    /// Seconds of processor time for a thousand requests.
+    /// Seconds of processor time per thousand requests.
     ingest: f64,
     dispatch: f64,
 }
@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
 async fn run(options: &Options) -> anyhow::Result<()> {
     Environment::engine().await.context("the bench needs PostgreSQL and Kafka")?;
     let environment = Environment::containers(Programs::build()?).await?;
-    // Caches of the servers are warm then.
+    // Warms the caches of the servers.
     measure(&environment, None, options.requests / 4).await?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 1..=options.rounds {
@@ -89,14 +89,14 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     say(format_args!("median, nothing exported     {without}"));
     say(format_args!("median, everything exported  {with}"));
     say(format_args!(
-        "everything costs {:+.0} % processor time, and the rate is {:.2} of that without",
+        "exporting everything costs {:+.0} % processor time; the rate is {:.2} times that without export",
         (with.total() / without.total() - 1.0) * 100.0,
         with.rate / without.rate
     ));
     Ok(())
 }
 
-/// Posts so many requests and waits until the third party has them all.
+/// Posts the requests, and waits until the third party has received all.
 async fn measure(
     environment: &Environment,
     collector: Option<&Collector>,
@@ -112,7 +112,7 @@ async fn measure(
     }
     stage.start(Service::Ingest).await?;
     stage.start(Service::Dispatch).await?;
-    // The first takes the consumer group's start along.
+    // The first request includes the start of the consumer group.
     post(&stage, 1).await?;
     third_party.has(1).await?;
 
@@ -121,11 +121,11 @@ async fn measure(
     post(&stage, requests).await?;
     third_party.has(1 + requests).await?;
     let took = began.elapsed();
-    // What is exported late is exported all the same: it counts once the programs have ended.
+    // Late exports also count, so the time is read after the programs have exited.
     let after = [stage.cpu_time(Service::Ingest)?, stage.cpu_time(Service::Dispatch)?];
     stage.stop(Service::Dispatch).await?;
     stage.stop(Service::Ingest).await?;
-    #[expect(clippy::cast_precision_loss, reason = "nobody posts as many")]
+    #[expect(clippy::cast_precision_loss, reason = "far fewer requests than 2^52")]
     let count = requests as f64;
     let of_a_thousand =
         |index: usize| after[index].saturating_sub(before[index]).as_secs_f64() / count * 1000.0;
@@ -176,7 +176,7 @@ impl fmt::Display for Cost {
     }
 }
 
-/// Takes anything, answers 200, and counts.
+/// A server that answers 200 to everything and counts the calls.
 struct ThirdParty {
     address: SocketAddr,
     calls: Arc<AtomicUsize>,
@@ -199,9 +199,9 @@ impl ThirdParty {
         Ok(Self { address, calls, _connections: connections })
     }
 
-    /// Waits until it was called so often.
+    /// Waits until it has received `calls` calls.
     async fn has(&self, calls: usize) -> anyhow::Result<()> {
-        eventually("all requests at the third party", DEADLINE, async || {
+        eventually("all requests to reach the third party", DEADLINE, async || {
             let came = self.calls.load(Ordering::Relaxed);
             anyhow::ensure!(came >= calls, "{came} of {calls}");
             Ok(())
@@ -214,18 +214,18 @@ async fn answer(connection: TcpStream, calls: Arc<AtomicUsize>) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let calls = Arc::clone(&calls);
         async move {
-            // A body that breaks off is no call.
+            // A truncated body does not count as a call.
             if request.into_body().collect().await.is_ok() {
                 calls.fetch_add(1, Ordering::Relaxed);
             }
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
     });
-    // Whoever hangs up has what it wanted.
+    // Errors are ignored: the client closes the connection.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), answer).await;
 }
 
-#[expect(clippy::print_stdout, reason = "it talks to a person")]
+#[expect(clippy::print_stdout, reason = "the report of a benchmark is for its stdout")]
 fn say(what: impl fmt::Display) {
     println!("{what}");
 }

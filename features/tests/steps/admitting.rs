@@ -1,4 +1,4 @@
-//! Who may call ingest, and how often.
+//! Steps for clients, their keys and the rates of routes.
 
 use std::fmt::Write as _;
 
@@ -11,21 +11,21 @@ use super::{rows, text};
 use crate::client::Question;
 use crate::world::{Step, World};
 
-#[given("only these clients may call")]
+#[given("only these clients are configured")]
 fn clients(world: &mut World, step: &gherkin::Step) -> Step {
     let mut configuration = world.stage.configuration()?;
     configuration.push_str("\nclients:\n");
     for row in rows(step).iter().skip(1) {
         let [client, key, routes, manage] = &row[..] else {
-            return Err(anyhow!("a client is a name, a key, routes, and whether it manages: {row:?}").into());
+            return Err(anyhow!("a client row must have a name, a key, routes and `manage`: {row:?}").into());
         };
         writeln!(configuration, "  {client}: {{key: {key}, routes: [{routes}], manage: {manage}}}")?;
     }
     Ok(world.stage.configure(&configuration)?)
 }
 
-#[given(regex = r#"^the route "(.+)" takes (\S+)$"#)]
-fn takes_so_many(world: &mut World, route: String, rate: String) -> Step {
+#[given(regex = r#"^the route "(.+)" has the rate (\S+)$"#)]
+fn route_has_rate(world: &mut World, route: String, rate: String) -> Step {
     let configuration = world.stage.configuration()?;
     let before = format!("\n  {route}:\n");
     if !configuration.contains(&before) {
@@ -55,14 +55,14 @@ async fn post_with_both_keys(
     send(world, Question { headers: &headers, ..Question::post(&path, text(step)) }).await
 }
 
-#[then(regex = r"^it says to try again after (\d+) to (\d+) seconds$")]
+#[then(regex = r"^its Retry-After is (\d+) to (\d+) seconds$")]
 fn retry_after(world: &mut World, least: u64, most: u64) -> Step {
     let after: u64 = world.answer()?.header("retry-after").context("no Retry-After")?.parse()?;
     assert!((least..=most).contains(&after), "{after} s");
     Ok(())
 }
 
-#[then("it asks for a bearer token")]
+#[then("it requires a bearer token")]
 fn asks_for_token(world: &mut World) -> Step {
     assert_eq!(world.answer()?.header("www-authenticate"), Some("Bearer"));
     Ok(())

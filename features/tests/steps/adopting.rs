@@ -1,4 +1,4 @@
-//! What others produce.
+//! Steps for the records of other producers.
 
 use bytes::Bytes;
 use cucumber::{gherkin, when};
@@ -16,12 +16,12 @@ async fn produce_foreign(world: &mut World, step: &gherkin::Step, route: &str, h
     Ok(())
 }
 
-#[when(regex = r#"^somebody else produces onto the topic of "([^"]+)"$"#)]
+#[when(regex = r#"^another producer writes to the topic of "([^"]+)"$"#)]
 async fn foreign_record(world: &mut World, step: &gherkin::Step, route: String) -> Step {
     produce_foreign(world, step, &route, Headers::new()).await
 }
 
-#[when(regex = r#"^somebody else produces onto the topic of "([^"]+)", with the trace ([0-9a-f]{32})$"#)]
+#[when(regex = r#"^another producer writes to the topic of "([^"]+)", with the trace ([0-9a-f]{32})$"#)]
 async fn traced_foreign_record(
     world: &mut World,
     step: &gherkin::Step,

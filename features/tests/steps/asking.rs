@@ -1,4 +1,4 @@
-//! What is known of requests: by `GET /v1/requests/{id}`, and in the outbox.
+//! Steps for the state of requests: `GET /v1/requests/{id}`, and the outbox.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use throughline_testkit::{Service, eventually};
 use super::{DEADLINE, rows};
 use crate::world::{Step, World};
 
-/// More rows, and more bytes, than the outbox holds in any scenario.
+/// Exceeds the rows and bytes of the outbox in every scenario.
 const ALL: u64 = 10_000_000;
 
 pub(super) async fn status(world: &World, id: &str) -> anyhow::Result<Value> {
@@ -27,7 +27,7 @@ fn delivery<'a>(status: &'a Value, destination: &str) -> anyhow::Result<&'a Valu
     found.with_context(|| format!("no delivery to {destination}: {status}"))
 }
 
-/// Waits until a delivery is in a state, and gives it.
+/// Waits until a delivery has a state, and returns it.
 pub(super) async fn delivery_in(
     world: &World,
     id: &str,
@@ -54,7 +54,7 @@ async fn request_is_known(world: &mut World, route: String, media_type: String) 
     Ok(())
 }
 
-#[then("it was accepted just now")]
+#[then("it was accepted within the last minute")]
 async fn accepted_just_now(world: &mut World) -> Step {
     let status = status(world, &world.request_id()?).await?;
     let accepted_at: DateTime<Utc> = status["accepted_at"].as_str().context("no time")?.parse()?;
@@ -80,7 +80,7 @@ async fn delivered_at_once(world: &mut World, destination: String, status: u16) 
     Ok(())
 }
 
-#[then(regex = r#"^the attempt at "(.+)" is shown by the trace ([0-9a-f]{32})$"#)]
+#[then(regex = r#"^the attempt at "(.+)" belongs to the trace ([0-9a-f]{32})$"#)]
 async fn attempt_is_traced(world: &mut World, destination: String, trace: String) -> Step {
     let delivery = delivery_in(world, &world.request_id()?, &destination, "delivered").await?;
     assert_eq!(delivery["attempts"][0]["trace_id"], trace);
@@ -98,7 +98,7 @@ async fn delivery_is_dead(world: &mut World, destination: String, reason: String
 
 #[then("its last attempt was")]
 fn last_attempt_was(world: &mut World, step: &gherkin::Step) -> Step {
-    let delivery = world.delivery.as_ref().context("no step has found a delivery")?;
+    let delivery = world.delivery.as_ref().context("no earlier step found a delivery")?;
     let attempts = delivery["attempts"].as_array().context("no attempts")?;
     let attempt = attempts.last().context("no attempt")?;
     for row in rows(step) {
@@ -111,12 +111,12 @@ fn last_attempt_was(world: &mut World, step: &gherkin::Step) -> Step {
 
 #[then("no attempt was made")]
 fn no_attempt_was_made(world: &mut World) -> Step {
-    let delivery = world.delivery.as_ref().context("no step has found a delivery")?;
+    let delivery = world.delivery.as_ref().context("no earlier step found a delivery")?;
     assert_eq!(delivery["attempts"], serde_json::json!([]));
     Ok(())
 }
 
-#[then("every accepted request is known as delivered")]
+#[then("every accepted request is recorded as delivered")]
 async fn all_are_delivered(world: &mut World) -> Step {
     for id in world.some_accepted()? {
         let what = format!("request {id} to be delivered");
@@ -130,7 +130,7 @@ async fn all_are_delivered(world: &mut World) -> Step {
     Ok(())
 }
 
-#[then(regex = r"^(at least )?(\d+) of the requests are known as delivered$")]
+#[then(regex = r"^(at least )?(\d+) of the requests are recorded as delivered$")]
 async fn some_are_delivered(world: &mut World, at_least: String, wanted: usize) -> Step {
     let delivered = eventually("requests to be delivered", DEADLINE, async || {
         let mut delivered = 0;
@@ -138,7 +138,7 @@ async fn some_are_delivered(world: &mut World, at_least: String, wanted: usize) 
             delivered += usize::from(is_delivered(&status(world, &id).await?));
         }
         let enough = delivered == wanted || (!at_least.is_empty() && delivered > wanted);
-        ensure!(enough, "{delivered} that are");
+        ensure!(enough, "{delivered} delivered");
         Ok(())
     });
     Ok(delivered.await?)
@@ -154,12 +154,13 @@ async fn waits_in_outbox(world: &mut World) -> Step {
     let id: RequestId = world.request_id()?.parse()?;
     let store = world.stage.store().await?;
     let waiting = outbox::pending(store.connection(), id.node(), None, ALL, ALL).await?;
-    let request = waiting.iter().find(|request| request.id == id).context("it does not wait there")?;
+    let request =
+        waiting.iter().find(|request| request.id == id).context("the request is not in the outbox")?;
     assert_eq!(String::from_utf8_lossy(&request.body), String::from_utf8_lossy(&world.body));
     Ok(())
 }
 
-/// Looks at the nodes that have accepted something: what others left, one of them has taken over.
+/// Checks the nodes that have accepted requests: they have taken over the outboxes of others.
 #[then("nothing waits in the outbox")]
 async fn outbox_is_empty(world: &mut World) -> Step {
     let store = world.stage.store().await?;

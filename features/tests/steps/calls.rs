@@ -1,4 +1,4 @@
-//! What the third party gets.
+//! Steps for the calls that the third party receives.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use throughline_testkit::{Call, eventually};
 use super::{DEADLINE, text};
 use crate::world::{Step, World};
 
-/// The one call that there is to be, as soon as it is there.
+/// Waits for the only call, and returns it.
 async fn only_call(world: &World, path: &str) -> anyhow::Result<Arc<Call>> {
     eventually(&format!("a call to {path}"), DEADLINE, async || {
         let calls = world.stage.third_party().calls().await?;
@@ -22,7 +22,7 @@ async fn only_call(world: &World, path: &str) -> anyhow::Result<Arc<Call>> {
     .await
 }
 
-/// How often the third party was called for each request, by request id.
+/// The number of calls that the third party received for each request, by request id.
 pub(super) async fn calls_by_request(world: &World) -> anyhow::Result<HashMap<String, usize>> {
     let mut counts = HashMap::new();
     for call in world.stage.third_party().calls().await? {
@@ -31,7 +31,7 @@ pub(super) async fn calls_by_request(world: &World) -> anyhow::Result<HashMap<St
     Ok(counts)
 }
 
-#[then(regex = r"^the third party is called at (/\S+) with a token that it gave out$")]
+#[then(regex = r"^the third party is called at (/\S+) with a token that it issued$")]
 async fn called_with_token(world: &mut World, path: String) -> Step {
     let call = only_call(world, &path).await?;
     let authorization = call.header("authorization").context("no authorization")?;
@@ -49,7 +49,7 @@ async fn called_with_same_bytes(world: &mut World, path: String) -> Step {
     Ok(())
 }
 
-#[then(regex = r#"^the call's body has the request's id, its metadata, and as "(.+)"$"#)]
+#[then(regex = r#"^the call's body contains the request's id, its metadata, and as "(.+)"$"#)]
 fn body_is_transformed(world: &mut World, step: &gherkin::Step, key: String) -> Step {
     let body: Value = serde_json::from_slice(&world.call()?.body)?;
     let accepted_at = body["metadata"]["accepted_at"].as_str().with_context(|| body.to_string())?;
@@ -89,7 +89,7 @@ async fn tokens_were_given(world: &mut World, count: usize) -> Step {
     Ok(())
 }
 
-#[then(regex = "^every accepted request reaches the third party(, once)?$")]
+#[then(regex = "^every accepted request reaches the third party( exactly once)?$")]
 async fn all_arrive(world: &mut World, once: String) -> Step {
     super::programs::load_ends(world).await;
     let accepted = world.some_accepted()?;
@@ -118,13 +118,16 @@ async fn same_idempotency_key(world: &mut World, path: String) -> Step {
     Ok(())
 }
 
-#[then("no secret has been printed")]
+#[then("no output contains a secret")]
 async fn no_secret_is_printed(world: &mut World) -> Step {
     let secrets = world.stage.third_party().secrets().await?;
     for (service, output) in world.stage.printed() {
         let text = output.text();
-        assert!(!text.is_empty(), "{service} has printed nothing");
-        assert!(!secrets.iter().any(|secret| text.contains(secret)), "{service} has printed one:\n{text}");
+        assert!(!text.is_empty(), "{service} has no output");
+        assert!(
+            !secrets.iter().any(|secret| text.contains(secret)),
+            "the output of {service} contains one:\n{text}"
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The story of a request, in words.
+//! Steps for the explanation of a request.
 
 use anyhow::ensure;
 use cucumber::{gherkin, then};
@@ -7,27 +7,28 @@ use throughline_testkit::{Service, eventually};
 use super::{DEADLINE, text};
 use crate::world::{Step, World};
 
-/// The column in which a line of the story says when; what follows it are the words.
-const WHEN: usize = 29;
+/// The column in which the description of an event begins, after its time.
+const DESCRIPTION: usize = 29;
 
-#[then("the request explains itself, with … for what differs from time to time")]
-async fn explains_itself(world: &mut World, step: &gherkin::Step) -> Step {
+#[then("the request is explained as follows, with … for variable parts")]
+async fn is_explained(world: &mut World, step: &gherkin::Step) -> Step {
     let (id, wanted) = (world.request_id()?, text(step));
-    let explained = eventually("the story of the request", DEADLINE, async || {
-        let story = world.client.story(world.stage.address(Service::Ingest)?, &id).await?;
-        let told: Vec<_> = story.lines().map(|line| line.get(WHEN..).unwrap_or_default()).collect();
+    let explained = eventually("the explanation of the request", DEADLINE, async || {
+        let explanation = world.client.explanation(world.stage.address(Service::Ingest)?, &id).await?;
+        let lines: Vec<_> =
+            explanation.lines().map(|line| line.get(DESCRIPTION..).unwrap_or_default()).collect();
         let wanted: Vec<_> = wanted.lines().map(str::trim).collect();
-        let is_told =
-            wanted.len() == told.len() && wanted.iter().zip(&told).all(|(one, other)| fits(other, one));
-        ensure!(is_told, "it tells:\n{story}");
+        let is_as_wanted =
+            wanted.len() == lines.len() && wanted.iter().zip(&lines).all(|(one, other)| fits(other, one));
+        ensure!(is_as_wanted, "the explanation is:\n{explanation}");
         Ok(())
     });
     Ok(explained.await?)
 }
 
-/// Whether a text is as wanted, where `…` stands for anything.
+/// Returns whether a text matches the wanted one, in which `…` stands for any text.
 fn fits(text: &str, wanted: &str) -> bool {
     let Some((begin, rest)) = wanted.split_once('…') else { return text == wanted };
     let Some(text) = text.strip_prefix(begin) else { return false };
-    text.char_indices().map(|(place, _)| place).chain([text.len()]).any(|place| fits(&text[place..], rest))
+    text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| fits(&text[at..], rest))
 }

@@ -1,6 +1,6 @@
-//! What the sentences of the features mean.
+//! The steps of the features.
 
-#![expect(clippy::needless_pass_by_value, reason = "cucumber hands over the words of a sentence by value")]
+#![expect(clippy::needless_pass_by_value, reason = "cucumber passes the arguments of a step by value")]
 
 mod admitting;
 mod adopting;
@@ -21,11 +21,11 @@ use std::time::Duration;
 
 use cucumber::gherkin;
 
-/// For whatever is to happen next. It mostly happens within a second; a consumer group that has lost a
-/// member needs some 10 s to notice, and the machine may be busy with other scenarios.
+/// Deadline for the effect of a step. Most effects take less than a second; but a consumer group needs some
+/// 10 s to notice a lost member, and other scenarios may keep the machine busy.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// The text below a step, without the line breaks that surround it.
+/// The text below a step, without surrounding line breaks.
 fn text(step: &gherkin::Step) -> String {
     step.docstring().map(|text| text.trim().to_owned()).unwrap_or_default()
 }

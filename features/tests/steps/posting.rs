@@ -1,4 +1,4 @@
-//! What clients send, and what they are answered.
+//! Steps for the requests of clients and their responses.
 
 use anyhow::Context as _;
 use cucumber::{gherkin, then, when};
@@ -60,7 +60,7 @@ async fn post_ordered(world: &mut World, path: String, length: usize) -> Step {
     send(world, Question::post(&path, format!(r#"{{"user": "{}"}}"#, "k".repeat(length)))).await
 }
 
-#[when(regex = r"^(\d+) requests are posted to (/\S+) at once$")]
+#[when(regex = r"^(\d+) requests are posted to (/\S+) concurrently$")]
 async fn post_many(world: &mut World, count: usize, path: String) -> Step {
     let ingest = world.stage.address(Service::Ingest)?;
     let bodies = (0..count).map(|number| format!(r#"{{"number": {number}}}"#).into_bytes());
@@ -96,14 +96,14 @@ fn two_ids(world: &mut World, status: u16) {
     assert_ne!(accepted[0], accepted[1]);
 }
 
-#[then(regex = r"^it gives a request id of (\d+) digits$")]
+#[then(regex = r"^it contains a request id of (\d+) digits$")]
 fn id_has_digits(world: &mut World, count: usize) -> Step {
     let id = world.answer()?.request_id().context("no request id")?;
     assert!(id.len() == count && id.bytes().all(|byte| byte.is_ascii_digit()), "{id}");
     Ok(())
 }
 
-#[then("its Location is where to ask for that request")]
+#[then("its Location header is the URL of that request")]
 async fn location_leads_to_it(world: &mut World) -> Step {
     let answer = world.answer()?;
     let id = answer.request_id().context("no request id")?;
@@ -125,7 +125,7 @@ fn answer_is_problem(world: &mut World, status: u16, name: String) -> Step {
     Ok(())
 }
 
-#[then("it points at")]
+#[then("its errors point at")]
 fn points_at(world: &mut World, step: &gherkin::Step) -> Step {
     let problem = world.answer()?.json()?;
     let errors = problem["errors"].as_array().with_context(|| problem.to_string())?;

@@ -1,4 +1,4 @@
-//! The services, the broker and the third party: what runs, and how it behaves.
+//! Steps that start, stop and configure the services, the broker and the third party.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{DEADLINE, text};
 use crate::load::Load;
 use crate::world::{Step, World, setting};
 
-/// How long a slow third party takes.
+/// Response time of a slow third party.
 const SLOW: Duration = Duration::from_millis(50);
 
 #[given(regex = "^(ingest|dispatch) is running$")]
@@ -30,24 +30,24 @@ async fn stop(world: &mut World, service: Service) -> Step {
     Ok(())
 }
 
-#[then("it ends well")]
+#[then("it exits successfully")]
 fn ends_well(world: &mut World) -> Step {
-    let ended = world.ended.as_ref().context("nothing has ended")?;
+    let ended = world.ended.as_ref().context("no program has exited")?;
     assert_eq!(ended.status.code(), Some(0), "{}", ended.output.text());
     Ok(())
 }
 
-#[given("a broker that may go away")]
+#[given("a broker that can become unreachable")]
 async fn own_broker(world: &mut World) -> Step {
     Ok(world.stage.take_own_broker(&setting().environment).await?)
 }
 
-#[when("the broker goes away")]
-async fn broker_goes_away(world: &mut World) -> Step {
+#[when("the broker becomes unreachable")]
+async fn broker_becomes_unreachable(world: &mut World) -> Step {
     Ok(world.stage.broker().go_away().await?)
 }
 
-#[when("the broker comes back")]
+#[when("the broker is reachable again")]
 async fn broker_comes_back(world: &mut World) -> Step {
     Ok(world.stage.broker().come_back().await?)
 }
@@ -64,12 +64,12 @@ async fn third_party_hangs(world: &mut World, path: String) -> Step {
     Ok(world.stage.third_party().hang(&path).await?)
 }
 
-#[given(regex = r"^the third party takes its time at (/\S+)$")]
+#[given(regex = r"^the third party answers slowly at (/\S+)$")]
 async fn third_party_is_slow(world: &mut World, path: String) -> Step {
     Ok(world.stage.third_party().answer(&path, Answer::new(200).after(SLOW)).await?)
 }
 
-#[when("clients post to /one without a pause")]
+#[when("clients post to /one continuously")]
 fn load_begins(world: &mut World) -> Step {
     let ingest = world.stage.address(Service::Ingest)?;
     world.load = Some(Load::begin(&world.client, ingest, "/one"));
@@ -97,7 +97,7 @@ async fn load_arrives(world: &mut World, wanted: usize) -> Step {
     Ok(enough.await?)
 }
 
-/// Those who post without a pause stop by themselves when ingest does.
+/// Clients that post continuously stop by themselves when ingest stops.
 #[when("the clients stop")]
 pub(super) async fn load_ends(world: &mut World) {
     if let Some(load) = world.load.take() {

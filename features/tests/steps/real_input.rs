@@ -1,4 +1,4 @@
-//! Every payload of a package of real webhooks.
+//! Steps for the payloads of a package of real webhooks.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,10 +10,10 @@ use super::DEADLINE;
 use crate::load::post_all;
 use crate::world::{Step, World, setting};
 
-#[when("every payload is posted to /github: as it is in the package, compact, and with mangled white space")]
+#[when("every payload is posted to /github: unchanged, compact, and with altered white space")]
 async fn post_payloads(world: &mut World) -> Step {
     let setting = setting();
-    let bodies = setting.payloads.as_ref().context("the payloads are not there")?.in_all_layouts()?;
+    let bodies = setting.payloads.as_ref().context("no payloads were fetched")?.in_all_layouts()?;
     let ingest = world.stage.address(Service::Ingest)?;
     let answers = post_all(&world.client, ingest, "/github", bodies.clone()).await?;
     for (answer, body) in answers.into_iter().zip(bodies) {
@@ -26,7 +26,7 @@ async fn post_payloads(world: &mut World) -> Step {
 #[then("every posted payload reaches the third party, byte for byte as it was posted")]
 async fn payloads_arrive(world: &mut World) -> Step {
     let wanted: HashSet<_> = world.posted.iter().map(|(id, _)| id.as_str()).collect();
-    // The look that finds all of them is the last: they are 28 MB, which WireMock takes seconds to tell.
+    // The calls that contain all payloads are returned, because they are 28 MB, which WireMock takes seconds to list.
     let calls = eventually("all payloads to arrive", DEADLINE, async || {
         let calls = world.stage.third_party().calls().await?;
         let arrived: HashSet<_> = calls.iter().filter_map(|call| call.header("idempotency-key")).collect();

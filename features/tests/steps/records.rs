@@ -1,4 +1,4 @@
-//! What is on the topics.
+//! Steps for the records on topics.
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ use throughline_testkit::{Reader, Service};
 use super::{DEADLINE, rows};
 use crate::world::{Step, World};
 
-/// A header's value; of several the last.
+/// The value of a header; the last one if it is repeated.
 pub(super) fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
     let (_, value) = record.headers.iter().rev().find(|(header, _)| header == name)?;
     std::str::from_utf8(value).ok()
@@ -32,7 +32,7 @@ pub(super) async fn find(world: &mut World, topic: &str) -> Step {
     Ok(())
 }
 
-/// The same with the body as it was posted.
+/// Finds it, and checks that its body is the posted one.
 async fn find_whole(world: &mut World, topic: &str) -> Step {
     find(world, topic).await?;
     let payload = &world.record()?.payload;
@@ -40,7 +40,7 @@ async fn find_whole(world: &mut World, topic: &str) -> Step {
     Ok(())
 }
 
-#[then(regex = r#"^the topic of "(.+)" gets a record of the request, byte for byte as it was posted$"#)]
+#[then(regex = r#"^the topic of "(.+)" receives a record of the request, byte for byte as it was posted$"#)]
 async fn topic_gets_record(world: &mut World, route: String) -> Step {
     let topic = topic_of(world, &route)?;
     find_whole(world, &topic).await
@@ -68,7 +68,7 @@ fn record_key_is_id(world: &mut World) -> Step {
     Ok(())
 }
 
-#[then("the record's time is when the request was accepted")]
+#[then("the record's time is the acceptance time of the request")]
 async fn record_time_is_acceptance(world: &mut World) -> Step {
     let status = world.client.status(world.stage.address(Service::Ingest)?, &world.request_id()?).await?;
     let accepted_at: DateTime<Utc> = status["accepted_at"].as_str().context("no time")?.parse()?;
@@ -84,7 +84,7 @@ fn record_is_traced(world: &mut World, trace: String) -> Step {
     Ok(())
 }
 
-#[then(regex = r#"^the record says that it comes from the topic of "(.+)"$"#)]
+#[then(regex = r#"^the record names the topic of "(.+)" as its origin$"#)]
 fn record_has_origin(world: &mut World, route: String) -> Step {
     let text = header(world.record()?, name::ORIGIN).context("no origin")?;
     let origin: Origin = text.parse().map_err(anyhow::Error::msg)?;

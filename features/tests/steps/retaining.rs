@@ -1,4 +1,4 @@
-//! What is kept, and what is purged.
+//! Steps for retention and purges.
 
 use cucumber::{given, then, when};
 use reqwest::Method;
@@ -7,13 +7,13 @@ use throughline_testkit::Service;
 use crate::client::Question;
 use crate::world::{Step, World};
 
-#[given(regex = r"^what was delivered is kept for (\S+)$")]
+#[given(regex = r"^delivered requests are kept for (\S+)$")]
 fn kept_for(world: &mut World, duration: String) -> Step {
     let configuration = world.stage.configuration()?;
     Ok(world.stage.configure(&format!("{configuration}\nretention: {{delivered: {duration}}}\n"))?)
 }
 
-#[when("what ended long ago is purged")]
+#[when("expired requests are purged")]
 async fn purged(world: &mut World) -> Step {
     let ended = world.stage.command(&["purge"]).await?;
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -28,13 +28,13 @@ async fn asked_for(world: &World, id: &str) -> anyhow::Result<u16> {
     Ok(answer.status.as_u16())
 }
 
-#[then("the request is not known any more")]
+#[then("the request is unknown")]
 async fn not_known(world: &mut World) -> Step {
     assert_eq!(asked_for(world, &world.request_id()?).await?, 404);
     Ok(())
 }
 
-#[then("all but one of the requests are known")]
+#[then("all but one of the requests still exist")]
 async fn all_but_one(world: &mut World) -> Step {
     let mut unknown = Vec::new();
     for id in world.some_accepted()? {

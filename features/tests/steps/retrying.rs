@@ -1,4 +1,4 @@
-//! Attempts that fail, what waits, what is dead and comes back.
+//! Steps for retries, deferrals, cancellation and dead letters.
 
 use anyhow::{Context as _, ensure};
 use cucumber::{given, then, when};
@@ -12,7 +12,7 @@ use crate::client::{self, Question};
 use crate::world::{Step, World};
 
 #[given(
-    regex = r"^the third party answers ([\d, ]+) in turn at (/\S+?)(?:, asking for a pause of (\d+) s)?$"
+    regex = r"^the third party answers ([\d, ]+) in turn at (/\S+?)(?:, with a Retry-After of (\d+) s)?$"
 )]
 async fn answers_in_turn(world: &mut World, statuses: String, path: String, pause: String) -> Step {
     let mut answers = Vec::new();
@@ -23,7 +23,7 @@ async fn answers_in_turn(world: &mut World, statuses: String, path: String, paus
     Ok(world.stage.third_party().answer_in_turn(&path, answers).await?)
 }
 
-#[when(regex = r"^the third party is as usual at (/\S+)$")]
+#[when(regex = r"^the third party answers normally at (/\S+)$")]
 async fn as_usual(world: &mut World, path: String) -> Step {
     Ok(world.stage.third_party().answer_as_usual(&path).await?)
 }
@@ -37,7 +37,7 @@ async fn delivered_after(world: &mut World, destination: String, statuses: Strin
     Ok(())
 }
 
-#[then(regex = r#"^some of the requests wait for "(.+)"$"#)]
+#[then(regex = r#"^some of the requests are deferred by "(.+)"$"#)]
 async fn some_wait(world: &mut World, cause: String) -> Step {
     let waiting = eventually("a request that waits", DEADLINE, async || {
         let mut last = Value::Null;
@@ -53,21 +53,22 @@ async fn some_wait(world: &mut World, cause: String) -> Step {
     Ok(waiting.await?)
 }
 
-#[then(regex = r"^the third party was called (less than )?(\d+) times(?: in all)?$")]
+#[then(regex = r"^the third party was called (less than )?(\d+) times(?: in total)?$")]
 async fn called_times(world: &mut World, less: String, times: usize) -> Step {
     let calls = world.stage.third_party().calls().await?.len();
     assert!(if less.is_empty() { calls == times } else { calls < times }, "{calls} calls");
     Ok(())
 }
 
-/// The requests by their places among the accepted ones, as they were called for.
-#[then(regex = r"^the third party was called for them in the order ([\d, ]+)$")]
+/// Compares the order of calls, where each request is named by its position among the accepted ones.
+#[then(regex = r"^the third party received them in the order ([\d, ]+)$")]
 async fn called_in_order(world: &mut World, order: String) -> Step {
     let accepted = world.accepted();
-    let place = |id: &str| accepted.iter().position(|accepted| accepted == id).map_or(0, |place| place + 1);
+    let position =
+        |id: &str| accepted.iter().position(|accepted| accepted == id).map_or(0, |index| index + 1);
     let calls = world.stage.third_party().calls().await?;
     let keys = calls.iter().map(|call| call.header("idempotency-key").unwrap_or_default());
-    let called: Vec<_> = keys.map(|key| place(key).to_string()).collect();
+    let called: Vec<_> = keys.map(|key| position(key).to_string()).collect();
     assert_eq!(called.join(", "), order);
     Ok(())
 }
@@ -77,7 +78,7 @@ async fn manage(world: &mut World, method: Method, path: &str) -> anyhow::Result
     Ok(world.client.send(world.stage.address(Service::Ingest)?, question).await?)
 }
 
-#[when("the request is called off")]
+#[when("the request is cancelled")]
 async fn called_off(world: &mut World) -> Step {
     let path = format!("/v1/requests/{}/cancel", world.request_id()?);
     let answer = manage(world, Method::POST, &path).await?;
@@ -99,7 +100,7 @@ async fn listed(world: &mut World, wanted: usize, destination: String) -> Step {
     Ok(listed.await?)
 }
 
-#[when(regex = r#"^the dead letters of the destination "(.+)" are replayed(, one in two seconds)?$"#)]
+#[when(regex = r#"^the dead letters of the destination "(.+)" are replayed(, one every two seconds)?$"#)]
 async fn replayed(world: &mut World, destination: String, slowly: String) -> Step {
     let rate = if slowly.is_empty() { "" } else { "&rate=1/2s" };
     let path = format!("/v1/replays?destination={destination}{rate}");

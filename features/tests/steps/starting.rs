@@ -1,4 +1,4 @@
-//! What keeps a service from starting.
+//! Steps for services that cannot start.
 
 use anyhow::Context as _;
 use cucumber::{gherkin, given, then, when};
@@ -7,11 +7,11 @@ use throughline_testkit::{Ended, Service};
 use super::{rows, text};
 use crate::world::{Step, World};
 
-/// What stands in the configuration of a stage: any port will do.
+/// The address in the configuration of a stage: any free port.
 const ANY_PORT: &str = "127.0.0.1:0";
 
 fn ended(world: &World) -> anyhow::Result<&Ended> {
-    world.ended.as_ref().context("nothing has ended")
+    world.ended.as_ref().context("no program has exited")
 }
 
 #[given("this throughline.yaml")]
@@ -19,13 +19,13 @@ fn configuration(world: &mut World, step: &gherkin::Step) -> Step {
     Ok(world.stage.configure(&text(step))?)
 }
 
-#[when(regex = "^(ingest|dispatch) is started in vain$")]
+#[when(regex = "^(ingest|dispatch) tries to start$")]
 async fn start_in_vain(world: &mut World, service: Service) -> Step {
     world.ended = Some(world.stage.start_in_vain(service).await?);
     Ok(())
 }
 
-#[when(regex = "^(ingest|dispatch) is started in vain, on the port of ingest$")]
+#[when(regex = "^(ingest|dispatch) tries to start on the port of ingest$")]
 async fn start_on_taken_port(world: &mut World, service: Service) -> Step {
     let taken = world.stage.address(Service::Ingest)?.to_string();
     let configuration = world.stage.configuration()?;
@@ -34,23 +34,23 @@ async fn start_on_taken_port(world: &mut World, service: Service) -> Step {
     Ok(())
 }
 
-#[then("it ends with a failure")]
+#[then("it exits with an error")]
 fn ends_with_failure(world: &mut World) -> Step {
     let ended = ended(world)?;
     assert!(ended.status.code().is_some_and(|code| code != 0), "{ended:?}");
     Ok(())
 }
 
-#[then("it has said all of")]
+#[then("its output contains all of")]
 fn has_said(world: &mut World, step: &gherkin::Step) -> Step {
     let said = ended(world)?.output.text();
     let missing: Vec<_> =
         rows(step).iter().map(|row| &row[0]).filter(|words| !said.contains(*words)).collect();
-    assert!(missing.is_empty(), "it has not said {missing:?}, but:\n{said}");
+    assert!(missing.is_empty(), "the output lacks {missing:?}:\n{said}");
     Ok(())
 }
 
-#[then("one line says that the address of ingest is in use")]
+#[then("one line of its output says that the address of ingest is in use")]
 fn says_address_in_use(world: &mut World) -> Step {
     let taken = world.stage.address(Service::Ingest)?.to_string();
     let output = &ended(world)?.output;

@@ -1,4 +1,4 @@
-//! What the services export of what they do.
+//! Steps for the telemetry of the services.
 
 use std::collections::BTreeSet;
 
@@ -16,14 +16,14 @@ use crate::world::{Step, World};
 
 const BODY: &str = r#"{"user_id": "u-1"}"#;
 
-/// What the features call a span: a call by its path, because all calls have the same name.
+/// The name of a span in the features. That of a call includes its path, because all calls have the same name.
 fn name(span: &Span) -> String {
     let path =
         span.attributes.get("url.full").and_then(|url| Some(url.split_once("://")?.1.split_once('/')?.1));
     path.map_or_else(|| span.name.clone(), |path| format!("{} /{path}", span.name))
 }
 
-/// Puts what a word in braces stands for in its place: the request's id, or the topic of a route.
+/// Replaces a word in braces by its value: the request's id, or the topic of a route.
 fn expand(world: &World, text: &str) -> anyhow::Result<String> {
     let Some((before, rest)) = text.split_once('{') else { return Ok(text.to_owned()) };
     let route = rest.strip_suffix('}').with_context(|| text.to_owned())?;
@@ -37,7 +37,7 @@ fn spans_of(world: &World, trace: &str) -> anyhow::Result<Vec<Span>> {
     Ok(spans)
 }
 
-/// The one span of that name among those that an earlier step has found.
+/// The only span of that name among those that an earlier step found.
 fn found<'a>(world: &'a World, called: &str) -> anyhow::Result<&'a Span> {
     let called = expand(world, called)?;
     let mut such = world.spans.iter().filter(|span| name(span) == called);
@@ -54,7 +54,7 @@ fn row_of(span: &Span, trace: &[Span]) -> [String; 4] {
     [name(span), kind, parent, span.resource.get("service.name").cloned().unwrap_or_default()]
 }
 
-#[given("a collector that gets what the services export")]
+#[given("a collector that receives the telemetry of the services")]
 fn collector_is_there(world: &mut World) -> Step {
     let collector = Collector::open()?;
     world.stage.export_to(&collector)?;
@@ -72,7 +72,7 @@ async fn post_with_headers(world: &mut World, step: &gherkin::Step, trace: Strin
     send(world, Question { headers: &headers, ..Question::post(&path, BODY) }).await
 }
 
-#[then(regex = "^the trace ([0-9a-f]{32}) has no spans but$")]
+#[then(regex = "^the trace ([0-9a-f]{32}) has exactly these spans$")]
 async fn trace_is(world: &mut World, step: &gherkin::Step, trace: String) -> Step {
     let mut wanted = BTreeSet::new();
     for row in &rows(step)[1..] {
@@ -89,14 +89,14 @@ async fn trace_is(world: &mut World, step: &gherkin::Step, trace: String) -> Ste
     Ok(())
 }
 
-/// To be asked when others are there that came later.
+/// Reliable only after later spans have arrived.
 #[then(regex = "^the trace ([0-9a-f]{32}) has no spans$")]
 fn trace_is_empty(world: &mut World, trace: String) -> Step {
     assert_eq!(spans_of(world, &trace)?, []);
     Ok(())
 }
 
-#[then("none of them has failed")]
+#[then("none of them failed")]
 fn none_has_failed(world: &mut World) {
     let failed: Vec<_> = world.spans.iter().filter(|span| span.error.is_some()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
@@ -109,7 +109,7 @@ fn is_linked(world: &mut World, from: String, to: String) -> Step {
     Ok(())
 }
 
-#[then("they say")]
+#[then("they have the attributes")]
 fn they_say(world: &mut World, step: &gherkin::Step) -> Step {
     for row in &rows(step)[1..] {
         let (span, wanted) = (found(world, &row[0])?, expand(world, &row[2])?);
@@ -137,7 +137,7 @@ async fn outsider_is_linked(world: &mut World, called: String, trace: String, to
     let linked = eventually("a span that is linked to it", DEADLINE, async || {
         let target = spans_of(world, &trace)?;
         let target =
-            target.iter().find(|span| name(span) == to).context("what it is linked to is not there")?;
+            target.iter().find(|span| name(span) == to).context("the target of the link has not arrived")?;
         let spans = world.collector()?.spans();
         let is_linked = |span: &&Span| span.links.iter().any(|link| link.span_id == target.span_id);
         let mut such = spans.iter().filter(|span| span.name == called && span.trace_id != trace);
@@ -147,7 +147,7 @@ async fn outsider_is_linked(world: &mut World, called: String, trace: String, to
     Ok(())
 }
 
-#[then("each of their traces is linked from the commit that it was a part of")]
+#[then("each of their traces is linked from the span of its commit")]
 async fn commits_are_linked(world: &mut World) -> Step {
     let count = world.some_accepted()?.len();
     let looked = eventually("a link from a commit to each request", DEADLINE, async || {
@@ -167,7 +167,7 @@ async fn commits_are_linked(world: &mut World) -> Step {
     Ok(looked.await?)
 }
 
-#[then(regex = "^its last attempt has a trace of its own, linked to the trace ([0-9a-f]{32})$")]
+#[then(regex = "^its last attempt has its own trace, linked to the trace ([0-9a-f]{32})$")]
 async fn last_attempt_is_linked(world: &mut World, trace: String) -> Step {
     let delivery = delivery_in(world, &world.request_id()?, "flaky", "delivered").await?;
     let attempts = delivery["attempts"].as_array().context("no attempts")?;
@@ -189,32 +189,32 @@ async fn last_attempt_is_linked(world: &mut World, trace: String) -> Step {
     Ok(looked.await?)
 }
 
-#[then(regex = r#"^one log record says so, in the span "(.+)" of the trace ([0-9a-f]{32}), with$"#)]
+#[then(regex = r#"^one log record reports it, in the span "(.+)" of the trace ([0-9a-f]{32}), with$"#)]
 async fn log_leads_to_trace(world: &mut World, step: &gherkin::Step, span: String, trace: String) -> Step {
     let (id, span) = (world.request_id()?, expand(world, &span)?);
-    let told = eventually("a log record of the request", DEADLINE, async || {
+    let reported = eventually("a log record of the request", DEADLINE, async || {
         let spans = spans_of(world, &trace)?;
         let span = spans.iter().find(|it| name(it) == span).with_context(|| format!("{spans:#?}"))?;
-        let is_told = |record: &LogRecord| {
+        let is_report = |record: &LogRecord| {
             let is_of_request = record.attributes.get("request_id") == Some(&id);
             is_of_request && matches!(record.severity.as_str(), "WARN" | "ERROR")
         };
         let logs = world.collector()?.logs();
-        let told: Vec<_> = logs.iter().filter(|record| is_told(record)).collect();
-        let [record] = told[..] else { bail!("{told:#?}") };
+        let reports: Vec<_> = logs.iter().filter(|record| is_report(record)).collect();
+        let [record] = reports[..] else { bail!("{reports:#?}") };
         ensure!(record.trace_id.as_ref() == Some(&trace), "{record:#?}");
         ensure!(record.span_id.as_ref() == Some(&span.span_id), "{record:#?}");
         Ok(record.clone())
     });
-    let told = told.await?;
+    let report = reported.await?;
     for row in rows(step) {
-        assert_eq!(told.attributes.get(&row[0]), Some(&row[1]), "{} of {told:#?}", row[0]);
+        assert_eq!(report.attributes.get(&row[0]), Some(&row[1]), "{} of {report:#?}", row[0]);
     }
     Ok(())
 }
 
-#[then(regex = r#"^nothing that was exported contains "(.+)", a token or a secret$"#)]
-async fn nothing_is_given_away(world: &mut World, of_body: String) -> Step {
+#[then(regex = r#"^no exported telemetry contains "(.+)", a token or a secret$"#)]
+async fn no_secret_is_exported(world: &mut World, of_body: String) -> Step {
     let collector = world.collector()?;
     let all = format!("{:?}{:?}{:?}", collector.spans(), collector.logs(), collector.metrics());
     let secrets = world.stage.third_party().secrets().await?;

@@ -1,4 +1,4 @@
-//! `THROUGHLINE_HTTP__ADDRESS` is `http.address`.
+//! Environment variables: `THROUGHLINE_HTTP__ADDRESS` is `http.address`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use crate::yaml;
 const PREFIX: &str = "THROUGHLINE_";
 const SEPARATOR: &str = "__";
 
-/// The environment, as it was when the program looked.
+/// A snapshot of the environment.
 #[derive(Default)]
 pub(crate) struct Environment(BTreeMap<String, OsString>);
 
@@ -34,21 +34,21 @@ impl Environment {
         self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
-    /// The text of a variable.
+    /// Returns the text of a variable.
     ///
     /// # Errors
-    /// In words, if there is none.
+    /// If the variable is not set or is not UTF-8: a message that says so.
     pub(crate) fn text(&self, name: &str) -> Result<&str, String> {
-        let value = self.0.get(name).ok_or_else(|| format!("the environment has no {name}"))?;
-        value.to_str().ok_or_else(|| format!("{name} in the environment is not UTF-8"))
+        let value = self.0.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?;
+        value.to_str().ok_or_else(|| format!("the environment variable {name} is not UTF-8"))
     }
 
-    /// A layer for each variable that is a setting. `below` is what they go over: they find entries
-    /// of its maps, whatever their case, and `_` is as good as `-` or `.`.
+    /// Returns one layer for each variable that is a setting. `below` are the merged layers underneath: parts of a
+    /// variable's name match the keys of its maps in any case, and `_` also matches `-` and `.`.
     ///
-    /// A variable with our prefix and no `__` that names no setting is somebody else's (Kubernetes
-    /// makes `THROUGHLINE_INGEST_PORT` for a service that is called so), unless it is a setting whose
-    /// `__` was forgotten.
+    /// A variable that has the prefix but no `__` and names no setting is ignored: Kubernetes, for example, sets
+    /// `THROUGHLINE_INGEST_PORT` for a service named `throughline-ingest`. It is reported only if it spells a setting
+    /// with `_` in place of `__`.
     pub(crate) fn layers(&self, schema: &Schema, below: &Dict) -> (Vec<Layer>, Vec<Problem>) {
         let (mut layers, mut problems) = (Vec::new(), Vec::new());
         for name in self.0.keys() {
@@ -62,7 +62,7 @@ impl Environment {
             } else if let Some(meant) = meant(setting, schema.root(), &Path::root())
                 && !below.values().any(|value| refers_to(value, name))
             {
-                let message = format!("two underscores stand between levels: write {PREFIX}{meant}");
+                let message = format!("two underscores separate levels: write {PREFIX}{meant}");
                 problems.push(in_environment(name, message));
             }
         }
@@ -87,12 +87,12 @@ fn layer(name: &str, setting: &str, text: &str, schema: &Schema, below: &Dict) -
     Layer::of(format!("environment {name}"), keys.iter().map(String::as_str), value)
 }
 
-/// The key that a part of a variable's name stands for.
+/// Returns the key that a part of a variable's name stands for.
 fn known(part: &str, node: Option<Node<'_>>, below: Option<&Dict>) -> Option<String> {
     let settings = node.into_iter().flat_map(Node::names);
     let entries = below.into_iter().flat_map(Dict::keys).map(String::as_str);
     let mut keys: Vec<&str> = settings.chain(entries).filter(|key| same(key, part)).collect();
-    // An exact match first, should there be several.
+    // If several match, prefer one that differs in case only.
     keys.sort_by_key(|key| !key.eq_ignore_ascii_case(part));
     keys.first().map(|key| (*key).to_owned())
 }
@@ -104,8 +104,8 @@ fn same(key: &str, part: &str) -> bool {
         })
 }
 
-/// A variable's text as the type that its setting takes. A text that is none is left as it is, and
-/// reported with all else that is of a wrong type.
+/// Converts a variable's text to the type of its setting. Text that does not parse is kept as it is, and reported
+/// with all other values of a wrong type.
 fn read(text: &str, node: Node<'_>) -> Value {
     let yaml = || yaml::read(text).unwrap_or_else(|_| Value::from(text));
     if node.takes("string") {
@@ -119,7 +119,7 @@ fn read(text: &str, node: Node<'_>) -> Value {
     }
 }
 
-/// The variable that was meant by one that lacks an underscore.
+/// Returns the setting whose variable was written with `_` in place of `__`.
 fn meant(setting: &str, node: Node<'_>, path: &Path) -> Option<String> {
     node.names().find_map(|name| {
         let (node, path) = (node.child(name)?, path.key(name));

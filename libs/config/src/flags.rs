@@ -1,27 +1,26 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// What the command line says about the configuration; flatten it into a command's arguments.
+/// Command-line flags that override the configuration; flatten them into a command's arguments.
 #[derive(Clone, Default, clap::Args)]
 pub struct Flags {
-    /// The configuration file; else what `THROUGHLINE_CONFIG` names, else `throughline.yaml` if there
-    /// is one.
+    /// Configuration file. Default: the path in `THROUGHLINE_CONFIG`, else `throughline.yaml` if it exists.
     #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// Where ingest listens (`http.address`).
+    /// Address that ingest listens on (`http.address`).
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<String>,
-    /// The broker's servers (`kafka.bootstrap_servers`).
+    /// Kafka bootstrap servers (`kafka.bootstrap_servers`).
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka: Option<String>,
-    /// The database (`database.url`). Others on this machine can see it: better keep a password in
-    /// the file or the environment.
+    /// Database URL (`database.url`). Other users of this machine can see command lines: keep a password in the file
+    /// or the environment instead.
     #[arg(long, value_name = "URL")]
     pub database: Option<String>,
 }
 
 impl fmt::Debug for Flags {
-    /// Without the database's URL, which may hold a password.
+    /// Leaves out the database URL, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flags")
             .field("config", &self.config)

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration's form, in words.
+//! Problems in the form of a configuration, and the messages that describe them.
 
 use figment::value::Value;
 use serde_json::Value as Json;
@@ -8,14 +8,14 @@ use crate::problems::Finding;
 use crate::schema::{Fault, Node, Schema, Violation};
 use crate::value;
 
-/// A key is taken for another one if they are at least so similar, from 0 to 1: for three letters one
-/// typing error, two of which would leave nothing.
+/// The least similarity, from 0 to 1, at which an unknown key counts as a misspelling of a known one. In a key of
+/// three letters it allows one typing error, not two.
 const SIMILAR: f64 = 0.6;
-/// The longest wrong text that is repeated to its author.
+/// The longest invalid string that a message quotes, in characters.
 const LONGEST: usize = 60;
 
-/// Finds what is wrong with the form of a configuration, and takes it out, so that the rest can be
-/// read and checked further.
+/// Finds the invalid values of a configuration and removes them, so that the rest can be deserialized and checked
+/// further.
 pub(crate) fn repair(configuration: &mut Value, schema: &Schema) -> Vec<Finding> {
     let violations = schema.violations(&value::to_json(configuration));
     let findings = violations.iter().map(|violation| describe(violation, configuration, schema)).collect();
@@ -25,7 +25,7 @@ pub(crate) fn repair(configuration: &mut Value, schema: &Schema) -> Vec<Finding>
         if taken_out == 0 {
             return findings;
         }
-        // What lacks a key because that was wrong has to go too.
+        // A section that now lacks a required key, because its value was invalid, is removed too.
         left = schema.violations(&value::to_json(configuration));
     }
 }
@@ -48,7 +48,7 @@ fn describe(violation: &Violation, configuration: &Value, schema: &Schema) -> Fi
             let value = value::nearest(configuration, &path).map_or(Json::Null, value::to_json);
             let is_scalar = matches!(value, Json::Number(_) | Json::Bool(_));
             let hint = if is_scalar && node.is_some_and(|node| node.takes("string")) {
-                " (put quotes round it)"
+                " (enclose it in quotes)"
             } else {
                 ""
             };
@@ -65,11 +65,11 @@ fn unknown(path: &Path, schema: &Schema) -> String {
     let similarity = |name: &&str| strsim::normalized_damerau_levenshtein(name, &key.to_lowercase());
     let similar = known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     match similar.filter(|name| similarity(name) >= SIMILAR) {
-        Some(name) => format!("there is no such key; did you mean `{name}`?"),
+        Some(name) => format!("unknown key; did you mean `{name}`?"),
         None if known.is_empty() => {
-            format!("there is no such key; expected {}", section.map(Node::expected).unwrap_or_default())
+            format!("unknown key; expected {}", section.map(Node::expected).unwrap_or_default())
         }
-        None => format!("there is no such key (there are: {})", known.join(", ")),
+        None => format!("unknown key (known keys: {})", known.join(", ")),
     }
 }
 
@@ -78,7 +78,7 @@ fn found(value: &Json, is_private: bool) -> String {
         Json::Null => "nothing".to_owned(),
         Json::Object(_) => "a mapping".to_owned(),
         Json::Array(_) => "a list".to_owned(),
-        Json::String(text) if is_private || text.chars().count() > LONGEST => "another text".to_owned(),
+        Json::String(text) if is_private || text.chars().count() > LONGEST => "a different string".to_owned(),
         Json::Number(_) if is_private => "a number".to_owned(),
         scalar => scalar.to_string(),
     }

@@ -1,4 +1,4 @@
-//! Where values come from, each source a layer over the one before.
+//! The sources of values, each a layer on top of the previous one.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use crate::flags::Flags;
 use crate::problems::Problem;
 use crate::yaml;
 
-/// The file that is read when nobody names one.
+/// The file that is read if neither `--config` nor `THROUGHLINE_CONFIG` names one.
 const DEFAULT_FILE: &str = "throughline.yaml";
-/// The variable that names the file.
+/// The environment variable that holds the path of the file.
 const FILE_VARIABLE: &str = "THROUGHLINE_CONFIG";
 
-/// Values that come from one place.
+/// The values of one source.
 pub(crate) struct Layer {
     pub(crate) origin: String,
     pub(crate) values: Dict,
@@ -38,15 +38,15 @@ impl Layer {
         let mut values = match value {
             Value::Dict(_, values) => values,
             Value::Empty(..) => Dict::new(),
-            // Not repeated here: it may be a file of another kind, with secrets in it.
+            // The value is not quoted: the file may be of another kind and contain secrets.
             _ => return Err(problem("expected a mapping, such as `routes: …`".to_owned())),
         };
-        // A section whose keys are all commented out says nothing.
+        // A section with all its keys commented out is null, and counts as absent.
         values.retain(|_, value| !matches!(value, Value::Empty(..)));
         Ok(Self { origin: origin.to_owned(), values })
     }
 
-    /// A single value.
+    /// Makes a layer of a single value.
     pub(crate) fn of<'k>(
         origin: String,
         keys: impl IntoIterator<Item = &'k str, IntoIter: DoubleEndedIterator>,
@@ -80,7 +80,7 @@ pub(crate) struct File {
 }
 
 impl File {
-    /// The file that flag or environment name, or the usual one if it is there.
+    /// Reads the file that the flag or the environment names, or the default file if it exists.
     pub(crate) fn read(flags: &Flags, environment: &Environment) -> Result<Option<Self>, Problem> {
         let named = match &flags.config {
             Some(path) => Some((path.clone(), "--config")),
@@ -102,7 +102,7 @@ impl File {
         }
     }
 
-    /// What paths in the configuration are relative to.
+    /// The folder that paths in the configuration are relative to.
     pub(crate) fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }

@@ -19,24 +19,24 @@ use crate::settings::Settings;
 use crate::show::{origin, show};
 use crate::value;
 
-/// What lies below the user's own configuration.
+/// The layers below the user's own configuration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sources<'a> {
-    /// YAML of the form of the file, for a program that brings its own defaults.
+    /// Defaults of the program, as YAML in the format of the configuration file.
     pub defaults: Option<&'a str>,
 }
 
-/// A configuration that was read and checked.
+/// A configuration that was loaded and checked.
 pub struct Loaded {
-    /// What is in force.
+    /// The effective settings.
     pub settings: Settings,
     merged: Merged,
     schema: Schema,
 }
 
 impl Loaded {
-    /// The effective values as YAML, secrets masked, each with where it came from: `default`, the
-    /// file, `environment NAME` or the flag.
+    /// Returns the effective values as YAML with secrets masked, each with its source: `default`, the file,
+    /// `environment NAME` or the flag.
     #[must_use]
     pub fn show(&self) -> String {
         let settings = match serde_json::to_value(&self.settings) {
@@ -48,24 +48,25 @@ impl Loaded {
 }
 
 impl fmt::Debug for Loaded {
-    /// Without the texts that were read: there are secrets in them.
+    /// Leaves out the merged layers: they contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loaded").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
-/// Reads the configuration: defaults, the file, the environment, flags, later ones over earlier ones.
+/// Loads the configuration from the defaults, the file, the environment and the flags; later layers override earlier
+/// ones.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// If the configuration has problems: all of them.
 pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
     load_from(flags, Sources::default())
 }
 
-/// Reads the configuration over further defaults.
+/// Loads the configuration on top of further defaults.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// If the configuration has problems: all of them.
 pub fn load_from(flags: &Flags, sources: Sources<'_>) -> Result<Loaded, Problems> {
     load_in(flags, sources, &Environment::of_process())
 }
@@ -76,7 +77,7 @@ pub(crate) fn load_in(
     environment: &Environment,
 ) -> Result<Loaded, Problems> {
     let schema = Schema::of_settings().map_err(|error| {
-        let message = format!("this program's own schema does not compile: {error}");
+        let message = format!("the built-in schema does not compile: {error}");
         Problems::new(vec![Problem { path: String::new(), message, source: None }])
     })?;
     let (merged, mut problems) =
@@ -90,11 +91,11 @@ pub(crate) fn load_in(
     }
 }
 
-/// All layers over one another, before anything is made of them.
+/// All layers merged, before they are checked or deserialized.
 struct Merged {
     figment: Figment,
     value: Value,
-    /// Of the configuration file.
+    /// The folder of the configuration file.
     folder: PathBuf,
 }
 
@@ -127,7 +128,7 @@ impl Merged {
         self.value.as_dict().cloned().unwrap_or_default()
     }
 
-    /// The names in a map of the first level.
+    /// The keys of a top-level map.
     fn names(&self, section: &str) -> BTreeSet<&str> {
         let section = self.value.as_dict().and_then(|sections| sections.get(section));
         section.and_then(Value::as_dict).into_iter().flat_map(Dict::keys).map(String::as_str).collect()
@@ -147,7 +148,7 @@ fn values(figment: &Figment) -> Dict {
     figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default()
 }
 
-/// What the layers say, and all that is wrong with it.
+/// Deserializes the merged layers, and returns all problems found in them.
 fn settings(merged: &Merged, environment: &Environment, schema: &Schema) -> (Option<Settings>, Vec<Finding>) {
     let mut sound = merged.value.clone();
     let mut findings = form::repair(&mut sound, schema);
@@ -163,7 +164,7 @@ fn settings(merged: &Merged, environment: &Environment, schema: &Schema) -> (Opt
     };
     let (routes, destinations) = (merged.names("routes"), merged.names("destinations"));
     let meant = check::check(&settings, &routes, &destinations, environment);
-    // What was taken out, for being wrong, is not missing.
+    // A value that `repair` or `resolve` has removed as invalid is not also reported as missing.
     let news = |finding: &Finding| !findings.iter().any(|known| known.path.starts_with(&finding.path));
     let meant: Vec<_> = meant.into_iter().filter(news).collect();
     findings.extend(meant);

@@ -3,7 +3,7 @@ use std::fmt;
 use jsonschema::paths::{Location, LocationSegment};
 use serde_json::Value as Json;
 
-/// A place in the configuration.
+/// A path in the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Path(Vec<Segment>);
 
@@ -30,8 +30,8 @@ impl Path {
         self.and(Segment::Index(index))
     }
 
-    /// `rest` below this path, where `root` is. A location takes every number for an index; what is in an
-    /// object is a key.
+    /// Appends `rest` to this path, which leads to `root`. A [`Location`] reports every numeric segment as an index;
+    /// inside an object it is a key.
     pub(crate) fn join(&self, rest: &Location, root: &Json) -> Self {
         let (path, _) = rest.iter().fold((self.clone(), Some(root)), |(path, value), segment| {
             let key = match (segment, value) {
@@ -46,7 +46,7 @@ impl Path {
         path
     }
 
-    /// The path to what this one is in.
+    /// Returns the path of the enclosing value.
     pub(crate) fn parent(&self) -> Self {
         Self(self.0.split_last().map_or_else(Vec::new, |(_, before)| before.to_vec()))
     }
@@ -65,7 +65,8 @@ impl Path {
 }
 
 impl fmt::Display for Path {
-    /// Like `routes.one.destinations[0]`; a key that is no plain word is put in quotes.
+    /// Formats the path as in `routes.one.destinations[0]`; a key with other characters than letters, digits, `_`,
+    /// `-` and `$` is quoted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, segment) in self.0.iter().enumerate() {
             match segment {

@@ -2,11 +2,11 @@ use std::fmt;
 
 use crate::path::Path;
 
-/// Everything that is wrong with a configuration; at least one thing is.
+/// All problems of a configuration; at least one.
 #[derive(Debug)]
 pub struct Problems(Vec<Problem>);
 
-/// One thing that is wrong: where, and what to change.
+/// One problem: its path, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub(crate) path: String,
@@ -19,7 +19,7 @@ impl Problems {
         Self(problems)
     }
 
-    /// Each of them.
+    /// Returns the problems in order.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }
@@ -28,7 +28,7 @@ impl Problems {
 impl std::error::Error for Problems {}
 
 impl fmt::Display for Problems {
-    /// A line each.
+    /// Prints one line per problem.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [only] = self.0.as_slice() {
             return only.fmt(f);
@@ -51,7 +51,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A problem whose place in the configuration is known.
+/// A problem with its path, before its source is looked up.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Finding {
     pub(crate) path: Path,

@@ -11,16 +11,16 @@ use crate::problems::Finding;
 use crate::schema::Node;
 use crate::value;
 
-/// Where secrets and schemas are found.
+/// Resolves references to secrets and schemas.
 pub(crate) struct References<'a> {
     pub(crate) environment: &'a Environment,
-    /// What paths are relative to.
+    /// The folder that paths are relative to.
     pub(crate) folder: &'a FilePath,
 }
 
 impl References<'_> {
-    /// Puts in the place of each reference what it refers to; of those that cannot be followed, a
-    /// text that is empty. The value's form is sound.
+    /// Replaces each reference with the value it refers to, and a reference that cannot be resolved with an empty
+    /// string. The value must have a valid form.
     pub(crate) fn resolve(&self, value: &mut Value, node: Node<'_>, path: &Path) -> Vec<Finding> {
         let found = match node.reference() {
             Some("schema") => self.schema(value),
@@ -56,7 +56,7 @@ impl References<'_> {
                     (Some(name), _) => self.environment.text(name)?.to_owned(),
                     (_, Some(path)) => {
                         let text = self.read(path)?;
-                        // Editors and `echo` put one there; it is part of no secret.
+                        // Editors and `echo` append a line break; it is never part of the secret.
                         text.strip_suffix('\n')
                             .map_or(text.as_str(), |line| line.trim_end_matches('\r'))
                             .to_owned()

@@ -1,5 +1,5 @@
-//! The JSON Schema of [`Settings`], which finds all that is wrong with the form of a configuration,
-//! where reading it into the types would stop at the first thing.
+//! The JSON Schema of [`Settings`]. It finds all problems in the form of a configuration, whereas deserialization
+//! stops at the first.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ pub(crate) struct Schema {
     validator: Validator,
 }
 
-/// Something in a configuration's form that is wrong.
+/// One problem in the form of a configuration.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Violation {
     pub(crate) path: Path,
@@ -27,11 +27,11 @@ pub(crate) struct Violation {
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// There is no such key.
+    /// The key is unknown.
     Unknown,
-    /// The key must be there.
+    /// A required key is missing.
     Missing,
-    /// The value is not what it should be.
+    /// The value does not match the schema.
     Mismatch,
 }
 
@@ -58,7 +58,7 @@ impl Schema {
         Node(&self.document)
     }
 
-    /// The node that describes a path.
+    /// Returns the node that describes a path.
     pub(crate) fn at(&self, path: &Path) -> Option<Node<'_>> {
         path.segments().iter().try_fold(self.root(), |node, segment| match segment {
             Segment::Key(key) => node.child(key),
@@ -91,9 +91,9 @@ fn violation(error: &jsonschema::ValidationError<'_>, configuration: &Json) -> V
     }
 }
 
-/// Nothing takes null: what a configuration does not say is left out of it before it is checked, and
-/// whatever is wrong inside of an optional section would only be that "anyOf" failed. And 32 bits end
-/// somewhere.
+/// Removes null from all types and limits `uint32` to 32 bits. Absent values are left out of a configuration before
+/// it is validated, so no null is left to accept; and with an `anyOf` of a section and null, an error inside the
+/// optional section would be reported only as a failed `anyOf`.
 fn adapt(schema: &mut Json) {
     let is_null = |alternative: &Json| alternative.get("type").is_some_and(|name| name == "null");
     if let Some(Json::Array(alternatives)) = schema.get_mut("anyOf") {
@@ -119,16 +119,16 @@ fn adapt(schema: &mut Json) {
     }
 }
 
-/// What the schema says of one place.
+/// The schema of one path.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'a>(&'a Json);
 
 impl<'a> Node<'a> {
-    /// What is known of a key, be it a setting or an entry of a map.
+    /// Returns the schema of a key, for a setting as well as for an entry of a map.
     pub(crate) fn child(self, key: &str) -> Option<Node<'a>> {
         let setting = self.0.get("properties").and_then(|properties| properties.get(key));
         let any_other = || self.0.get("additionalProperties").filter(|any| any.is_object());
-        // Of maps whose keys are numbers. There is one pattern, and a key that is none was reported.
+        // Maps with numeric keys. They have a single pattern, and a key that does not match it was reported already.
         let any_number = || self.0.get("patternProperties")?.as_object()?.values().next();
         setting.or_else(any_other).or_else(any_number).map(Node)
     }
@@ -137,7 +137,7 @@ impl<'a> Node<'a> {
         self.0.get("items").map(Node)
     }
 
-    /// The settings of a section.
+    /// Returns the names of a section's settings.
     pub(crate) fn names(self) -> impl Iterator<Item = &'a str> {
         self.0
             .get("properties")
@@ -155,17 +155,17 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What `{env: …}` and `{file: …}` stand for here.
+    /// Returns the kind of value that `{env: …}` and `{file: …}` stand for here, if they are allowed.
     pub(crate) fn reference(self) -> Option<&'a str> {
         self.0.get(text::REFERENCE).and_then(Json::as_str)
     }
 
-    /// Whether a wrong value here must not be repeated: it may be, or hold, a secret.
+    /// Whether an invalid value here must not be quoted, because it may be or contain a secret.
     pub(crate) fn is_private(self) -> bool {
         self.reference().is_some() || self.format() == Some("uri")
     }
 
-    /// What should be here, for people.
+    /// Describes the expected value, for messages.
     pub(crate) fn expected(self) -> String {
         if let Some(text) = self.0.get(text::EXPECTED).and_then(Json::as_str) {
             return text.to_owned();
@@ -173,7 +173,7 @@ impl<'a> Node<'a> {
         let number = |keyword| self.0.get(keyword).and_then(Json::as_i64);
         match (self.format(), self.0.get("type").and_then(Json::as_str)) {
             (Some("uri"), _) => "a URL, such as `https://api.example.com/three`".to_owned(),
-            (_, Some("string")) => "a text".to_owned(),
+            (_, Some("string")) => "a string".to_owned(),
             (_, Some("number")) => "a number".to_owned(),
             (_, Some("boolean")) => "`true` or `false`".to_owned(),
             (_, Some("array")) => "a list, such as `[one, two]`".to_owned(),

@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::text::REFERENCE;
 
-/// What is shown in place of a secret.
+/// The text shown in place of a secret.
 pub(crate) const MASK: &str = "***";
 
-/// A text that is never shown, and wiped from memory when it is dropped.
+/// A string that is never shown, and is wiped from memory when dropped.
 ///
-/// In the file it is the value itself, `{env: NAME}` or `{file: PATH}`; [`load`](crate::load) reads
-/// the variable or file, so that here it is always the value.
+/// In the file it is written as the value itself, `{env: NAME}` or `{file: PATH}`. [`load`](crate::load) reads the
+/// variable or the file, so a `Secret` always holds the value.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// The value itself. It must not get into logs or errors.
+    /// Returns the value. It must not reach logs or errors.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -62,14 +62,14 @@ impl JsonSchema for Secret {
             "additionalProperties": false,
             "minProperties": 1,
             "maxProperties": 1,
-            "x-expected": "a text, `{env: NAME}` or `{file: PATH}`",
+            "x-expected": "a string, `{env: NAME}` or `{file: PATH}`",
             "x-reference": "secret",
         })
     }
 }
 
-/// The form of a librdkafka setting: a secret that may also be written as number or boolean, since
-/// that is how people write `socket.timeout.ms: 30000`.
+/// The schema of a librdkafka setting: a secret that may also be a number or a boolean. So `socket.timeout.ms: 30000`
+/// needs no quotes.
 pub(crate) struct Property;
 
 impl JsonSchema for Property {

@@ -1,4 +1,4 @@
-//! The effective configuration, for people.
+//! Prints the effective configuration.
 
 use figment::Figment;
 use figment::providers::YamlExtended;
@@ -8,10 +8,10 @@ use serde_json::{Map, Value as Json};
 use crate::schema::Node;
 use crate::value;
 
-/// Comments begin here, unless a line is longer.
+/// The column where comments begin, unless the line is longer.
 const MARGIN: usize = 48;
 
-/// YAML of all effective values, each with a comment that says where it comes from.
+/// Returns all effective values as YAML, each with a comment that names its source.
 pub(crate) fn show(settings: &Map<String, Json>, merged: &Dict, figment: &Figment, node: Node<'_>) -> String {
     let mut show = Show { figment, text: String::new() };
     show.section(settings, Some(merged), node, 0);
@@ -42,7 +42,7 @@ impl Show<'_> {
     fn leaf(&mut self, key: &str, effective: &Json, written: Option<&Value>) {
         let reference = written.and_then(reference);
         let value = match (effective, &reference) {
-            // A schema's document is in its file.
+            // A schema read from a file is shown as its reference, not as its document.
             (Json::Object(_), Some(reference)) => reference.clone(),
             (effective, _) => inline(effective),
         };
@@ -58,20 +58,20 @@ impl Show<'_> {
     }
 }
 
-/// The layer that a value comes from.
+/// Returns the name of the layer that a value comes from.
 pub(crate) fn origin(figment: &Figment, value: &Value) -> String {
     let metadata = figment.get_metadata(value::tag(value));
     metadata.map_or_else(|| "default".to_owned(), |metadata| metadata.name.to_string())
 }
 
-/// `{env: NAME}` or `{file: PATH}`, if that is what was written.
+/// Returns `{env: NAME}` or `{file: PATH}` if the value was written as a reference.
 fn reference(written: &Value) -> Option<String> {
     let entries = written.as_dict().filter(|entries| entries.len() == 1)?;
     let (kind, Value::String(_, name)) = entries.iter().next()? else { return None };
     matches!(kind.as_str(), "env" | "file").then(|| format!("{{{kind}: {}}}", scalar(name)))
 }
 
-/// A value in one line of YAML.
+/// Formats a value as one line of YAML.
 fn inline(value: &Json) -> String {
     match value {
         Json::String(text) => scalar(text),
@@ -80,7 +80,7 @@ fn inline(value: &Json) -> String {
     }
 }
 
-/// A text, in quotes where YAML would take it for something else.
+/// Formats a string, quoted where YAML would read it as another type.
 fn scalar(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "_-./:@*?=&%+~".contains(c);
     let is_itself = || matches!(YamlExtended::from_str(text), Ok(Value::String(_, read)) if read == text);

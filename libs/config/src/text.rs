@@ -1,4 +1,4 @@
-//! Durations, sizes and addresses as people write them, and how the schema speaks of them.
+//! Durations, sizes and addresses in their written form, and their schemas.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,15 +11,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The word in the schema for what people should write.
+/// The schema keyword for a description of the expected value.
 pub(crate) const EXPECTED: &str = "x-expected";
-/// The word in the schema for what `{env: …}` and `{file: …}` stand for.
+/// The schema keyword for the kind of value that `{env: …}` and `{file: …}` stand for.
 pub(crate) const REFERENCE: &str = "x-reference";
 
-/// Far more than makes sense anywhere, and little enough to be added to any instant.
+/// Far longer than any useful setting, and short enough to be added to any instant.
 const LONGEST: Duration = Duration::from_hours(24 * 3650);
 
-/// In seconds.
+/// One day, in seconds.
 const DAY: u64 = 24 * 60 * 60;
 
 /// `#[serde(with = "DurationText")]`: a duration such as `30s` or `1h 30m`; above zero, at most ten
@@ -36,7 +36,7 @@ impl DurationText {
 
     pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         match duration.as_secs() / DAY {
-            // Else in months and years as long as they are on average, which nobody writes.
+            // `humantime` would print months and years of average length, a form that configurations do not use.
             days if days > 1 && *duration == Duration::from_secs(days * DAY) => {
                 serializer.collect_str(&format_args!("{days}days"))
             }
@@ -75,7 +75,7 @@ impl SizeText {
         text.parse().ok().filter(|size: &ByteSize| size.as_u64() > 0)
     }
 
-    /// In the largest unit that shows it exactly.
+    /// Writes the size in the largest unit that represents it exactly.
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
     pub(crate) fn serialize<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
         let bytes = size.as_u64();
@@ -135,7 +135,7 @@ impl JsonSchema for AddressText {
     }
 }
 
-/// A status of HTTP, as the key of a mapping: `409`.
+/// An HTTP status as the key of a mapping: `409`.
 pub(crate) struct StatusText;
 
 impl StatusText {
@@ -154,12 +154,12 @@ impl JsonSchema for StatusText {
     }
 }
 
-/// So many in a time, such as `100/s`, `600/min` or `5/10s`.
+/// A rate such as `100/s`, `600/min` or `5/10s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// The number of events per period.
     pub count: NonZeroU32,
-    /// In which time; above zero.
+    /// The period; above zero.
     pub per: Duration,
 }
 
@@ -171,7 +171,7 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (count, per) = text.split_once('/').ok_or(())?;
-        // `100/s` is a hundred in one second, `5/10s` five in ten.
+        // `100/s` is one hundred per second, `5/10s` is five per ten seconds.
         let is_unit = !per.starts_with(|c: char| c.is_ascii_digit());
         let per = if is_unit { DurationText::parse(&format!("1{per}")) } else { DurationText::parse(per) };
         let per = per.ok_or(())?;
@@ -207,25 +207,25 @@ impl JsonSchema for Rate {
         json_schema!({
             "type": "string",
             "format": RATE,
-            EXPECTED: "so many in a time, such as `100/s`, `600/min` or `5/10s`",
+            EXPECTED: "a rate, such as `100/s`, `600/min` or `5/10s`",
         })
     }
 }
 
-/// Node ids: a range such as `0-1023`, or a single one such as `7`.
+/// A range of node ids such as `0-1023`, or a single one such as `7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeIds {
-    /// The lowest.
+    /// The lowest id.
     pub first: u16,
-    /// The highest, which is one of them.
+    /// The highest id, inclusive.
     pub last: u16,
 }
 
 impl NodeIds {
-    /// As many as an id has room for.
+    /// All node ids that fit into a request id.
     pub const ALL: Self = Self { first: 0, last: 1023 };
 
-    /// How many they are.
+    /// Returns the number of ids in the range.
     #[must_use]
     pub fn count(self) -> u16 {
         self.last - self.first + 1
@@ -286,7 +286,7 @@ impl JsonSchema for NodeIds {
             "format": NODE_IDS,
             "minimum": Self::ALL.first,
             "maximum": Self::ALL.last,
-            EXPECTED: "node ids from 0 to 1023, such as `0-511`, or one of them",
+            EXPECTED: "node ids from 0 to 1023, such as `0-511`, or a single one",
         })
     }
 }
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_a_number_in_a_time() {
+    fn a_rate_is_a_count_per_time() {
         let table = [
             ("100/s", 100, Duration::from_secs(1), "100/1s"),
             ("600/min", 600, Duration::from_mins(1), "600/1m"),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn node_ids_are_a_range_or_one() {
+    fn node_ids_are_a_range_or_a_single_id() {
         for (text, first, last, shown) in
             [("0-1023", 0, 1023, "0-1023"), ("10-19", 10, 19, "10-19"), ("7", 7, 7, "7"), ("7-7", 7, 7, "7")]
         {

@@ -1,4 +1,4 @@
-//! Values that know where they come from, by path.
+//! Access by path to values that carry their source.
 
 use figment::value::{Empty, Num, Tag, Value};
 use serde_json::Value as Json;
@@ -24,8 +24,7 @@ fn number(number: Num) -> Json {
     whole.unwrap_or_else(|| number.to_f64().into())
 }
 
-/// The value at a path, or what is nearest to it on the way there; nothing if not even the first step
-/// can be made.
+/// Returns the value at a path, or its nearest existing ancestor; `None` if the first segment already does not exist.
 pub(crate) fn nearest<'v>(root: &'v Value, path: &Path) -> Option<&'v Value> {
     let mut value = root;
     let mut found = None;
@@ -43,7 +42,7 @@ pub(crate) fn nearest<'v>(root: &'v Value, path: &Path) -> Option<&'v Value> {
     found
 }
 
-/// The layer that a value, or the first of the values in it, comes from.
+/// Returns the tag of the layer that a value comes from; for a mapping, that of its first entry.
 pub(crate) fn tag(value: &Value) -> Tag {
     match value {
         Value::Dict(own, entries) => entries.values().next().map_or(*own, tag),
@@ -51,7 +50,7 @@ pub(crate) fn tag(value: &Value) -> Tag {
     }
 }
 
-/// Takes out the value at a path, of a list all of it; says whether there was one.
+/// Removes the value at a path, or the whole list if the path points into one. Returns whether it existed.
 pub(crate) fn remove(root: &mut Value, path: &Path) -> bool {
     let keys = path.segments().iter().map_while(|segment| match segment {
         Segment::Key(key) => Some(key),
@@ -69,8 +68,7 @@ pub(crate) fn remove(root: &mut Value, path: &Path) -> bool {
     }
 }
 
-/// Takes out what is null: a key that says nothing is as one that is not there. A JSON Schema keeps
-/// its nulls, which mean something.
+/// Removes keys with a null value: they count as absent. A JSON Schema keeps its nulls, which have a meaning there.
 pub(crate) fn forget_null(value: &mut Value, node: Option<Node<'_>>) {
     if node.is_some_and(|node| node.reference().is_some()) {
         return;

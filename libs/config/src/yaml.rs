@@ -1,4 +1,4 @@
-//! YAML, with merge keys, whose keys may be numbers.
+//! A YAML reader that supports merge keys and numeric keys.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::value;
 
-/// Reads a text. A key that is a number, such as a status, is a text, as it is in any other source.
+/// Parses YAML. A numeric key, such as a status, becomes a string, as in all other sources.
 pub(crate) fn read(text: &str) -> Result<Value, impl fmt::Display> {
     YamlExtended::from_str(text).map(|Node(value)| value)
 }
@@ -69,7 +69,7 @@ impl<'de> Visitor<'de> for Nodes {
             let key = match key {
                 Value::String(_, text) => text,
                 Value::Num(..) | Value::Bool(..) => value::to_json(&key).to_string(),
-                _ => return Err(A::Error::custom("a key is a text or a number")),
+                _ => return Err(A::Error::custom("a key must be a string or a number")),
             };
             values.insert(key, value);
         }

@@ -1,4 +1,4 @@
-//! The partitions that are assigned.
+//! The partitions assigned to this member.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::lag::Watermarks;
 use crate::partition::Partition;
 
-/// A partition by its name.
+/// The name of a partition: its topic and its number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Name {
     pub(crate) topic: String,
@@ -22,7 +22,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// The partitions that are assigned, and consumed.
+/// The partitions that are assigned and consumed.
 #[derive(Debug, Default)]
 pub(crate) struct Assignment(Mutex<HashMap<String, HashMap<i32, Arc<Partition>>>>);
 
@@ -31,7 +31,7 @@ impl Assignment {
         self.topics().entry(name.topic.clone()).or_default().insert(name.number, partition);
     }
 
-    /// Takes a partition out, so that none of its records is started any more.
+    /// Removes a partition, so that none of its records is started any more.
     pub(crate) fn remove(&self, name: &Name) -> Option<Arc<Partition>> {
         let partition =
             self.topics().get_mut(&name.topic).and_then(|numbers| numbers.remove(&name.number))?;
@@ -39,7 +39,7 @@ impl Assignment {
         Some(partition)
     }
 
-    /// Takes all out.
+    /// Removes all partitions.
     pub(crate) fn clear(&self) {
         for (_, partitions) in self.topics().drain() {
             for partition in partitions.values() {
@@ -63,19 +63,19 @@ impl Assignment {
         topics.iter().flat_map(of_topic).collect()
     }
 
-    /// Takes what librdkafka knows of a partition, if it is one of them.
+    /// Passes the watermarks that librdkafka reports to a partition, if it is assigned.
     pub(crate) fn note(&self, topic: &str, partition: i32, watermarks: Watermarks, now: DateTime<Utc>) {
         if let Some(partition) = self.find(topic, partition) {
             partition.note(watermarks, now);
         }
     }
 
-    /// Of each partition how many records are not finished, where that is known.
+    /// Returns the number of unfinished records of each partition, where it is known.
     pub(crate) fn lags(&self) -> Vec<(Name, u64)> {
         self.all().into_iter().filter_map(|(name, partition)| Some((name, partition.lag()?))).collect()
     }
 
-    /// Of each topic the highest of these ages of its partitions.
+    /// Returns the highest `age` among the partitions of each topic.
     pub(crate) fn ages(&self, age: impl Fn(&Partition) -> Option<TimeDelta>) -> HashMap<String, TimeDelta> {
         let mut oldest = HashMap::new();
         for (name, partition) in self.all() {

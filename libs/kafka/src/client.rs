@@ -1,4 +1,4 @@
-//! From our settings to librdkafka's.
+//! Translates our settings into librdkafka's.
 
 use std::thread;
 
@@ -10,13 +10,13 @@ use throughline_config::Kafka;
 
 use crate::KafkaError;
 
-/// Properties that are not open to change, each with the reason a person is told.
+/// Properties that must not be overridden, each with the reason to report.
 const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "set kafka.bootstrap_servers"),
     ("metadata.broker.list", "set kafka.bootstrap_servers"),
     ("compression.codec", "set kafka.compression"),
     ("compression.type", "set kafka.compression"),
-    ("group.id", "groups are named by kafka.prefix"),
+    ("group.id", "kafka.prefix determines the names of groups"),
     ("group.instance.id", "set kafka.group_instance_id"),
     ("acks", ACKNOWLEDGED),
     ("request.required.acks", ACKNOWLEDGED),
@@ -30,34 +30,34 @@ const RESERVED: &[(&str, &str)] = &[
     ("enable.auto.commit", COMMITTED),
     ("enable.auto.offset.store", COMMITTED),
     ("auto.offset.reset", "a new group starts at the beginning, or requests would be lost"),
-    ("enable.partition.eof", "the end of a partition is not an event here"),
+    ("enable.partition.eof", "the end of a partition is not reported as an event"),
     ("group.protocol", HANDED_OVER),
     ("partition.assignment.strategy", HANDED_OVER),
-    ("test.mock.num.brokers", "the broker is named by kafka.bootstrap_servers"),
+    ("test.mock.num.brokers", "set kafka.bootstrap_servers"),
 ];
 
-const ACKNOWLEDGED: &str = "a record counts as published only when all replicas in sync have it";
-const ORDERED: &str = "records must keep their order, and outlast an outage";
+const ACKNOWLEDGED: &str = "a record is published only when all in-sync replicas have it";
+const ORDERED: &str = "records must stay in order and survive an outage";
 const COMMITTED: &str = "an offset is committed only when its record is finished";
-const HANDED_OVER: &str = "partitions change hands cooperatively, after their records are finished";
+const HANDED_OVER: &str = "partitions move cooperatively, after their records are finished";
 
-/// A configuration for any client: the connection, then `ours`, then `kafka.properties`.
+/// Builds the configuration of any client: the connection, then `ours`, then `kafka.properties`.
 pub(crate) fn config(settings: &Kafka, ours: &[(&str, &str)]) -> Result<ClientConfig, KafkaError> {
     let mut config = ClientConfig::new();
-    // What is worth showing is decided where the lines are taken (see `log`), not in librdkafka; but what nobody asked
-    // it to look at, it need not even format.
+    // `log` decides which lines are worth showing, not librdkafka. But librdkafka need not even format debug lines
+    // unless `debug` is set.
     let is_debugged = settings.properties.contains_key("debug");
     config.set_log_level(if is_debugged { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
     config.set("bootstrap.servers", &settings.bootstrap_servers);
     config.set("client.id", "throughline");
-    // Brokers drop idle connections after some minutes, which is not worth a line.
+    // Brokers close idle connections after some minutes, which is not worth a log line.
     config.set("log.connection.close", "false");
-    // By default librdkafka waits up to 10 s before it tries again: long, after a short outage.
+    // By default librdkafka waits up to 10 s before it reconnects: too long after a short outage.
     config.set("reconnect.backoff.max.ms", "2000");
-    // By default a topic or partition that was added is noticed after 5 min.
+    // By default an added topic or partition is noticed after 5 min.
     config.set("topic.metadata.refresh.interval.ms", "60000");
     if !settings.properties.keys().any(|name| name.starts_with("ssl.ca.")) {
-        // OpenSSL is linked in and knows no directory of certificates; this finds the system's.
+        // OpenSSL is linked in and has no default directory of certificates; this finds the system's.
         config.set("ssl.ca.location", "probe");
     }
     for (name, value) in ours {
@@ -72,13 +72,14 @@ pub(crate) fn config(settings: &Kafka, ours: &[(&str, &str)]) -> Result<ClientCo
     Ok(config)
 }
 
-/// Drops a client beside the caller, who is not to wait: its own thread looks up only ten times a second, and what it
-/// cannot reach it gives up late.
-pub(crate) fn let_go(client: impl Send + 'static) {
+/// Drops a client on a separate thread, so that the caller need not wait: the client's own thread checks only ten
+/// times a second whether it should end, and gives up unreachable brokers late.
+pub(crate) fn drop_in_background(client: impl Send + 'static) {
     thread::spawn(move || drop(client));
 }
 
-/// The name under which we set a property that has two, so that ours and theirs do not both apply.
+/// Returns the name under which we set a property that has two names, so that our value and the user's do not both
+/// apply.
 fn preferred(name: &str) -> &str {
     match name {
         "queue.buffering.max.ms" => "linger.ms",
@@ -86,14 +87,15 @@ fn preferred(name: &str) -> &str {
     }
 }
 
-/// Why a client was not created. librdkafka repeats the value it dislikes, which may be a secret.
+/// Returns the reason why a client was not created. It leaves librdkafka's message out, which repeats the rejected
+/// value: that may be a secret.
 pub(crate) fn not_created(error: Native) -> KafkaError {
     match error {
         Native::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
-            KafkaError::Property { name, reason: "librdkafka knows no such property" }
+            KafkaError::Property { name, reason: "librdkafka does not know this property" }
         }
         Native::ClientConfig(_, _, name, _) => {
-            KafkaError::Property { name, reason: "librdkafka does not take this value" }
+            KafkaError::Property { name, reason: "librdkafka rejects this value" }
         }
         other => KafkaError::Client(other.into()),
     }
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_promises_rest_on_cannot_be_overridden() {
+    fn properties_that_guarantees_depend_on_cannot_be_overridden() {
         for (name, _) in RESERVED {
             let error = config(&settings(&[(name, "x")]), &[]).unwrap_err();
             assert!(error.to_string().starts_with(&format!("kafka.properties: `{name}` cannot be set")));
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn debugging_is_heard_when_asked_for() {
+    fn debug_lines_are_logged_on_request() {
         let level = |properties| config(&settings(properties), &[]).unwrap().log_level;
         assert!(matches!(level(&[]), RDKafkaLogLevel::Info));
         assert!(matches!(level(&[("debug", "broker,metadata")]), RDKafkaLogLevel::Debug));
@@ -138,7 +140,9 @@ mod tests {
 
     #[test]
     fn an_error_names_the_property_and_withholds_its_value() {
-        for (name, reason) in [("sasl.pasword", "knows no such property"), ("security.protocol", "value")] {
+        for (name, reason) in
+            [("sasl.pasword", "does not know this property"), ("security.protocol", "value")]
+        {
             let error = Producer::new(&settings(&[(name, "hunter2")]), "test", &unmeasured()).err().unwrap();
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(name) && shown.contains(reason), "{shown}");

@@ -6,19 +6,19 @@ use rdkafka::producer::Producer as _;
 use crate::KafkaError;
 use crate::producer::{self, Client, Reports};
 
-/// A broker inside this process: librdkafka's mock cluster, which speaks Kafka's protocol on a port
-/// of the loopback interface.
+/// A broker inside this process: librdkafka's mock cluster, which speaks Kafka's protocol on a port of the loopback
+/// interface.
 ///
-/// It forgets everything when it is dropped, keeps some 5 MB a partition, and knows no administration:
-/// create topics with [`EmbeddedBroker::create_topics`]. A group's first members wait some 3 s.
+/// It forgets everything when it is dropped, keeps about 5 MB per partition, and does not support Kafka's
+/// administration: create topics with [`EmbeddedBroker::create_topics`]. The first members of a group wait about 3 s.
 pub struct EmbeddedBroker {
-    /// The client that owns the cluster. (A `MockCluster` of its own could not be shared by threads.)
+    /// The client that owns the cluster. (Threads could not share a separate `MockCluster`.)
     owner: Client,
     partitions: i32,
 }
 
 impl EmbeddedBroker {
-    /// Starts it on a free port. Topics that are created have `partitions` partitions.
+    /// Starts the broker on a free port. Each topic is created with `partitions` partitions.
     ///
     /// # Errors
     /// If no port could be opened.
@@ -32,16 +32,16 @@ impl EmbeddedBroker {
         Ok(broker)
     }
 
-    /// `host:port`, for [`throughline_config::Kafka::bootstrap_servers`].
+    /// Returns `host:port`, for [`throughline_config::Kafka::bootstrap_servers`].
     #[must_use]
     pub fn bootstrap_servers(&self) -> String {
         self.cluster().map(|cluster| cluster.bootstrap_servers()).unwrap_or_default()
     }
 
-    /// Creates those of the topics that are not there.
+    /// Creates the topics that do not exist yet.
     ///
     /// # Errors
-    /// If a name is not one.
+    /// If a name is invalid.
     pub fn create_topics(&self, names: &[&str]) -> Result<(), KafkaError> {
         for name in names {
             match self.cluster()?.create_topic(name, self.partitions, 1) {
@@ -52,7 +52,7 @@ impl EmbeddedBroker {
         Ok(())
     }
 
-    /// Cuts all connections and takes no new ones. What it holds, stays.
+    /// Closes all connections and accepts no new ones. The broker keeps its records.
     ///
     /// # Errors
     /// If the cluster has no broker.
@@ -60,7 +60,7 @@ impl EmbeddedBroker {
         self.cluster()?.broker_down(ALL).map_err(embedded)
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     ///
     /// # Errors
     /// If the cluster has no broker.
@@ -68,11 +68,22 @@ impl EmbeddedBroker {
         self.cluster()?.broker_up(ALL).map_err(embedded)
     }
 
+    /// Takes the leader of a topic's partition away, or gives it back.
+    ///
+    /// # Errors
+    /// If there is no such partition.
+    pub fn lead(&self, topic: &str, partition: i32, has_leader: bool) -> Result<(), KafkaError> {
+        let leader = has_leader.then_some(ONLY);
+        self.cluster()?.partition_leader(topic, partition, leader).map_err(embedded)
+    }
+
     pub(crate) fn cluster(&self) -> Result<MockCluster<'_, Reports>, KafkaError> {
         self.owner.client().mock_cluster().ok_or_else(|| embedded(Native::MockCluster(Code::Fail)))
     }
 }
 
+/// The id of the broker.
+const ONLY: i32 = 1;
 /// All brokers of the cluster.
 const ALL: i32 = -1;
 

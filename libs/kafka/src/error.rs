@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 
-/// What librdkafka said; opaque, to be shown.
+/// An error of librdkafka; opaque, for display only.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct Cause(Native);
@@ -13,151 +13,154 @@ impl From<Native> for Cause {
     }
 }
 
-/// Why something with the broker, or towards it, did not work.
+/// An error of a Kafka client or of the broker.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KafkaError {
-    /// `kafka.properties` holds what is not open to change.
+    /// `kafka.properties` sets a property that must not be overridden.
     #[error("kafka.properties: `{name}` cannot be set here: {reason}")]
     ReservedProperty {
         /// The property's name.
         name: String,
-        /// Why, and what to set instead.
+        /// The reason, or the setting to use instead.
         reason: &'static str,
     },
-    /// librdkafka did not take a setting. The value is withheld: it may be a secret.
+    /// librdkafka rejected a setting. The value is withheld: it may be a secret.
     #[error("kafka.properties: `{name}`: {reason}")]
     Property {
         /// The property's name.
         name: String,
-        /// What is wrong with it.
+        /// The problem with the property.
         reason: &'static str,
     },
     /// The client could not be created from these settings.
-    #[error("the Kafka client could not be created")]
+    #[error("cannot create the Kafka client")]
     Client(#[source] Cause),
     /// A thread could not be started.
-    #[error("a thread for Kafka could not be started")]
+    #[error("cannot start a thread for Kafka")]
     Thread(#[source] std::io::Error),
     /// No broker answered in time.
-    #[error("no Kafka broker answered at {servers}: {reason}; start it, or change kafka.bootstrap_servers")]
+    #[error(
+        "no Kafka broker responded at {servers}: {reason}; start the broker, or change kafka.bootstrap_servers"
+    )]
     Unreachable {
         /// `kafka.bootstrap_servers`.
         servers: String,
-        /// What librdkafka made of it.
+        /// librdkafka's reason.
         reason: String,
     },
-    /// The broker takes connections and ends them, as it does if it wants TLS and gets none.
+    /// The broker accepts connections and closes them, as it does if it requires TLS and the client uses none.
     #[error(
-        "the Kafka broker hangs up: {reason}; \
-         set security.protocol in kafka.properties if it wants TLS or a password"
+        "the Kafka broker closes the connection: {reason}; \
+         set security.protocol in kafka.properties if the broker requires TLS or a password"
     )]
     HungUp {
-        /// What librdkafka says, with the broker's name.
+        /// librdkafka's message, with the broker's name.
         reason: String,
     },
-    /// The broker does not let us in.
+    /// The broker rejects our credentials.
     #[error(
-        "the Kafka broker does not let us in: {reason}; \
+        "the Kafka broker rejected the login: {reason}; \
          change sasl.mechanism, sasl.username or sasl.password in kafka.properties"
     )]
     Credentials {
-        /// What librdkafka says, with the broker's name and words.
+        /// librdkafka's message, with the broker's name and text.
         reason: String,
     },
-    /// TLS with the broker did not come about.
+    /// The TLS handshake with the broker failed.
     #[error(
-        "no secure connection to the Kafka broker: {reason}; \
+        "no TLS connection to the Kafka broker: {reason}; \
          change ssl.ca.location (or ssl.ca.pem) or security.protocol in kafka.properties"
     )]
     Tls {
-        /// What librdkafka says, with the broker's name.
+        /// librdkafka's message, with the broker's name.
         reason: String,
     },
-    /// Topics are not there and are not to be created.
+    /// Topics do not exist and are not to be created.
     #[error("missing topics: {}: create them, or set kafka.topics.create to true", names.join(", "))]
     MissingTopics {
-        /// Their names.
+        /// The names of the topics.
         names: Vec<String>,
     },
-    /// The broker did not create a topic, or several.
-    #[error("the topic {name} could not be created")]
+    /// The broker did not create one or more topics.
+    #[error("cannot create the topic {name}")]
     TopicNotCreated {
-        /// Its name.
+        /// The name of the topic, or several names.
         name: String,
         /// The broker's reason.
         #[source]
         source: Cause,
     },
-    /// The subscription was not taken.
-    #[error("topics could not be subscribed to")]
+    /// The subscription was rejected.
+    #[error("cannot subscribe to the topics")]
     Subscription(#[source] Cause),
-    /// The consumer cannot go on: it was fenced, or its client broke.
+    /// The consumer cannot continue: it was fenced, or its client failed.
     #[error("the consumer of group {group} stopped")]
     ConsumerStopped {
-        /// Its group.
+        /// The consumer group.
         group: String,
-        /// Why; none if its thread panicked.
+        /// The reason; none if the consumer's thread panicked.
         #[source]
         source: Option<Cause>,
     },
     /// Records were still in work at the deadline; they will be consumed again.
-    #[error("{records} records were still in work after {waited:?}")]
+    #[error("{records} records were still in progress after {waited:?}")]
     Unfinished {
-        /// How many.
+        /// The number of records.
         records: usize,
-        /// How long they were waited for.
+        /// How long the records were waited for.
         waited: Duration,
     },
     /// Records were still not acknowledged at the deadline.
     #[error("{records} records were not acknowledged within {deadline:?}")]
     Unflushed {
-        /// How many.
+        /// The number of records.
         records: usize,
-        /// How long they were waited for.
+        /// How long the records were waited for.
         deadline: Duration,
     },
     /// A handler panicked; its record is unfinished.
-    #[error("a record's handler panicked")]
+    #[error("the handler of a record panicked")]
     HandlerPanicked(#[source] tokio::task::JoinError),
-    /// A handler abandoned a record though no shut-down had begun; it holds up its partition's offsets for good.
-    #[error("a record was abandoned without a shut-down")]
+    /// A handler abandoned a record although no shutdown had begun; the record holds up its partition's offsets for
+    /// good.
+    #[error("a record was abandoned without a shutdown")]
     RecordAbandoned,
-    /// The runtime ended while a broker was asked.
-    #[error("cancelled")]
+    /// The runtime ended during a request to a broker.
+    #[error("the request to the broker was cancelled")]
     Cancelled,
-    /// The embedded broker did not do as told.
+    /// The embedded broker failed.
     #[error("the embedded broker failed")]
     Embedded(#[source] Cause),
 }
 
-/// Why a record was not produced.
+/// The reason why a record was not produced.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SendError {
-    /// The producer holds as much as it may; later there is room again.
+    /// The producer's queue is full; the record will fit later.
     #[error("the producer's queue is full")]
     QueueFull,
-    /// The producer's client was replaced, and records that the old one failed to deliver come before this one.
-    #[error("the producer's client was replaced, and records before this one are not settled")]
+    /// The producer's client was replaced, and records that the old client failed to deliver come before this one.
+    #[error("the Kafka client was replaced, and earlier records are not acknowledged yet")]
     Replaced,
-    /// No broker with the same topic settings takes this record, e.g. because it is too large.
-    #[error("the record was refused: {source}")]
+    /// No broker with the same topic settings accepts this record, for example because it is too large.
+    #[error("Kafka rejected the record: {source}")]
     Refused {
         /// The broker's reason, or librdkafka's.
         #[source]
         source: Cause,
     },
-    /// It was not delivered, and may be another time.
-    #[error("the record was not delivered: {source}")]
+    /// The record was not delivered; a retry may succeed.
+    #[error("Kafka did not acknowledge the record: {source}")]
     Failed {
-        /// What happened.
+        /// The cause.
         #[source]
         source: Cause,
     },
 }
 
 impl SendError {
-    /// Whether trying again is of no use.
+    /// Returns whether a retry is useless.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
@@ -172,9 +175,9 @@ impl SendError {
     }
 }
 
-/// Whether the fault is the record's own. These are not: `InvalidTimestamp`, since a clock is wrong, this machine's
-/// or the broker's; `PolicyViolation`, which an administrator has set up; a missing permission or topic; and
-/// `InvalidDifferentRecord`, which blames another record of the batch.
+/// Returns whether the record itself is at fault. These errors are not the record's fault: `InvalidTimestamp`, since
+/// a clock is wrong, this machine's or the broker's; `PolicyViolation`, since an administrator has set the policy up;
+/// a missing permission or topic; and `InvalidDifferentRecord`, which blames another record of the batch.
 fn refuses(code: Code) -> bool {
     matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidRecord)
 }

@@ -1,21 +1,23 @@
-//! Which records beyond a committed offset are finished, as text for the offset's metadata.
+//! Encodes which records beyond a committed offset are finished, as text for the offset's metadata.
 //!
-//! A group commits one offset a partition: everything below it is finished. Records beyond it finish in any order, and
-//! the next owner skips those that the metadata lists. There are two forms, each after a tag with its version, and the
-//! shorter one is written:
+//! A group commits one offset per partition: everything below it is finished. Records beyond it finish in any order,
+//! and the next owner skips those that the metadata lists. There are two forms, each after a tag with its version:
 //!
 //! - `tl1r`: lengths of runs from the committed offset on, unfinished and finished in turn, each in digits of five
 //!   bits, the lowest first; the sixth bit says that another digit follows.
-//! - `tl1b`: one bit a record from the committed offset on, set if it is finished; six bits a character, the first
-//!   record in the lowest bit.
+//! - `tl1b`: one bit per record from the committed offset on, set if the record is finished; six bits per character,
+//!   the first record in the lowest bit.
 //!
-//! A digit is a character of the URL-safe base64 alphabet. A reader ignores a text that it does not know: then those
-//! records come again.
+//! The form with bits is written only if the form with runs does not fit. If neither fits, the form with runs is
+//! written without the highest offsets.
+//!
+//! A digit is a character of the URL-safe base64 alphabet. A reader ignores a text that it does not know: the records
+//! in it are then redelivered.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Characters of metadata that a broker takes by default (`offset.metadata.max.bytes` is 4096), less a margin.
+/// Characters of metadata that a broker accepts by default (`offset.metadata.max.bytes` is 4096), less a margin.
 pub(crate) const MOST: usize = 4000;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -23,15 +25,15 @@ const RUNS: &str = "tl1r";
 const BITS: &str = "tl1b";
 const BITS_A_CHARACTER: usize = 6;
 
-/// The most records that the form with bits covers: six for each character but the tag's.
+/// The maximum number of records that the form with bits covers: six for each character but the tag's.
 const MOST_BITS: i64 = 23_976;
-/// With fewer unfinished records than this, the form with runs has room for any order of finishing, over
+/// With no more unfinished records than this, the form with runs can express any order of finishing, over
 /// [`LONGEST`] records: a run takes one character up to 31 records, two up to 1,023, three up to 32,767.
 const FEW: usize = 900;
-/// The most records between the committed offset and the newest finished one, in any form.
+/// The maximum number of records between the committed offset and the newest finished one, in any form.
 const LONGEST: i64 = 1 << 20;
 
-/// Whether the finished ones among `span` records, of which so many are `unfinished`, can be written down.
+/// Returns whether the finished records can be encoded if `unfinished` of all `span` records are not finished.
 pub(crate) fn fits(span: i64, unfinished: usize) -> bool {
     span <= MOST_BITS || (span <= LONGEST && unfinished <= FEW)
 }
@@ -41,7 +43,7 @@ pub(crate) fn fits(span: i64, unfinished: usize) -> bool {
 pub(crate) struct Finished(VecDeque<Range<i64>>);
 
 impl Finished {
-    /// Adds a range, which lies after all others.
+    /// Adds a range, which must lie after all others.
     pub(crate) fn push(&mut self, range: Range<i64>) {
         match self.0.back_mut() {
             _ if range.is_empty() => {}
@@ -50,7 +52,7 @@ impl Finished {
         }
     }
 
-    /// Adds what others have from this offset on, which lies after all that is here.
+    /// Adds the ranges of `others` from this offset on, which must lie after all ranges here.
     pub(crate) fn extend_from(&mut self, offset: i64, others: &Self) {
         others.0.iter().for_each(|range| self.push(range.start.max(offset)..range.end));
     }
@@ -59,13 +61,13 @@ impl Finished {
         self.0.is_empty()
     }
 
-    /// How many offsets there are from this one on.
+    /// Returns the number of offsets from this one on.
     pub(crate) fn count_from(&self, offset: i64) -> u64 {
         let count = |range: &Range<i64>| u64::try_from(range.end - range.start.max(offset)).unwrap_or(0);
         self.0.iter().map(count).sum()
     }
 
-    /// Whether this offset is among them. Forgets all that lie below it.
+    /// Forgets all offsets below this one, and returns whether this one is included.
     pub(crate) fn advance_to(&mut self, offset: i64) -> bool {
         while self.0.front().is_some_and(|range| range.end <= offset) {
             self.0.pop_front();
@@ -73,8 +75,8 @@ impl Finished {
         self.0.front().is_some_and(|range| range.contains(&offset))
     }
 
-    /// Writes them down in up to `most` characters, counted from the committed offset. What does not fit is left
-    /// out, the highest offsets first.
+    /// Encodes the offsets, relative to the committed offset, in up to `most` characters. If they do not fit, the
+    /// highest offsets are left out.
     pub(crate) fn encode(&self, committed: i64, most: usize) -> String {
         if self.is_empty() {
             return String::new();
@@ -116,7 +118,8 @@ impl Finished {
         Some(BITS.chars().chain(digits).collect())
     }
 
-    /// Reads what [`Finished::encode`] has written for this committed offset; none if it is something else.
+    /// Decodes a text that [`Finished::encode`] has written for this committed offset; returns `None` for any other
+    /// text.
     pub(crate) fn decode(committed: i64, text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self::default());
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_fill_what_a_broker_takes() {
+    fn a_bitmap_fits_into_the_metadata_limit_of_a_broker() {
         assert_eq!(i64::try_from((MOST - BITS.len()) * BITS_A_CHARACTER), Ok(MOST_BITS));
     }
 
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_left_out_from_the_end() {
+    fn the_latest_records_are_omitted_if_not_all_fit() {
         let finished = of((0..100_000).filter(|offset| offset % 2 == 1));
         let kept = Finished::decode(0, &finished.encode(0, MOST)).unwrap();
         let kept: Vec<_> = kept.0.into_iter().flatten().collect();
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_others_is_ignored() {
+    fn foreign_metadata_is_ignored() {
         for text in
             ["x", "tl1", "tl2rBB", "tl1r*", "tl1rB", "tl1rB_", "tl1bé", "tl1r______________B", "{\"a\":1}"]
         {
@@ -250,7 +253,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fits_is_written_down_completely(
+        fn everything_that_fits_is_encoded(
             unfinished in prop::collection::btree_set(0_i64..30_000, 0..3000),
             span in 1_i64..30_000,
             scale in prop::sample::select(vec![1_i64, 7, 34]),
@@ -267,7 +270,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_odd_to_read(text in "(tl1[rb])?[A-Za-z0-9_*-]{0,40}", committed in 0_i64..i64::MAX) {
+        fn any_text_can_be_decoded(text in "(tl1[rb])?[A-Za-z0-9_*-]{0,40}", committed in 0_i64..i64::MAX) {
             if let Some(finished) = Finished::decode(committed, &text) {
                 prop_assert!(finished.0.iter().all(|range| range.start >= committed && !range.is_empty()));
             }

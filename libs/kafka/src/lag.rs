@@ -4,23 +4,26 @@ use chrono::{DateTime, Utc};
 
 use crate::offsets::Offsets;
 
-/// What librdkafka last knew of a partition. An offset that is negative is not known.
+/// The latest offsets of a partition that librdkafka knows. A negative offset is unknown.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watermarks {
-    /// The first offset there is.
+    /// The first available offset.
     pub(crate) low: i64,
-    /// The one after the last offset there is; while fetching is paused, what it was before.
+    /// The offset after the last available one; while fetching is paused, its value from before the pause.
     pub(crate) high: i64,
-    /// Whether everything there is was handed to us. What is left may be no record, but a transaction's mark.
+    /// The offset to fetch next, if all records fetched before it were handed to us.
+    pub(crate) next: Option<i64>,
+    /// Whether all available records were handed to us. The remaining offsets may hold no records, but markers of
+    /// transactions.
     pub(crate) is_read: bool,
 }
 
-/// What it takes to say how far behind we are, beside the records in hand.
+/// The data that determines how far behind we are, besides the records in hand.
 #[derive(Debug)]
 pub(crate) struct Lag {
     assigned: DateTime<Utc>,
     watermarks: Option<Watermarks>,
-    /// When nothing was left to do, as of late.
+    /// The last time at which nothing was left to do.
     caught_up: Option<DateTime<Utc>>,
 }
 
@@ -36,22 +39,28 @@ impl Lag {
         }
     }
 
-    /// How many records there are that are not finished. None before the broker has said where the end is.
+    /// Returns the offset that fetching has reached; `None` until librdkafka has reported it.
+    pub(crate) fn reached(&self) -> Option<i64> {
+        self.watermarks?.next
+    }
+
+    /// Returns how many available records are not finished; `None` until the broker has reported the end of the
+    /// partition.
     pub(crate) fn records(&self, offsets: &Offsets) -> Option<u64> {
         let known = self.watermarks.filter(|known| known.high >= 0)?;
         if known.is_read && offsets.are_finished() {
             return Some(0);
         }
-        // Without a committed offset it begins with the first record.
+        // Without a committed offset, consumption starts at the first record.
         let all = || (known.low >= 0).then(|| u64::try_from(known.high - known.low).unwrap_or(0));
         offsets.left(known.high).or_else(all)
     }
 
-    /// Since when the oldest record from this offset on that is not finished has been there; none if there is no such
-    /// record, as far as is known.
+    /// Returns since when the oldest unfinished record from this offset on has been there; `None` if no such record
+    /// is known.
     ///
-    /// Of a record that is not in hand it is only known that it came later than the one before it, and later than
-    /// when there was none.
+    /// The exact time of a record that is not in hand is unknown: it arrived later than the record before it, and
+    /// later than the last moment without such a record.
     pub(crate) fn since(&self, offsets: &Offsets, from: i64) -> Option<DateTime<Utc>> {
         let earliest = || offsets.newest_time().max(self.caught_up).unwrap_or(self.assigned);
         if let Some((_, time)) = offsets.unfinished_from(from) {
@@ -74,7 +83,7 @@ mod tests {
     }
 
     fn ends_at(high: i64) -> Watermarks {
-        Watermarks { low: 0, high, is_read: false }
+        Watermarks { low: 0, high, next: None, is_read: false }
     }
 
     fn since(lag: &Lag, offsets: &Offsets) -> Option<DateTime<Utc>> {
@@ -91,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_before_the_end_is_known() {
+    fn no_lag_is_reported_before_the_end_is_known() {
         let (mut lag, offsets) = taken(&[]);
         assert_eq!((lag.records(&offsets), since(&lag, &offsets)), (None, None));
         lag.note(ends_at(-1001), &offsets, at(1001));
@@ -99,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_hand_is_as_old_as_its_oldest_record() {
+    fn the_age_is_that_of_the_oldest_buffered_record() {
         let (mut lag, mut offsets) = taken(&[(7, 400), (8, 300), (9, 500)]);
         assert_eq!(since(&lag, &offsets), Some(at(400)), "known before the end is");
         lag.note(ends_at(20), &offsets, at(1001));
@@ -123,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn with_nothing_in_hand_the_age_goes_on_from_the_last_record() {
+    fn without_buffered_records_the_age_continues_from_the_last_record() {
         let (mut lag, mut offsets) = taken(&[(7, 400)]);
         offsets.finish(7);
         lag.note(ends_at(20), &offsets, at(1001));
@@ -150,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_no_lag() {
+    fn control_records_are_no_lag() {
         let (mut lag, mut offsets) = taken(&[(7, 400)]);
         offsets.finish(7);
         lag.note(Watermarks { is_read: true, ..ends_at(9) }, &offsets, at(1001));

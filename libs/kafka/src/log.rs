@@ -4,8 +4,8 @@ use rdkafka::config::RDKafkaLogLevel as Level;
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use tracing::{debug, error, info, warn};
 
-/// Takes a log line. Losing a broker is expected of networks, and librdkafka gets over it by itself:
-/// that is a warning. librdkafka holds back lines that only repeat themselves.
+/// Logs a line of librdkafka. Losing a broker is normal in a network, and librdkafka recovers by itself, so that is a
+/// warning. librdkafka itself holds back lines that only repeat.
 pub(crate) fn line(level: Level, facility: &str, text: &str) {
     match level {
         Level::Error if matches!(facility, "FAIL" | "ERROR" | "BROKERFAIL") => {
@@ -14,7 +14,7 @@ pub(crate) fn line(level: Level, facility: &str, text: &str) {
         Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
             error!(target: "librdkafka", facility, "{text}");
         }
-        // Producers and consumers share `kafka.properties`, and each remarks on what is the other's.
+        // Producers and consumers share `kafka.properties`, and each warns about the properties of the other.
         Level::Warning if text.contains("will be ignored by this") => {
             debug!(target: "librdkafka", facility, "{text}");
         }
@@ -24,7 +24,7 @@ pub(crate) fn line(level: Level, facility: &str, text: &str) {
     }
 }
 
-/// Takes an error that belongs to no record. Connection failures were log lines already.
+/// Logs an error that belongs to no record. Connection failures were already logged as lines.
 pub(crate) fn error_event(error: &Native, reason: &str) {
     match error.rdkafka_error_code() {
         Some(

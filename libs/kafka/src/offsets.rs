@@ -1,4 +1,4 @@
-//! Which offset may be committed, and which records beyond it are finished.
+//! Tracks which offset may be committed, and which records beyond it are finished.
 
 use std::collections::BTreeMap;
 
@@ -6,45 +6,46 @@ use chrono::{DateTime, Utc};
 
 use crate::finished::{self, Finished};
 
-/// The records of one partition that are under way.
+/// The records of one partition that are in progress.
 ///
-/// Offsets come in ascending order, with gaps where compaction or transactions left them; records finish in any order.
-/// The offset to commit is the lowest unfinished one, or, when all are finished, the one after the highest: everything
-/// below it is finished. What is finished beyond it is committed along with it, and was so by earlier owners.
+/// Offsets arrive in ascending order, with gaps where compaction or transactions left them; records finish in any
+/// order. The offset to commit is the lowest unfinished one or, when all are finished, the one after the highest:
+/// everything below it is finished. The records that are finished beyond it, here or by earlier owners, are committed
+/// along with it.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
-    /// With the times of the records.
+    /// The unfinished records, with their times.
     unfinished: BTreeMap<i64, Option<DateTime<Utc>>>,
-    /// The time of the last record that was taken and has one.
+    /// The time of the last record that was read and has one.
     newest: Option<DateTime<Utc>>,
-    /// Where it began: at the committed offset, or else at the first record that was taken.
+    /// Where consumption began: at the committed offset, or else at the first record that was read.
     start: Option<i64>,
-    /// One after the highest offset that was taken.
+    /// One after the highest offset that was read.
     end: i64,
-    /// What earlier owners finished, as far as it was not read yet.
+    /// The records that earlier owners finished and that were not read yet.
     inherited: Finished,
-    /// How often there was more to commit.
+    /// How often the state to commit has changed.
     changes: u64,
 }
 
-/// What to do with a record that was read.
+/// How to treat a record that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// It is new.
+    /// The record is new.
     Take,
-    /// It is finished.
+    /// An earlier owner has finished the record.
     Skip,
-    /// It lies before records that were read: the log has been replaced, and nothing known of it holds.
+    /// The record lies before others that were read: the log was replaced, and nothing known of it holds.
     BeginsAgain,
 }
 
 impl Offsets {
-    /// Goes on from a committed offset.
+    /// Continues from a committed offset.
     pub(crate) fn resume(committed: i64, inherited: Finished) -> Self {
         Self { start: Some(committed), end: committed, inherited, ..Self::default() }
     }
 
-    /// A record was read from the partition.
+    /// Notes that a record was read from the partition, and returns how to treat it.
     pub(crate) fn read(&mut self, offset: i64, time: Option<DateTime<Utc>>) -> Read {
         if self.start.is_some() && offset < self.end {
             return Read::BeginsAgain;
@@ -60,26 +61,31 @@ impl Offsets {
         Read::Take
     }
 
-    /// A record that was taken is finished.
+    /// Marks a record that was taken as finished.
     pub(crate) fn finish(&mut self, offset: i64) {
         if self.unfinished.remove(&offset).is_some() {
             self.changes += 1;
         }
     }
 
-    /// How often there was more to commit since it began.
+    /// Returns one after the highest offset that was read.
+    pub(crate) fn end(&self) -> i64 {
+        self.end
+    }
+
+    /// Returns how often the state to commit has changed so far.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// The offset to commit, with what is finished beyond it; none if nothing is finished.
+    /// Returns the offset to commit, with the records finished beyond it; `None` if nothing is finished.
     pub(crate) fn to_commit(&self) -> Option<(i64, Finished)> {
         let next = self.next()?;
         let finished = self.finished();
         (self.start < Some(next) || !finished.is_empty()).then_some((next, finished))
     }
 
-    /// What is finished beyond the offset to commit.
+    /// Returns the records that are finished beyond the offset to commit.
     fn finished(&self) -> Finished {
         let mut finished = Finished::default();
         let mut at = self.next().unwrap_or(self.end);
@@ -92,29 +98,29 @@ impl Offsets {
         finished
     }
 
-    /// Whether another record may be taken: whatever finishes then, it can be committed.
+    /// Returns whether another record may be taken: in whatever order records then finish, they can be committed.
     pub(crate) fn has_room(&self) -> bool {
-        // What earlier owners have left fitted then.
+        // The records that earlier owners finished fitted into the metadata.
         !self.inherited.is_empty() || finished::fits(self.span() + 1, self.unfinished.len() + 1)
     }
 
-    /// Whether there is room for about as many as were taken.
+    /// Returns whether about as many more records may be taken as were taken before.
     pub(crate) fn is_relieved(&self) -> bool {
         finished::fits(self.span() * 2, self.unfinished.len() * 2)
     }
 
-    /// How far it is from the offset to commit to the newest record.
+    /// Returns the distance from the offset to commit to the newest record.
     fn span(&self) -> i64 {
         self.end - self.next().unwrap_or(self.end)
     }
 
-    /// The lowest offset that is not finished, taken or not; none before it is known where it begins.
+    /// Returns the lowest unfinished offset, whether its record was taken or not; `None` until the start is known.
     pub(crate) fn next(&self) -> Option<i64> {
         self.start?;
         Some(self.unfinished.first_key_value().map_or(self.end, |(offset, _)| *offset))
     }
 
-    /// How many records are not finished, if the last one lies before `high`; none before it is known where it begins.
+    /// Returns how many records before `high` are not finished; `None` until the start is known.
     pub(crate) fn left(&self, high: i64) -> Option<u64> {
         self.start?;
         let not_read = u64::try_from(high - self.end).unwrap_or(0);
@@ -122,22 +128,22 @@ impl Offsets {
         Some(not_read + self.in_hand())
     }
 
-    /// How many records were taken and are not finished.
+    /// Returns how many records were taken and are not finished.
     pub(crate) fn in_hand(&self) -> u64 {
         self.unfinished.len() as u64
     }
 
-    /// Whether all that were taken are finished.
+    /// Returns whether all records that were taken are finished.
     pub(crate) fn are_finished(&self) -> bool {
         self.unfinished.is_empty()
     }
 
-    /// The lowest offset from this one on that was taken and is not finished, with the record's time.
+    /// Returns the lowest offset, from this one on, that was taken and is not finished, with the record's time.
     pub(crate) fn unfinished_from(&self, offset: i64) -> Option<(i64, Option<DateTime<Utc>>)> {
         self.unfinished.range(offset..).next().map(|(offset, time)| (*offset, *time))
     }
 
-    /// The time of the last record that was read.
+    /// Returns the time of the last record that was read.
     pub(crate) fn newest_time(&self) -> Option<DateTime<Utc>> {
         self.newest
     }
@@ -164,7 +170,7 @@ mod tests {
         tracker.to_commit().map(|(offset, _)| offset)
     }
 
-    /// The next owner of the partition, by what was committed.
+    /// The next owner of the partition, which continues at the commit.
     fn next_owner(tracker: &Offsets) -> Offsets {
         let Some((offset, finished)) = tracker.to_commit() else { return Offsets::default() };
         Offsets::resume(offset, Finished::decode(offset, &finished.encode(offset, MOST)).unwrap())
@@ -188,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_begins_again_is_noticed() {
+    fn a_new_log_is_detected() {
         let mut tracker = next_owner(&{
             let mut tracker = taken(&[1000, 1001]);
             tracker.finish(1001);
@@ -200,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_owner_finished_is_no_lag() {
+    fn records_that_an_earlier_owner_finished_are_no_lag() {
         let mut tracker = taken(&[0, 1, 2, 3, 4, 5]);
         for offset in [1, 2, 4] {
             tracker.finish(offset);
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn records_wait_until_what_was_taken_can_be_committed_in_any_order() {
+    fn records_wait_until_all_records_in_progress_fit_into_a_commit() {
         let mut tracker = taken(&[0]);
         let mut end = 1;
         while tracker.has_room() {
@@ -223,11 +229,11 @@ mod tests {
             tracker.finish(end);
             end += 1;
         }
-        assert_eq!(end, 1 << 20, "one that is slow leaves room for many");
+        assert_eq!(end, 1 << 20, "behind one slow record, many may be taken");
         tracker.finish(0);
         assert!(tracker.has_room());
         let mut tracker = taken(&(0..10_000).collect::<Vec<_>>());
-        assert!(tracker.has_room(), "many that wait have room too");
+        assert!(tracker.has_room(), "behind many unfinished records, another one may be taken");
         while tracker.has_room() {
             tracker.read(tracker.end, None);
         }
@@ -246,12 +252,12 @@ mod tests {
         /// Records are read in order and finish in any; now and then the partition has another owner, which knows
         /// what was committed last, while the former one may have finished more.
         #[test]
-        fn nothing_unfinished_is_skipped_and_nothing_that_was_committed_comes_again(
+        fn unfinished_records_are_not_skipped_and_committed_records_not_redelivered(
             (offsets, happenings) in histories(),
         ) {
             let mut owner = Offsets::default();
             let (mut at, mut in_hand) = (0, BTreeSet::new());
-            // What is finished, as far as the present owner knows, and as far as was committed.
+            // The finished records that the present owner knows, and the committed ones.
             let (mut finished, mut known) = (BTreeSet::new(), BTreeSet::new());
             let mut committed = (None, BTreeSet::new());
             let read = |owner: &mut Offsets, offset: i64, finished: &BTreeSet<i64>, committed: &BTreeSet<i64>| {

@@ -1,4 +1,4 @@
-//! An assigned partition: what is in work of it.
+//! An assigned partition, and its records in work.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,16 +8,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::finished::Finished;
 use crate::lag::{Lag, Watermarks};
-use crate::metrics::Tally;
+use crate::metrics::TopicMetrics;
 use crate::offsets::{Offsets, Read};
 
-/// A partition for as long as it is assigned once. When it comes back later, it is another one: the
-/// receipts of this one then count for nothing.
+/// One assignment of a partition. When the partition is assigned again later, that is another value, and receipts of
+/// this one have no effect.
 #[derive(Debug)]
 pub(crate) struct Partition {
     work: Mutex<Work>,
-    tally: Tally,
-    /// Its records are left to the next owner, but for those in progress.
+    tally: TopicMetrics,
+    /// Cancelled when the partition is revoked: its records are left to the next owner, except those in progress.
     revoked: CancellationToken,
 }
 
@@ -25,11 +25,11 @@ pub(crate) struct Partition {
 struct Work {
     offsets: Offsets,
     lag: Lag,
-    /// Of the changes of the offsets, how many the broker has.
+    /// How many changes of the offsets the broker has.
     committed: u64,
-    /// Records the application has and has not finished or dropped.
+    /// The records that the application has received, and has neither finished nor dropped.
     started: usize,
-    /// One after the last record that the application has started on.
+    /// One after the last record that the application has started.
     start: i64,
 }
 
@@ -38,34 +38,34 @@ struct Work {
 pub(crate) struct Commit {
     pub(crate) offset: i64,
     pub(crate) finished: Finished,
-    /// How many changes it stands for.
+    /// How many changes the commit covers.
     pub(crate) changes: u64,
 }
 
 impl Partition {
-    /// One that is assigned `now`, goes on where `offsets` say, and whose records `tally` counts.
-    pub(crate) fn new(offsets: Offsets, tally: Tally, now: DateTime<Utc>) -> Arc<Self> {
+    /// Creates a partition that is assigned `now` and continues where `offsets` say; `tally` counts its records.
+    pub(crate) fn new(offsets: Offsets, tally: TopicMetrics, now: DateTime<Utc>) -> Arc<Self> {
         let work = Work { offsets, lag: Lag::new(now), committed: 0, started: 0, start: i64::MIN };
         let revoked = CancellationToken::new();
         Arc::new(Self { work: Mutex::new(work), tally, revoked })
     }
 
-    /// A record of this time was polled, for the application to start some day.
+    /// Notes that a record of this time was polled, for the application to start later.
     pub(crate) fn read(&self, offset: i64, time: Option<DateTime<Utc>>) -> Read {
         self.work().offsets.read(offset, time)
     }
 
-    /// Whether another record may be taken.
+    /// Returns whether another record may be taken.
     pub(crate) fn has_room(&self) -> bool {
         self.work().offsets.has_room()
     }
 
-    /// Whether many more records may be taken.
+    /// Returns whether many more records may be taken.
     pub(crate) fn is_relieved(&self) -> bool {
         self.work().offsets.is_relieved()
     }
 
-    /// The application starts on a record; not once the partition is revoked.
+    /// Notes that the application starts a record. Returns false, and starts nothing, once the partition is revoked.
     pub(crate) fn start(&self, offset: i64) -> bool {
         let starts = {
             let mut work = self.work();
@@ -82,7 +82,7 @@ impl Partition {
         starts
     }
 
-    /// The application has finished a record, so long after it was started.
+    /// Notes that the application has finished a record, `took` after it was started.
     pub(crate) fn finish(&self, offset: i64, took: Duration) {
         self.tally.finished(took);
         let mut work = self.work();
@@ -90,12 +90,12 @@ impl Partition {
         work.started -= 1;
     }
 
-    /// The application dropped a record unfinished: nothing waits for it.
+    /// Notes that the application dropped a record unfinished: nothing waits for it.
     pub(crate) fn abandon(&self) {
         self.work().started -= 1;
     }
 
-    /// No record of it is started any more.
+    /// Revokes the partition: no record of it is started any more.
     pub(crate) fn revoke(&self) {
         // Under the lock: a record that is started at the same time is either counted or not started.
         let _work = self.work();
@@ -106,17 +106,33 @@ impl Partition {
         self.revoked.is_cancelled()
     }
 
-    /// Cancelled when it is revoked.
+    /// Returns the token that is cancelled when the partition is revoked.
     pub(crate) fn revoked(&self) -> &CancellationToken {
         &self.revoked
     }
 
-    /// How many records are in work.
+    /// Returns one after the last record that was started.
+    pub(crate) fn next_start(&self) -> i64 {
+        self.work().start
+    }
+
+    /// Returns whether all records before this offset are finished.
+    pub(crate) fn is_finished_before(&self, offset: i64) -> bool {
+        self.work().offsets.unfinished_from(i64::MIN).is_none_or(|(lowest, _)| lowest >= offset)
+    }
+
+    /// Returns the offset before which all records have been read. Markers of transactions are not read, but passed.
+    pub(crate) fn reached(&self) -> i64 {
+        let work = self.work();
+        work.lag.reached().map_or(work.offsets.end(), |reached| reached.max(work.offsets.end()))
+    }
+
+    /// Returns how many records are in work.
     pub(crate) fn in_work(&self) -> usize {
         self.work().started
     }
 
-    /// What the broker does not have yet.
+    /// Returns the commit to make, if the broker does not have everything yet.
     pub(crate) fn to_commit(&self) -> Option<Commit> {
         let work = self.work();
         let changes = work.offsets.changes();
@@ -127,37 +143,37 @@ impl Partition {
         Some(Commit { offset, finished, changes })
     }
 
-    /// Whether the broker has all that is to be committed.
+    /// Returns whether the broker has everything to commit.
     pub(crate) fn is_committed(&self) -> bool {
         let work = self.work();
         work.offsets.changes() == work.committed
     }
 
-    /// The broker has so many changes.
+    /// Notes that the broker has the first `changes` changes.
     pub(crate) fn committed(&self, changes: u64) {
         let mut work = self.work();
         work.committed = work.committed.max(changes);
     }
 
-    /// Takes what librdkafka knows.
+    /// Stores the watermarks that librdkafka reports.
     pub(crate) fn note(&self, watermarks: Watermarks, now: DateTime<Utc>) {
         let mut work = self.work();
         let Work { lag, offsets, .. } = &mut *work;
         lag.note(watermarks, offsets, now);
     }
 
-    /// How many records are not finished, if that is known.
+    /// Returns how many records are not finished, if that is known.
     pub(crate) fn lag(&self) -> Option<u64> {
         let work = self.work();
         work.lag.records(&work.offsets)
     }
 
-    /// How old the oldest record is that is not finished, if anything is known of it.
+    /// Returns the age of the oldest record that is not finished, if it is known.
     pub(crate) fn age(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
         self.work().age(i64::MIN, now)
     }
 
-    /// How old the oldest record is on which work has not started, if anything is known of it.
+    /// Returns the age of the oldest record that is not started, if it is known.
     pub(crate) fn waiting(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
         let work = self.work();
         work.age(work.start, now)
@@ -171,7 +187,7 @@ impl Partition {
 impl Work {
     fn age(&self, from: i64, now: DateTime<Utc>) -> Option<TimeDelta> {
         match self.lag.since(&self.offsets, from) {
-            // The clock of the producer may be ahead.
+            // The clock of the producer, or of the broker, may be ahead.
             Some(since) => Some((now - since).max(TimeDelta::zero())),
             None => self.lag.records(&self.offsets).map(|_| TimeDelta::zero()),
         }

@@ -9,42 +9,43 @@ use tokio_util::sync::CancellationToken;
 use crate::consumer::Intake;
 use crate::{Claim, Consumer, KafkaError, Receipt, Received, Record};
 
-/// How long the last commit may wait for a rebalance to end, when there is no hurry.
+/// How long the last commit may wait for a rebalance to end, unless the shutdown is hard.
 const COMMIT: Duration = Duration::from_secs(5);
 
-/// What became of a record.
+/// The result of handling a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handled {
-    /// Finished: it need not come again.
+    /// The record is finished and is not redelivered.
     Done,
-    /// Not finished, because the [claim](Claim) to it had ended: the next owner of its partition consumes it.
+    /// The record is not finished, because the [claim](Claim) to it had ended: the next owner of its partition
+    /// consumes it.
     Abandoned,
 }
 
-/// Works on many records at once.
+/// Processes many records at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Pool {
     records: usize,
 }
 
 impl Pool {
-    /// At most so many `records` are in work at once, and one at least. How many bytes they have together is bounded
-    /// by the [consumer](crate::Bounds).
+    /// Permits up to `records` records in work at once, and at least one. The [consumer](crate::Bounds) limits how
+    /// many bytes they have together.
     #[must_use]
     pub fn new(records: usize) -> Self {
         Self { records }
     }
 
-    /// Hands records to `handler` until a shut-down begins, then leaves the group.
+    /// Hands records to `handler` until a shutdown begins, then leaves the group.
     ///
-    /// `handler` is called for one record after the other, in the order of each partition; what it returns
-    /// runs beside all others. Who wants an order among them has it line up before it returns.
+    /// `handler` is called for one record after the other, in the order of each partition; the futures that it
+    /// returns run concurrently. A handler that needs an order among them must line them up before it returns.
     ///
-    /// `soft` takes no new records, ends the claims and finishes what has begun; `hard` abandons that too.
+    /// `soft` takes no new records, ends the claims and finishes records in work; `hard` abandons these too.
     ///
     /// # Errors
-    /// If a handler panicked, or abandoned a record without a reason; if the consumer stopped. All but what was
-    /// finished is consumed again.
+    /// If a handler panicked, or abandoned a record without a reason, or if the consumer stopped. All records that
+    /// were not finished are consumed again.
     pub async fn run<Handler, Work>(
         self,
         mut consumer: Consumer,
@@ -65,7 +66,7 @@ impl Pool {
     }
 }
 
-/// Where the work is done.
+/// The records in work.
 struct Floor<Handler> {
     bounds: Pool,
     work: JoinSet<Ended>,
@@ -100,7 +101,7 @@ where
                 }
                 received = intake.recv(), if taking && self.has_room() => match received {
                     Some(received) => self.start(received, soft),
-                    // The consumer stopped; closing it will tell why.
+                    // The consumer has stopped; closing it returns the reason.
                     None => taking = false,
                 },
             }
@@ -121,7 +122,7 @@ where
         let Ended { receipt, handled } = ended;
         match handled {
             Handled::Done => receipt.done(),
-            // Nothing would ever finish it, and no offset pass it.
+            // Nothing would ever finish the record, and no committed offset could pass it.
             Handled::Abandoned if taking && !receipt.is_revoked() => {
                 return Err(KafkaError::RecordAbandoned);
             }

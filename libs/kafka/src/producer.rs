@@ -18,31 +18,31 @@ use tokio::time::Instant;
 
 pub use self::generation::Acknowledgement;
 use self::generation::{Generation, Waiting};
-use crate::lost::Lost;
-use crate::metrics::{STATISTICS_INTERVAL, Sending, Vitals};
-use crate::trouble::Trouble;
+use crate::broker_error::BrokerError;
+use crate::metrics::{ClientStats, STATISTICS_INTERVAL, Sending};
+use crate::stuck_client::StuckClient;
 use crate::{KafkaError, Outgoing, Position, SendError, client, log};
 
 const QUEUE_RECORDS: &str = "queue.buffering.max.messages";
 const QUEUE_KBYTES: &str = "queue.buffering.max.kbytes";
-/// How often a full queue is asked for room: librdkafka does not say when there is some.
-const ROOM_POLL: Duration = Duration::from_millis(5);
-/// The first pause before a record that was not delivered is sent again; each is twice the one before.
+/// How often a full queue is polled until another record fits: librdkafka does not report that.
+const FULL_QUEUE_POLL: Duration = Duration::from_millis(5);
+/// The first backoff before a record that was not delivered is sent again; each further one is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// What kept it away may end at any time, and is noticed within this.
+/// The longest backoff: an outage may end at any time, and its end is noticed within this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Produces records. Clones share one client.
 ///
-/// It is idempotent and waits for all replicas in sync. Records never time out: through an outage
-/// they wait in memory, in their order, and the caller bounds how many it leaves unacknowledged.
-/// If librdkafka declares the client broken, or the client knows no broker any more, a new client replaces it. The
-/// unacknowledged records of the old client then fail, and the new client takes no record until the caller has seen
-/// that: a later record cannot overtake them.
+/// The producer is idempotent and waits for all in-sync replicas. Records never time out: through an outage they wait
+/// in memory, in their order, and the caller limits how many it leaves unacknowledged. If librdkafka declares the
+/// client broken, or the client no longer knows any broker, a new client replaces it. The unacknowledged records of
+/// the old client then fail, and the new client takes no record until the caller has seen that: a later record cannot
+/// overtake them.
 #[derive(Clone)]
 pub struct Producer(Arc<Inner>);
 
-/// How much a producer's queue takes, by librdkafka's settings.
+/// The capacity of a producer's queue, according to librdkafka's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
     /// `queue.buffering.max.messages`.
@@ -58,25 +58,25 @@ struct Inner {
     common: Arc<Common>,
 }
 
-/// What clients have in common that take each other's place.
+/// The state that successive clients of a producer share.
 struct Common {
     sending: Sending,
-    vitals: Arc<Vitals>,
-    /// Whose clients they are.
+    client_stats: Arc<ClientStats>,
+    /// The producer that the clients belong to.
     producer: OnceLock<Weak<Inner>>,
 }
 
 pub(crate) type Client = ThreadedProducer<Reports>;
 impl Producer {
-    /// Creates the client; it connects by itself in the background. By its name, the `client.id`, brokers and metrics
-    /// tell it from others. Measured with `meter` are the records that are produced, and how librdkafka does.
+    /// Creates the client, which connects by itself in the background. Brokers and metrics distinguish it from others
+    /// by its name, the `client.id`. `meter` records the records that are produced, and librdkafka's statistics.
     ///
     /// # Errors
-    /// If librdkafka does not take the settings.
+    /// If librdkafka rejects the settings.
     pub fn new(settings: &Kafka, name: &str, meter: &Meter) -> Result<Self, KafkaError> {
         let config = config(settings, name)?;
-        let (sending, vitals) = (Sending::new(meter), Vitals::observed(meter));
-        let common = Arc::new(Common { sending, vitals, producer: OnceLock::new() });
+        let (sending, client_stats) = (Sending::new(meter), ClientStats::observed(meter));
+        let common = Arc::new(Common { sending, client_stats, producer: OnceLock::new() });
         let client = connect_measured(&config, &common).map_err(client::not_created)?;
         let servers = settings.bootstrap_servers.clone();
         let current = RwLock::new(Generation::new(client));
@@ -85,12 +85,12 @@ impl Producer {
         Ok(Self(inner))
     }
 
-    /// How much the queue takes.
+    /// Returns the capacity of the queue.
     #[must_use]
     pub fn queue(&self) -> QueueLimits {
         let limit = |name| self.0.config.get(name).and_then(|limit| limit.trim().parse::<usize>().ok());
         let of = |name| match limit(name) {
-            // To librdkafka, none.
+            // librdkafka takes zero as no limit.
             Some(0) | None => usize::MAX,
             Some(limit) => limit,
         };
@@ -99,11 +99,11 @@ impl Producer {
 
     /// Hands a record to librdkafka, which copies it. Never blocks.
     ///
-    /// Records of one key lie in the order of these calls.
+    /// Records with the same key are stored in the order of these calls.
     ///
     /// # Errors
-    /// [`SendError::QueueFull`] when enough is waiting already, [`SendError::Replaced`] while records of a replaced
-    /// client are unsettled, and what can be said without asking the broker.
+    /// [`SendError::QueueFull`] when the queue is full, [`SendError::Replaced`] while records of a replaced client
+    /// are unsettled, and errors that librdkafka finds without asking the broker.
     pub fn enqueue(&self, record: &Outgoing) -> Result<Acknowledgement, SendError> {
         let mut enqueued = self.current().enqueue(record);
         if let Some(Err(error)) = &enqueued
@@ -116,28 +116,28 @@ impl Producer {
     }
 
     fn not_enqueued(&self, record: &Outgoing, error: Native) -> SendError {
-        // For room one waits; the record is not given up.
+        // A full queue is not a failure of the record: the caller waits until the record fits.
         if error.rdkafka_error_code() != Some(Code::QueueFull) {
             self.0.common.sending.ended(&record.topic, Instant::now(), Some(&error));
         }
         SendError::new(error)
     }
 
-    /// Produces a record and waits for its acknowledgement, before that until the queue takes it.
+    /// Waits until the queue takes a record, produces it, and waits for its acknowledgement.
     ///
     /// # Errors
     /// If the record was refused, or not delivered.
     pub async fn send(&self, record: &Outgoing) -> Result<Position, SendError> {
         loop {
             match self.enqueue(record) {
-                Err(SendError::QueueFull | SendError::Replaced) => tokio::time::sleep(ROOM_POLL).await,
+                Err(SendError::QueueFull | SendError::Replaced) => tokio::time::sleep(FULL_QUEUE_POLL).await,
                 other => return other?.await,
             }
         }
     }
 
-    /// Produces a record again and again, until the broker has it or will never take it. Dropped before
-    /// that, it may have been taken, and will be if it waits in the queue.
+    /// Produces a record, with retries, until the broker has it or will never accept it. If the future is dropped
+    /// before that, the broker may have the record already, or will get it if it waits in the queue.
     ///
     /// # Errors
     /// If the record was refused.
@@ -147,7 +147,10 @@ impl Producer {
             match self.send(record).await {
                 Err(error) if !error.is_refusal() => {
                     if pause == FIRST_PAUSE {
-                        tracing::warn!(topic = record.topic, %error, "a record was not delivered, trying until it is");
+                        tracing::warn!(
+                            event = "record.send_failed", topic = record.topic, %error,
+                            "cannot publish a record; retrying"
+                        );
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -157,10 +160,10 @@ impl Producer {
         }
     }
 
-    /// Waits until everything is acknowledged.
+    /// Waits until all records are acknowledged.
     ///
     /// # Errors
-    /// If it is not by the deadline; it is then still on its way.
+    /// If they are not by the deadline; the others then remain in flight.
     pub async fn flush(&self, deadline: Duration) -> Result<(), KafkaError> {
         let client = self.client();
         blocking(move || {
@@ -172,10 +175,10 @@ impl Producer {
         .await
     }
 
-    /// Asks a broker for its metadata, for readiness.
+    /// Asks a broker for its metadata, to check readiness.
     ///
     /// # Errors
-    /// If none answers by the deadline.
+    /// If no broker answers by the deadline.
     pub async fn probe(&self, deadline: Duration) -> Result<(), KafkaError> {
         let client = self.client();
         let servers = self.0.servers.clone();
@@ -190,34 +193,38 @@ impl Producer {
         self.0.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces a client that is of no use any more, unless another call did so already.
+    /// Replaces a client that is no longer usable, unless another call has already done so.
     fn renew(&self) -> Result<(), SendError> {
         let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
         let broken = current.client.client().fatal_error().map(|(_, reason)| reason);
-        let lost = || current.client.context().lost.is_so().then(|| "it knows no broker any more".to_owned());
+        let lost = || current.client.context().lost.is_so().then(|| "it has lost all brokers".to_owned());
         if let Some(reason) = broken.or_else(lost) {
-            tracing::error!(reason, "the producer broke; a new one takes its place");
+            tracing::error!(event = "producer.replaced", reason, "the producer failed; replacing it");
             let new = connect_measured(&self.0.config, &self.0.common).map_err(SendError::new)?;
-            client::let_go(current.replace(new));
+            client::drop_in_background(current.replace(new));
         }
         Ok(())
     }
 }
 
 impl Common {
-    /// Has a client replaced that will never say so itself. Not by its own thread, which has to end with it.
+    /// Replaces a client that will never report its loss itself. This runs on another thread than the client's own,
+    /// which has to end with the client.
     fn replace(&self) {
         let Some(producer) = self.producer.get().cloned() else { return };
         std::thread::spawn(move || {
             let producer = producer.upgrade().map(Producer);
             if let Some(Err(error)) = producer.as_ref().map(Producer::renew) {
-                tracing::error!(%error, "the producer could not be replaced");
+                tracing::error!(
+                    event = "producer.replacement_failed", %error,
+                    "cannot replace the failed producer"
+                );
             }
         });
     }
 }
 
-/// A client of which nothing is measured.
+/// Creates a client without metrics.
 pub(crate) fn connect(config: &ClientConfig) -> Result<Client, Native> {
     Client::from_config_and_context(config, Reports::default())
 }
@@ -227,14 +234,14 @@ fn connect_measured(config: &ClientConfig, common: &Arc<Common>) -> Result<Clien
     Client::from_config_and_context(config, reports)
 }
 
-/// Asks for the brokers' metadata. Blocks until one answers, or the time is up.
+/// Asks for the brokers' metadata. Blocks until a broker answers or `wait` has passed.
 pub(crate) fn ask(client: &Client, servers: &str, wait: Duration) -> Result<Metadata, KafkaError> {
-    let trouble = &client.context().trouble;
+    let broker_error = &client.context().broker_error;
     let answer = client.client().fetch_metadata(None, wait);
     if answer.is_ok() {
-        trouble.is_over();
+        broker_error.is_over();
     }
-    answer.map_err(|silence| trouble.explain(servers, &silence))
+    answer.map_err(|silence| broker_error.explain(servers, &silence))
 }
 
 fn config(settings: &Kafka, name: &str) -> Result<ClientConfig, KafkaError> {
@@ -249,59 +256,59 @@ fn config(settings: &Kafka, name: &str) -> Result<ClientConfig, KafkaError> {
             ("client.id", name),
             ("enable.idempotence", "true"),
             ("acks", "all"),
-            // Infinite: a record that timed out would be overtaken by those behind it.
+            // No timeout: a record that timed out would be overtaken by the records behind it.
             ("message.timeout.ms", "0"),
             ("compression.codec", compression),
-            // Requests that were committed together are enqueued together, within a millisecond or
-            // two; waiting longer for company adds latency and no company.
+            // Requests that were committed together are enqueued together, within a millisecond or two; a longer wait
+            // adds latency, but no records to the batch.
             ("linger.ms", "2"),
-            // librdkafka's default of 1 GiB is more than a service should hold for a broker that is away.
+            // librdkafka's default of 1 GiB is more than a service should hold while the broker is unreachable.
             (QUEUE_KBYTES, "131072"),
             (QUEUE_RECORDS, "100000"),
-            // A topic's limit decides what is too large, and it counts compressed bytes.
+            // A topic's limit decides which record is too large, and it counts compressed bytes.
             ("message.max.bytes", &settings.largest_record().to_string()),
-            // Below a broker's usual limit of 1 MiB, so that what is refused as too large was alone in
-            // its batch: a batch is refused as a whole.
+            // Below a broker's usual limit of 1 MiB, so that a record that is refused as too large was alone in its
+            // batch: a batch is refused as a whole.
             ("batch.size", "900000"),
-            // Where Java's producers would put a key, so that others may produce to the same topics.
+            // Chooses the partition of a key as Java's producers do, so that others may produce to the same topics.
             ("partitioner", "murmur2_random"),
             STATISTICS_INTERVAL,
         ],
     )
 }
 
-/// Runs what blocks where blocking is allowed.
+/// Runs blocking work on a thread where blocking is allowed.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, KafkaError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| KafkaError::Cancelled)?
 }
 
-/// Passes delivery reports on to who waits for them.
+/// Passes delivery reports on to the acknowledgements that wait for them.
 #[derive(Default)]
 pub(crate) struct Reports {
-    pub(crate) trouble: Trouble,
-    lost: Lost,
+    pub(crate) broker_error: BrokerError,
+    lost: StuckClient,
     common: Option<Arc<Common>>,
 }
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         log::line(level, facility, text);
-        // Its error, if it is one, comes after it.
+        // The error that belongs to the line, if any, follows it.
         if facility == "FAIL" {
-            self.trouble.note_line(text);
+            self.broker_error.note_line(text);
         }
     }
 
     fn error(&self, error: Native, reason: &str) {
         log::error_event(&error, reason);
-        self.trouble.note(&error, reason);
+        self.broker_error.note(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
         if let Some(common) = &self.common {
-            common.vitals.note(&statistics);
+            common.client_stats.note(&statistics);
             if self.lost.note(&statistics) {
                 common.replace();
             }

@@ -1,11 +1,14 @@
-//! How far another group has come.
+//! Observes how far another group has come.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -14,13 +17,13 @@ use tokio::time::Instant;
 
 use crate::{KafkaError, client};
 
-/// How long a read for records waits each time.
+/// How long each poll for records waits.
 const READ_POLL: Duration = Duration::from_millis(100);
 
-/// Looks at what a consumer group has finished, without being its member.
+/// Observes which records a consumer group has finished, without being a member.
 ///
-/// It asks for all partitions at once: brokers answer for all that they lead in one response. Its clients live on
-/// between two looks, and are replaced after one that fails.
+/// It asks for all partitions at once: a broker answers for all partitions that it leads in one response. Its clients
+/// are kept from one look to the next, and are replaced after a look that fails.
 #[derive(Clone)]
 pub struct Progress {
     servers: String,
@@ -30,34 +33,34 @@ pub struct Progress {
 /// A topic's partition.
 type Partition = (String, i32);
 
-/// How far topics had come at some moment: the end of each partition that the group has not passed yet.
+/// The ends of topics at some moment: the end of each partition that the group has not passed yet.
 ///
-/// Counted in records and not in time: records that were produced while a clock was wrong are not in the order of
+/// A mark holds offsets and not times: records that were produced while a clock was wrong are not in the order of
 /// their times.
 #[derive(Debug, Clone)]
 pub struct Mark {
     ends: BTreeMap<Partition, i64>,
-    /// What the group had committed at the look before.
+    /// The offsets that the group had committed at the previous look.
     committed: BTreeMap<Partition, i64>,
 }
 
 impl Progress {
-    /// Of this group.
+    /// Observes this group.
     ///
     /// # Errors
-    /// If the settings are not taken.
+    /// If librdkafka rejects the settings.
     pub fn of(settings: &Kafka, group: &str) -> Result<Self, KafkaError> {
         let onlooker = config(settings, group, &[("isolation.level", "read_uncommitted")])?;
         let reader = config(
             settings,
             group,
             &[
-                // As members of the group read.
+                // The isolation level of the group's members.
                 ("isolation.level", "read_committed"),
                 ("enable.auto.commit", "false"),
                 ("enable.partition.eof", "true"),
                 ("auto.offset.reset", "earliest"),
-                // One record answers the question.
+                // A single record is enough for the answer.
                 ("fetch.message.max.bytes", "16384"),
                 ("queued.min.messages", "1"),
             ],
@@ -66,20 +69,20 @@ impl Progress {
         Ok(Self { servers: settings.bootstrap_servers.clone(), clients: Arc::new(clients) })
     }
 
-    /// Where these topics end now.
+    /// Returns the current ends of these topics.
     ///
     /// # Errors
-    /// If the broker does not say so by the deadline.
+    /// If the broker does not answer by the deadline.
     pub async fn mark(&self, topics: &[String], deadline: Duration) -> Result<Mark, KafkaError> {
         let topics = topics.to_vec();
         self.look(deadline, move |look| look.mark(&topics)).await
     }
 
-    /// Whether the group has finished everything that was there at a mark. A partition that it has passed is not
-    /// looked at again.
+    /// Returns whether the group has finished all records that were there at a mark. A partition that it has passed
+    /// is not looked at again.
     ///
     /// # Errors
-    /// If the broker does not say so by the deadline; then the mark is as it was.
+    /// If the broker does not answer by the deadline; the mark is then unchanged.
     pub async fn has_passed(&self, mark: &mut Mark, deadline: Duration) -> Result<bool, KafkaError> {
         let before = mark.clone();
         *mark = self.look(deadline, move |look| look.pass(before)).await?;
@@ -96,7 +99,7 @@ impl Progress {
             let mut own = Look { clients: &clients, pair: clients.take(), until: Instant::now() + deadline };
             let found = look(&mut own);
             let pair = own.pair;
-            // One that could not be asked may have lost its way.
+            // A client that got no answer may be lost.
             if found.is_ok() {
                 clients.give_back(pair);
             }
@@ -121,19 +124,19 @@ fn config(settings: &Kafka, group: &str, ours: &[(&str, &str)]) -> Result<Client
     Ok(config)
 }
 
-/// Makes clients, and keeps them from one look to the next.
+/// Creates clients, and keeps them from one look to the next.
 struct Clients {
     onlooker: ClientConfig,
     reader: ClientConfig,
     idle: Mutex<Option<Pair>>,
 }
 
-/// The clients of one look, as far as they are needed.
+/// The clients of one look, created when they are needed.
 #[derive(Default)]
 struct Pair {
     /// Asks for offsets.
     onlooker: Option<BaseConsumer>,
-    /// Reads what is behind them.
+    /// Reads the records at those offsets.
     reader: Option<BaseConsumer>,
 }
 
@@ -149,11 +152,11 @@ impl Clients {
 
 impl Drop for Clients {
     fn drop(&mut self) {
-        client::let_go(self.take());
+        client::drop_in_background(self.take());
     }
 }
 
-/// One look.
+/// One look at the group.
 struct Look<'a> {
     clients: &'a Clients,
     pair: Pair,
@@ -171,7 +174,7 @@ impl Look<'_> {
         let mut partitions = BTreeSet::new();
         for topic in topics {
             let found = metadata.topics().iter().find(|found| found.name() == topic);
-            // One that is not there has no end, which is not to say that nothing is to come.
+            // A missing topic has no end, which does not mean that no records will arrive.
             let found = found.ok_or(Native::MetadataFetch(Code::UnknownTopicOrPartition))?;
             if let Some(error) = found.error() {
                 return Err(Native::MetadataFetch(error.into()));
@@ -182,7 +185,7 @@ impl Look<'_> {
         Ok(Mark { ends: ends(self.onlooker()?, &partitions, left)?, committed: BTreeMap::new() })
     }
 
-    /// What of a mark is not passed.
+    /// Returns the part of a mark that the group has not passed.
     fn pass(&mut self, mark: Mark) -> Result<Mark, Native> {
         let Mark { ends: marked, committed: before } = mark;
         let partitions: BTreeSet<_> = marked.keys().cloned().collect();
@@ -192,24 +195,24 @@ impl Look<'_> {
         let ends = ends(onlooker, &partitions, left)?;
         let is_ahead = |partition: &Partition, marked: i64| {
             let finished = committed.get(partition).copied().unwrap_or(0);
-            // It ends before its mark if it was deleted and created again: what was there at the mark is gone.
+            // A partition that ends before its mark was deleted and created again: the records at the mark are gone.
             finished < marked && ends.get(partition).is_some_and(|end| *end >= marked)
         };
         let mut left: BTreeMap<_, _> =
             marked.into_iter().filter(|(partition, marked)| is_ahead(partition, *marked)).collect();
-        // Where the group goes on, there is something to go on with; else there may be nothing but what is left of
-        // transactions and of records that were deleted, by which no group commits.
-        let stands = |partition: &Partition| before.get(partition) == committed.get(partition);
-        let standing = left.iter().filter(|(partition, _)| stands(partition));
-        let standing: BTreeMap<_, _> = standing.map(|(it, marked)| (it.clone(), *marked)).collect();
-        for partition in self.without_records(&standing, &committed)? {
+        // A group that has moved since the last look has records to consume. Otherwise, the remaining offsets may
+        // hold only markers of transactions and deleted records, past which no group commits.
+        let has_not_moved = |partition: &Partition| before.get(partition) == committed.get(partition);
+        let unmoved = left.iter().filter(|(partition, _)| has_not_moved(partition));
+        let unmoved: BTreeMap<_, _> = unmoved.map(|(it, marked)| (it.clone(), *marked)).collect();
+        for partition in self.without_records(&unmoved, &committed)? {
             left.remove(&partition);
         }
         let committed = committed.into_iter().filter(|(partition, _)| left.contains_key(partition)).collect();
         Ok(Mark { ends: left, committed })
     }
 
-    /// Those of these partitions that have no record between what is committed and the mark.
+    /// Returns the partitions that have no record between the committed offset and the mark.
     fn without_records(
         &mut self,
         marked: &BTreeMap<Partition, i64>,
@@ -220,11 +223,12 @@ impl Look<'_> {
         }
         let left = self.left();
         let partitions: BTreeSet<_> = marked.keys().cloned().collect();
-        // No further than the first transaction that is open: what lies behind it comes when that ends.
+        // Only up to the first open transaction: the records behind it become readable when the transaction ends.
         let readable = ends(self.reader()?, &partitions, left)?;
         let mut without = Vec::new();
         let topics: BTreeSet<_> = marked.keys().map(|(topic, _)| topic).collect();
-        // One topic after the other: of the end of a partition, librdkafka's binding names only its number.
+        // One topic after the other: at the end of a partition, librdkafka's binding reports only the partition's
+        // number.
         for topic in topics {
             let of_topic = marked.iter().filter(|((name, partition), marked)| {
                 let end = readable.get(&(name.clone(), *partition));
@@ -239,7 +243,8 @@ impl Look<'_> {
         Ok(without)
     }
 
-    /// Reads each partition from what is committed on; gives those that have no record before their mark.
+    /// Reads each partition from the committed offset on; returns the partitions that have no record before their
+    /// mark.
     fn read(
         &mut self,
         topic: &str,
@@ -255,11 +260,11 @@ impl Look<'_> {
         let reader = self.reader()?;
         reader.assign(&assignment)?;
         let mut without = Vec::new();
-        // What is not known by the deadline is not passed.
+        // A partition that is not decided by the deadline is not passed.
         while !marked.is_empty() && Instant::now() < until {
             let (partition, position) = match reader.poll(READ_POLL) {
                 Some(Ok(record)) => (record.partition(), record.offset()),
-                // It lies behind the mark.
+                // The end of the partition is not before the mark.
                 Some(Err(Native::PartitionEOF(partition))) => (partition, i64::MAX),
                 Some(Err(error)) => return Err(error),
                 None => continue,
@@ -280,7 +285,8 @@ impl Look<'_> {
     }
 }
 
-/// A client that has been there is polled, so that what librdkafka has to say does not gather.
+/// Returns the client in the slot, or creates one. An existing client is polled first, so that librdkafka's events do
+/// not accumulate.
 fn client_of<'a>(
     slot: &'a mut Option<BaseConsumer>,
     config: &ClientConfig,
@@ -295,9 +301,9 @@ fn client_of<'a>(
     Ok(slot.insert(client))
 }
 
-/// The ends of partitions, as far as this client may read: one request to each leader.
-fn ends(
-    client: &BaseConsumer,
+/// Returns the ends of partitions, as far as this client may read: one request to each leader.
+pub(crate) fn ends<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
     partitions: &BTreeSet<Partition>,
     deadline: Duration,
 ) -> Result<BTreeMap<Partition, i64>, Native> {
@@ -306,7 +312,7 @@ fn ends(
     }
     let mut asked = TopicPartitionList::new();
     for (topic, partition) in partitions {
-        // In place of a time, as in the protocol: the end.
+        // In place of a time, this requests the end, as in the protocol.
         asked.add_partition_offset(topic, *partition, Offset::End)?;
     }
     let answered = client.offsets_for_times(asked, deadline)?;
@@ -323,10 +329,10 @@ fn ends(
         .collect()
 }
 
-/// What the client's group has committed; of a partition that it has committed nothing of, nothing. One request to
-/// the group's coordinator.
-fn committed(
-    client: &BaseConsumer,
+/// Returns the committed offsets of the client's group, without the partitions for which none is committed. One
+/// request to the group's coordinator.
+fn committed<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
     partitions: &BTreeSet<Partition>,
     deadline: Duration,
 ) -> Result<BTreeMap<Partition, i64>, Native> {
@@ -341,7 +347,7 @@ fn committed(
     let elements = answered.elements();
     let offsets = elements.iter().filter_map(|found| match found.offset() {
         Offset::Offset(offset) => Some(((found.topic().to_owned(), found.partition()), offset)),
-        // Nothing was ever finished.
+        // The group has committed nothing for this partition.
         _ => None,
     });
     Ok(offsets.collect())

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 
-/// A record as it was consumed.
+/// A record that was consumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The topic it came from.
@@ -11,23 +11,23 @@ pub struct Record {
     pub partition: i32,
     /// Its place in the partition.
     pub offset: i64,
-    /// When it was produced, or appended, as the topic has it.
+    /// When it was produced or appended, as configured for the topic.
     pub timestamp: Option<DateTime<Utc>>,
-    /// The key byte for byte; none is not the same as empty.
+    /// The key, byte for byte; no key differs from an empty one.
     pub key: Option<Bytes>,
-    /// Headers in their order; a name may come twice, a null value is empty.
+    /// Headers in their order; a name may occur twice, and a null value is empty.
     pub headers: Vec<(String, Bytes)>,
-    /// The value byte for byte; a tombstone's is empty.
+    /// The value, byte for byte; the value of a tombstone is empty.
     pub payload: Bytes,
 }
 
 impl Record {
-    /// When a record was produced, or appended.
+    /// Returns when a record was produced or appended.
     pub(crate) fn time(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
         message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis)
     }
 
-    /// How many bytes of memory it takes, but for the little that each record does.
+    /// Returns how many bytes of memory it takes, apart from the small overhead of each record.
     pub(crate) fn bytes(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + headers
@@ -55,14 +55,14 @@ fn read_headers(headers: &rdkafka::message::BorrowedHeaders) -> Vec<(String, Byt
         .collect()
 }
 
-/// A record to produce. Its partition follows from its key.
+/// A record to produce. Its key determines its partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     /// The topic it goes to.
     pub topic: String,
-    /// Records of one key share a partition; without one they are spread.
+    /// Records with the same key share a partition; records without a key are spread.
     pub key: Option<Bytes>,
-    /// Headers in their order; a name may come twice.
+    /// Headers in their order; a name may occur twice.
     pub headers: Vec<(String, Bytes)>,
     /// The value.
     pub payload: Bytes,
@@ -76,7 +76,7 @@ impl Outgoing {
     }
 }
 
-/// Where an acknowledged record lies.
+/// Where an acknowledged record is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The partition of its topic.

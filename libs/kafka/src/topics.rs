@@ -18,29 +18,29 @@ use crate::{KafkaError, client};
 /// How long to wait before looking again for topics that were just created.
 const VISIBLE_POLL: Duration = Duration::from_millis(100);
 
-/// How long after one broker's refusal another may still answer.
+/// How long another broker may still answer after one has refused us.
 const SECOND_OPINION: Duration = Duration::from_secs(1);
 
 type Admin = AdminClient<DefaultClientContext>;
 
-/// Sees to it that topics are there: creates those that are missing if `kafka.topics.create` says so.
+/// Ensures that topics exist: creates the missing ones if `kafka.topics.create` is set.
 ///
 /// # Errors
-/// [`KafkaError::MissingTopics`] names what is missing and not to be created. A broker that refuses us
-/// is not asked until the deadline.
+/// [`KafkaError::MissingTopics`] names the topics that are missing and are not to be created. A broker that refuses
+/// us is not retried until the deadline.
 pub async fn ensure_topics(settings: &Kafka, names: &[&str], deadline: Duration) -> Result<(), KafkaError> {
     let deadline = Instant::now() + deadline;
-    // A broker that wants TLS closes the connections of who does not speak it.
+    // A broker that requires TLS closes plaintext connections; this logs it.
     let config = client::config(settings, &[("log.connection.close", "true")])?;
     let client = producer::connect(&config).map_err(client::not_created)?;
     let topics = Topics { client, settings, deadline };
     let seen_to = topics.see_to(names).await;
-    client::let_go(topics.client);
+    client::drop_in_background(topics.client);
     seen_to
 }
 
 struct Topics<'a> {
-    /// To ask with: unlike an admin client, it hears why a broker does not answer.
+    /// The client to ask with: unlike an admin client, it learns why a broker does not answer.
     client: Client,
     settings: &'a Kafka,
     deadline: Instant,
@@ -68,16 +68,16 @@ impl Topics<'_> {
         let (client, servers) = (self.client.clone(), self.settings.bootstrap_servers.clone());
         let left = self.deadline.saturating_duration_since(Instant::now());
         let (report, answer) = oneshot::channel();
-        // Not one of the runtime's threads, which a process that gives up would have to wait for.
+        // Not one of the runtime's threads: a process that gives up would have to wait for it.
         thread::Builder::new()
             .name("kafka-topics".to_owned())
             .spawn(move || {
-                // Nobody listens any more when a broker has refused us.
+                // The receiver is gone if a broker has refused us.
                 let _ = report.send(producer::ask(&client, &servers, left).map(|all| usable(&all)));
             })
             .map_err(KafkaError::Thread)?;
         let refusal = async {
-            let error = self.client.context().trouble.refusal().await;
+            let error = self.client.context().broker_error.refusal().await;
             tokio::time::sleep(SECOND_OPINION).await;
             error
         };
@@ -104,8 +104,10 @@ impl Topics<'_> {
         })?;
         for result in results {
             match result {
-                Ok(name) => info!(topic = name, partitions, replication, "topic created"),
-                // Another replica was faster.
+                Ok(name) => {
+                    info!(event = "topic.created", topic = name, partitions, replication, "topic created");
+                }
+                // Another replica has already created the topic.
                 Err((_, Code::TopicAlreadyExists)) => {}
                 Err((name, code)) => {
                     return Err(KafkaError::TopicNotCreated { name, source: Native::AdminOp(code).into() });
@@ -115,8 +117,7 @@ impl Topics<'_> {
         Ok(())
     }
 
-    /// Waits until new topics are in the metadata; a consumer that subscribes before then would
-    /// notice them much later.
+    /// Waits until new topics are in the metadata; a consumer that subscribed earlier would notice them much later.
     async fn wait_for(&self, names: &[&str]) -> Result<(), KafkaError> {
         loop {
             let names = self.missing(names).await?;
@@ -131,15 +132,16 @@ impl Topics<'_> {
     }
 }
 
-/// How topics are created.
+/// Returns the configuration of topics that are created.
 fn configuration(settings: &Kafka) -> Vec<(&'static str, String)> {
     let mut configuration = vec![
         ("max.message.bytes", settings.largest_record().to_string()),
-        // With the producer's time, Kafka refuses records of a producer whose clock is an hour ahead
+        // With producer timestamps, Kafka refuses records if the producer's clock is an hour ahead
         // (`message.timestamp.after.max.ms`).
         ("message.timestamp.type", "LogAppendTime".to_owned()),
     ];
-    // By default one replica may lead alone, and lose what it has acknowledged. With two, none could be restarted.
+    // By default one replica may lead alone, and lose records that it has acknowledged. With two replicas, the
+    // setting would prevent a restart of either.
     if settings.topics.replication.get() >= 3 {
         configuration.push(("min.insync.replicas", "2".to_owned()));
     }
@@ -160,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_three_replicas_two_have_each_record() {
+    fn each_record_is_acknowledged_by_two_of_three_replicas() {
         for (replication, expected) in [(1, None), (2, None), (3, Some("2")), (5, Some("2"))] {
             let topics = Topics { replication: NonZeroU32::new(replication).unwrap(), ..Topics::default() };
             let configuration = configuration(&Kafka { topics, ..Kafka::default() });

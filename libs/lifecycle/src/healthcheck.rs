@@ -3,37 +3,37 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 
-/// A service takes 2 s at most to find out.
+/// How long the healthcheck waits. A service needs at most 2 s to determine whether it is ready.
 const DEADLINE: Duration = Duration::from_secs(4);
 
 /// Why a service is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
-    /// Nobody answers there, or not in time.
-    #[error("nobody answers at {url}")]
+    /// The service does not answer, or not in time.
+    #[error("no response from {url}")]
     Silent {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// How that failed.
+        /// The error of the request.
         source: reqwest::Error,
     },
-    /// It says so itself.
-    #[error("not ready, says {url}: {status} {report}")]
+    /// The service reports that it is not ready.
+    #[error("not ready: {url} responded {status} {report}")]
     Unready {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// What it was answered with.
+        /// The status of the response.
         status: StatusCode,
-        /// Which of its dependencies are down.
+        /// The body of the response: the dependencies that are down.
         report: String,
     },
 }
 
-/// Asks the service that listens on this machine, at the `address` it was told to, whether it is ready: for the
-/// health checks of containers, whose images have no other program that could ask.
+/// Asks the service on this machine that listens at `address` whether it is ready. For the health checks of containers,
+/// since their images contain no other program that could send the request.
 ///
 /// # Errors
-/// [`NotReady`] if it is not, or nobody answers.
+/// [`NotReady`] if the service is not ready or does not answer.
 pub async fn healthcheck(address: SocketAddr) -> Result<(), NotReady> {
     let url = format!("http://{}/readyz", reachable(address));
     let asked = async {
@@ -48,7 +48,7 @@ pub async fn healthcheck(address: SocketAddr) -> Result<(), NotReady> {
     }
 }
 
-/// Who listens on all addresses is asked on the loopback one.
+/// Returns the loopback address for a service that listens on all addresses.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_not_ready_says_why() {
+    async fn an_unready_service_says_why() {
         let report = r#"{"status":"unready","broker":"down"}"#;
         let service = service(ResponseTemplate::new(503).set_body_string(report)).await;
         let why = healthcheck(*service.address()).await.unwrap_err().to_string();
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nobody_listens_nobody_is_healthy() {
+    async fn an_address_without_a_listener_is_unhealthy() {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

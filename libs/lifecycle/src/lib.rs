@@ -1,17 +1,17 @@
-//! How a process lives and ends: readiness, signals, a deadline, and tasks that never die unnoticed.
+//! The lifecycle of a process: readiness, signals, a shutdown deadline, and supervised tasks.
 //!
-//! [`Shutdown`] has two tokens. *Soft* says: take nothing new, finish what you have. *Hard* says: stop now.
-//! Soft is cancelled by the first SIGTERM or SIGINT, or by [`Shutdown::begin`]; hard by the deadline, which
-//! counts from there, by a second signal, or by [`Shutdown::force`]. Hard implies soft.
+//! [`Shutdown`] has two tokens. *Soft* means: take no new work, finish the current work. *Hard* means: stop now. The
+//! first SIGTERM or SIGINT, or [`Shutdown::begin`], cancels soft. The deadline, which counts from then, a second
+//! signal, or [`Shutdown::force`] cancels hard. Hard implies soft.
 //!
-//! [`Tasks`] supervises what runs for as long as the process does. A task that fails, panics, or returns
-//! although nobody asked it to begins the shutdown, so that the process ends, with an error, instead of
-//! living on half dead.
+//! [`Tasks`] supervises the tasks that run for as long as the process does. A task that fails, panics, or returns
+//! before the shutdown begins the shutdown, so that the process exits with an error instead of continuing without the
+//! task.
 //!
-//! [`Readiness`] says whether the process can do its work: asks what that depends on, not too often. [`healthcheck`]
-//! asks for it from outside.
+//! [`Readiness`] tells whether the process can do its work: it probes the dependencies, at a limited rate.
+//! [`healthcheck`] asks for it from outside the process.
 //!
-//! [`in_words`] gives the last words, and [`exit_code`] says them.
+//! [`in_words`] formats an error with its causes, and [`exit_code`] prints it when the process ends.
 //!
 //! ```
 //! # use std::time::Duration;

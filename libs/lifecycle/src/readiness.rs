@@ -9,19 +9,19 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long a dependency may take to answer.
+/// How long a dependency may take to answer a probe.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// How long an answer is repeated, so that many who ask cost the dependencies no more than one.
+/// How long a report is reused, so that many requests cost the dependencies no more than one.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// Whether a process can do its work: whether it is to go on, and all that it depends on answers.
+/// The readiness of a process: it is not shutting down, and all its dependencies answer.
 pub struct Readiness {
     probes: Vec<(&'static str, Need, Probe)>,
     stopping: CancellationToken,
     last: Mutex<Option<(Instant, Report)>>,
 }
 
-/// Whether a process can do its work without something.
+/// How urgently a process needs a dependency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Now,
@@ -30,7 +30,7 @@ enum Need {
 
 type Probe = Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
-/// What is said to who asks; as JSON `{"status": "unready", "broker": "down", "database": "up"}`.
+/// The answer to a readiness request. In JSON: `{"status": "unready", "broker": "down", "database": "up"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     status: Status,
@@ -54,7 +54,7 @@ enum Dependency {
 }
 
 impl Report {
-    /// Whether the process can do its work.
+    /// Returns whether the process can do its work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.status == Status::Ready
@@ -62,14 +62,14 @@ impl Report {
 }
 
 impl Readiness {
-    /// The readiness of a process that depends on nothing, until `stopping` is cancelled.
+    /// Returns the readiness of a process without dependencies. It ends when `stopping` is cancelled.
     #[must_use]
     pub fn new(stopping: CancellationToken) -> Self {
         Self { probes: Vec::new(), stopping, last: Mutex::default() }
     }
 
-    /// Adds what the process cannot do without. `probe` says whether it answers, within the time it is given;
-    /// after that its answer counts as a no.
+    /// Adds a dependency that the process always needs. `probe` returns whether it answers within the given time; a
+    /// later answer counts as a failure.
     #[must_use]
     pub fn depends_on<F, A>(self, name: &'static str, probe: F) -> Self
     where
@@ -79,7 +79,8 @@ impl Readiness {
         self.with(name, Need::Now, probe)
     }
 
-    /// Adds what the process can do without for some time: it is reported, and no reason to send nobody here.
+    /// Adds a dependency that the process can do without for some time. It is reported, but does not make the process
+    /// unready.
     #[must_use]
     pub fn reports<F, A>(self, name: &'static str, probe: F) -> Self
     where
@@ -98,8 +99,8 @@ impl Readiness {
         self
     }
 
-    /// Asks all dependencies at once, unless that was done just now. Who comes while others are waiting for
-    /// the answer gets the same one.
+    /// Probes all dependencies at the same time, unless a recent report exists. Callers that wait while a probe is
+    /// running get its report.
     pub async fn ask(&self) -> Report {
         if self.stopping.is_cancelled() {
             return Report { status: Status::Stopping, dependencies: BTreeMap::new() };
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ready_while_all_that_it_depends_on_answers() {
+    async fn it_is_ready_while_all_its_dependencies_respond() {
         let is_up = Arc::new(AtomicBool::new(true));
         let broker = {
             let is_up = Arc::clone(&is_up);
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_it_can_do_without_for_some_time_is_only_reported() {
+    async fn a_dependency_that_may_be_missing_is_only_reported() {
         let readiness = Readiness::new(CancellationToken::new())
             .depends_on("database", |_| ready(true))
             .reports("broker", |_| ready(false));
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_answer_in_time_is_down_and_the_others_are_asked_meanwhile() {
+    async fn a_dependency_that_does_not_respond_in_time_is_down_and_delays_no_other_probe() {
         let slow = |deadline| async move {
             sleep(deadline / 2).await;
             true
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_who_ask_cost_one_probe_while_its_answer_is_fresh() {
+    async fn concurrent_callers_share_one_probe_while_its_result_is_fresh() {
         let probes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&probes);
         let readiness = Readiness::new(CancellationToken::new()).depends_on("broker", move |_| {

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::signals::{SignalError, Signals};
 
-/// The two steps in which a process ends; clones share them.
+/// The two stages of the end of a process. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     soft: CancellationToken,
@@ -16,21 +16,21 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// A shutdown that begins only by [`begin`](Self::begin) and has no deadline.
+    /// Returns a shutdown that begins only by [`begin`](Self::begin) and has no deadline.
     #[must_use]
     pub fn new() -> Self {
         let hard = CancellationToken::new();
         Self { soft: hard.child_token(), hard, _watch: None }
     }
 
-    /// A shutdown that SIGTERM and SIGINT begin, and that becomes hard `deadline` after it began, however
-    /// that was, or at a second signal.
+    /// Returns a shutdown that begins on SIGTERM or SIGINT. It becomes hard at a second signal, or `deadline` after it
+    /// began for any reason.
     ///
-    /// From here on the process no longer ends by these signals alone. They are heard for as long as a
-    /// clone of the shutdown lives.
+    /// From then on these signals alone no longer end the process. They are handled for as long as a clone of the
+    /// shutdown exists.
     ///
     /// # Errors
-    /// When the operating system refuses a handler.
+    /// If the operating system refuses a signal handler.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -47,18 +47,18 @@ impl Shutdown {
         self.soft.cancel();
     }
 
-    /// Ends all patience, as a second signal does.
+    /// Makes the shutdown hard at once, as a second signal does.
     pub fn force(&self) {
         self.hard.cancel();
     }
 
-    /// Cancelled once the shutdown has begun: take nothing new, finish what is there.
+    /// Returns the token that is cancelled when the shutdown begins: take no new work, finish the current work.
     #[must_use]
     pub fn soft(&self) -> &CancellationToken {
         &self.soft
     }
 
-    /// Cancelled once patience is over: stop at once.
+    /// Returns the token that is cancelled when the shutdown becomes hard: stop at once.
     #[must_use]
     pub fn hard(&self) -> &CancellationToken {
         &self.hard
@@ -71,7 +71,7 @@ impl Default for Shutdown {
     }
 }
 
-/// Turns signals and time into the two tokens; over when hard is cancelled.
+/// Cancels the two tokens on signals and at the deadline. Returns when hard is cancelled.
 async fn watch(
     soft: CancellationToken,
     hard: CancellationToken,
@@ -84,19 +84,28 @@ async fn watch(
         tokio::select! {
             signal = next_signal() => {
                 if signalled {
-                    tracing::warn!(signal, "a second signal: stopping at once");
+                    tracing::warn!(
+                        event = "shutdown.forced", signal,
+                        "second signal received; stopping immediately"
+                    );
                     hard.cancel();
                 } else {
-                    // The first one never forces, even if a failed task had begun the shutdown before:
-                    // whoever sent it knew nothing of that.
-                    tracing::info!(signal, deadline_ms = deadline.as_millis(), "shutting down");
+                    // The first signal never makes the shutdown hard, even if a failed task had already begun it: the
+                    // sender did not know of that.
+                    tracing::info!(
+                        event = "shutdown.started", signal, deadline_ms = deadline.as_millis(),
+                        "shutting down"
+                    );
                     signalled = true;
                     soft.cancel();
                 }
             }
             () = soft.cancelled(), if ends_at.is_none() => ends_at = Some(Instant::now() + deadline),
             () = until(ends_at) => {
-                tracing::warn!(deadline_ms = deadline.as_millis(), "not done by the deadline: stopping at once");
+                tracing::warn!(
+                    event = "shutdown.timed_out", deadline_ms = deadline.as_millis(),
+                    "the deadline of the shutdown has passed; stopping immediately"
+                );
                 hard.cancel();
             }
             () = hard.cancelled() => {}
@@ -134,7 +143,7 @@ mod tests {
         (shutdown, send)
     }
 
-    /// How long it takes until patience is over.
+    /// Returns how long the grace period lasts.
     async fn until_hard(shutdown: &Shutdown) -> Duration {
         let started = Instant::now();
         timeout(Duration::from_hours(1), shutdown.hard().cancelled()).await.unwrap();
@@ -159,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_signal_forces_at_once() {
+    async fn a_second_signal_forces_the_stop_immediately() {
         let (shutdown, signals) = watched();
         signals.send("SIGTERM").await.unwrap();
         signals.send("SIGINT").await.unwrap();
@@ -175,14 +184,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn force_is_heard_by_who_waits_for_the_soft_stop_only() {
+    async fn a_forced_stop_also_cancels_the_soft_token() {
         let shutdown = Shutdown::new();
         shutdown.force();
         assert!(shutdown.soft().is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_deadline_patience_does_not_end() {
+    async fn without_a_deadline_the_soft_stop_does_not_end() {
         let shutdown = Shutdown::new();
         shutdown.begin();
         assert!(timeout(Duration::from_hours(24), shutdown.hard().cancelled()).await.is_err());

@@ -10,7 +10,7 @@ pub struct SignalError {
     source: io::Error,
 }
 
-/// The signals that ask a process to end.
+/// The signals that end a process.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -28,7 +28,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal and names it. Nothing is lost when the future is dropped.
+    /// Waits for the next signal and returns its name. Cancel-safe: no signal is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             // Neither stream ever ends: tokio keeps its senders for the life of the process.

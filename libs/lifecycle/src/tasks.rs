@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::shutdown::Shutdown;
 
-/// How long tasks have to notice that patience is over, and then that they were aborted. A task that
-/// looks at the hard token needs microseconds; one that does not would use any time in vain.
+/// How long tasks have to notice that the shutdown is hard, and then that they were aborted. A task that watches the
+/// hard token needs microseconds; a longer time would not help a task that does not.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The tasks of a process, each of which is to run until the shutdown begins.
+/// The tasks of a process. Each is expected to run until the shutdown begins.
 ///
 /// Dropped without [`join`](Self::join), it aborts them.
 #[derive(Debug)]
@@ -22,25 +22,25 @@ pub struct Tasks {
     names: HashMap<Id, &'static str>,
 }
 
-/// What ended the process before its time, or kept it from ending in time.
+/// Why the process ended early, or did not end in time.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskFailed {
-    /// It returned although the shutdown had not begun.
-    #[error("the task `{0}` ended by itself")]
+    /// The task returned before the shutdown began.
+    #[error("the task `{0}` ended before the shutdown")]
     Ended(&'static str),
-    /// It returned an error.
+    /// The task returned an error.
     #[error("the task `{0}` failed")]
     Failed(&'static str, #[source] Box<dyn Error + Send + Sync>),
-    /// It panicked.
+    /// The task panicked.
     #[error("the task `{0}` panicked")]
     Panicked(&'static str),
-    /// It was still running when patience was over, and was aborted.
+    /// The task was still running when the grace period of a hard shutdown ended, and was aborted.
     #[error("the task `{0}` did not end in time")]
     Overran(&'static str),
 }
 
-/// Why a task counts as failed, as seen from within.
+/// Why a supervised task failed.
 #[derive(Debug)]
 enum End {
     Early,
@@ -48,13 +48,13 @@ enum End {
 }
 
 impl Tasks {
-    /// No tasks yet; those to come end with `shutdown`.
+    /// Returns an empty set of tasks, which end with `shutdown`.
     #[must_use]
     pub fn new(shutdown: Shutdown) -> Self {
         Self { shutdown, running: JoinSet::new(), names: HashMap::new() }
     }
 
-    /// Runs a task, supervised from now on: when it ends, in whichever way, the shutdown begins.
+    /// Spawns a supervised task: when it ends in any way, the shutdown begins.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -65,7 +65,7 @@ impl Tasks {
     {
         let soft = self.shutdown.soft().clone();
         let supervised = async move {
-            // The others learn of it at once, also of a panic, and whether or not somebody joins already.
+            // The guard begins the shutdown at once, even after a panic, and whether `join` is already called or not.
             let _begins = soft.clone().drop_guard();
             task.await.map_err(|error| End::Error(error.into()))?;
             if soft.is_cancelled() { Ok(()) } else { Err(End::Early) }
@@ -74,15 +74,16 @@ impl Tasks {
         self.names.insert(id, name);
     }
 
-    /// Waits until all tasks have ended; aborts those that have not when the shutdown has become hard.
+    /// Waits until all tasks have ended. Aborts the tasks that are still running one second after the shutdown became
+    /// hard.
     ///
     /// Each failure is logged as it happens.
     ///
     /// # Errors
-    /// The first task that failed, panicked, ended by itself or did not end in time.
+    /// The first failure: a task that failed, panicked, ended too early or did not end in time.
     pub async fn join(mut self) -> Result<(), TaskFailed> {
         let hard = self.shutdown.hard().clone();
-        let mut patience = pin!(async move {
+        let mut deadline = pin!(async move {
             hard.cancelled().await;
             sleep(GRACE).await;
         });
@@ -94,12 +95,12 @@ impl Tasks {
                     Some(ended) => first = first.and(self.judge(ended)),
                     None => return first,
                 },
-                () = &mut patience => return first.and(self.abort().await),
+                () = &mut deadline => return first.and(self.abort().await),
             }
         }
     }
 
-    /// Stops what still runs.
+    /// Aborts the tasks that are still running.
     async fn abort(mut self) -> Result<(), TaskFailed> {
         self.running.abort_all();
         let end_of_grace = Instant::now() + GRACE;
@@ -107,7 +108,7 @@ impl Tasks {
         while let Ok(Some(ended)) = timeout_at(end_of_grace, self.running.join_next_with_id()).await {
             first = first.and(self.judge(ended));
         }
-        // One that blocks its thread cannot be aborted, only named.
+        // A task that blocks its thread cannot be aborted, only reported.
         for name in self.names.into_values() {
             first = first.and(Err(report(TaskFailed::Overran(name))));
         }
@@ -127,10 +128,14 @@ impl Tasks {
     }
 }
 
-/// Logs a failure, unless it comes from other [`Tasks`] further in, which have logged it.
+/// Logs a failure, unless it comes from nested [`Tasks`], which have already logged it.
 fn report(failure: TaskFailed) -> TaskFailed {
     if !failure.source().is_some_and(<dyn Error>::is::<TaskFailed>) {
-        tracing::error!(error = &failure as &dyn Error, "a task failed: shutting down");
+        tracing::error!(
+            event = "task.failed",
+            error = &failure as &dyn Error,
+            "a task failed; shutting down"
+        );
     }
     failure
 }
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tasks_that_end_when_asked_to_are_no_failure() {
+    async fn tasks_that_end_on_shutdown_are_no_failure() {
         let shutdown = Shutdown::new();
         let mut tasks = Tasks::new(shutdown.clone());
         tasks.spawn("one", obedient(shutdown.clone()));
@@ -173,12 +178,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_tasks_are_joined_at_once() {
+    async fn joining_no_tasks_returns_immediately() {
         join(Tasks::new(Shutdown::new())).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_ends_by_itself_ends_the_others() {
+    async fn a_task_that_ends_early_ends_the_others() {
         let shutdown = Shutdown::new();
         let mut tasks = Tasks::new(shutdown.clone());
         tasks.spawn("steady", obedient(shutdown.clone()));
@@ -211,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_begins_the_shutdown_before_anybody_joins() {
+    async fn a_failure_begins_the_shutdown_before_the_tasks_are_joined() {
         let shutdown = Shutdown::new();
         let mut tasks = Tasks::new(shutdown.clone());
         tasks.spawn("fragile", async { if true { panic!("on purpose") } else { Ok::<_, Infallible>(()) } });
@@ -219,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_of_many_failures_is_the_one_that_counts() {
+    async fn the_first_of_several_failures_is_returned() {
         let shutdown = Shutdown::new();
         let mut tasks = Tasks::new(shutdown.clone());
         let (end, ended) = oneshot::channel::<Infallible>();
@@ -233,13 +238,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_does_not_end_is_aborted_when_patience_is_over() {
+    async fn a_task_that_does_not_end_is_aborted_after_the_grace_period() {
         let shutdown = Shutdown::new();
         let mut tasks = Tasks::new(shutdown.clone());
         tasks.spawn("deaf", pending::<Result<(), Infallible>>());
         shutdown.begin();
         let mut join = pin!(tasks.join());
-        // As long as patience lasts, which here nobody bounds.
+        // Without a deadline.
         assert!(timeout(Duration::from_hours(1), &mut join).await.is_err());
         shutdown.force();
         let failed = join.await.unwrap_err();
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_has_a_moment_to_notice_that_patience_is_over() {
+    async fn a_task_has_a_grace_period_after_the_hard_stop() {
         let shutdown = Shutdown::new();
         let mut tasks = Tasks::new(shutdown.clone());
         let hard = shutdown.hard().clone();
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_task_that_blocks_its_thread_does_not_keep_the_process() {
+    async fn a_task_that_blocks_its_thread_does_not_keep_the_process_alive() {
         let shutdown = Shutdown::new();
         let mut tasks = Tasks::new(shutdown.clone());
         let (end, blocked) = std::sync::mpsc::channel::<Infallible>();

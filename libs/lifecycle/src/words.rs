@@ -1,7 +1,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-/// An error and its causes in one line, each said once: many errors already say their cause themselves.
+/// Returns an error and its causes in one line. A cause that is already part of the text is left out, since many errors
+/// include their cause.
 #[must_use]
 pub fn in_words(error: &(dyn Error + 'static)) -> String {
     let mut words = error.to_string();
@@ -16,8 +17,8 @@ pub fn in_words(error: &(dyn Error + 'static)) -> String {
     words
 }
 
-/// A program's exit code. A failure is said in one line on stderr: telemetry may not be there to say it.
-#[expect(clippy::print_stderr, reason = "somebody has to say it")]
+/// Returns a program's exit code. A failure is printed in one line on stderr, because telemetry may be unavailable.
+#[expect(clippy::print_stderr, reason = "no logger may be installed yet")]
 pub fn exit_code(program: &str, ended: Result<(), impl AsRef<dyn Error + Send + Sync>>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,

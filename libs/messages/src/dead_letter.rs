@@ -9,29 +9,29 @@ use crate::unknown::Unknown;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadReason {
-    /// The third party's answer is final: trying again would not help.
+    /// The third party rejected it for good: a retry would not help.
     Rejected,
-    /// The last attempt failed, and there are no more.
+    /// The last permitted attempt failed.
     AttemptsExhausted,
-    /// Its time is over: the destination's window has closed before it could be delivered.
+    /// Its time window at the destination closed before it was delivered.
     Expired,
     /// The body could not be transformed for the destination.
     Untransformable,
-    /// The configuration knows no such route or destination.
+    /// The configuration has no such route or destination.
     Unroutable,
     /// The record cannot be read.
     Malformed,
     /// The broker refuses the record.
     Unpublishable,
-    /// The service failed on it twice, by a defect of its own.
+    /// The service failed on it twice because of a defect of its own.
     Internal,
-    /// A reason that a later version knows, by its name.
+    /// A reason of a later version, by its name.
     #[serde(untagged)]
     Other(Unknown),
 }
 
 impl DeadReason {
-    /// The reason's name, as on the wire and in the database.
+    /// Returns the reason's name, as on the wire and in the database.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -48,28 +48,29 @@ impl DeadReason {
     }
 }
 
-/// What a dead letter's headers say beyond those of the record that it comes from.
+/// The content of a dead letter's headers, apart from the headers of the record that it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The destination that did not get it; none if all of the request's are meant, or if the record was never
-    /// understood that far.
+    /// The destination that did not receive it; `None` if all destinations of the request are affected, or if the
+    /// record could not be read that far.
     pub destination: Option<String>,
     /// Why it ended.
     pub reason: DeadReason,
-    /// The last error, in words.
+    /// The last error, as text.
     pub error: String,
-    /// The record it comes from, of an adopted one that of who produced it; none if there never was one.
+    /// The record that it comes from; for an adopted request, the foreign producer's record. `None` if there never was
+    /// a record.
     pub origin: Option<Origin>,
-    /// How it ended; none if the record was never understood that far.
+    /// The last attempt; `None` if the record could not be read that far.
     pub last: Option<LastAttempt>,
 }
 
-/// What a dead letter tells of the last attempt.
+/// The last attempt, as a dead letter reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastAttempt {
     /// How many attempts were made.
     pub number: u32,
-    /// What kind of error it met.
+    /// The class of its error.
     pub class: ErrorClass,
     /// The status of the response, if there was one.
     pub status: Option<u16>,
@@ -78,10 +79,10 @@ pub struct LastAttempt {
 }
 
 impl DeadLetter {
-    /// The dead letter's headers: those of the record it comes from, and its own.
+    /// Returns the dead letter's headers: those of the record that it comes from, and its own.
     #[must_use]
     pub fn to_headers(&self, mut origin_headers: Headers) -> Headers {
-        // Signed was the record as it came.
+        // The signature covers the original record only.
         origin_headers.retain(|(header, _)| header != name::SIGNATURE);
         if let Some(destination) = &self.destination {
             origin_headers.retain(|(header, _)| header != name::DESTINATION);
@@ -93,7 +94,7 @@ impl DeadLetter {
             origin_headers.retain(|(header, _)| header != name::ORIGIN);
             put(&mut origin_headers, name::ORIGIN, origin.to_string());
         }
-        // Of a retry it is the number of the attempt that was to be made.
+        // On a retry, this header has the number of the attempt to make.
         origin_headers.retain(|(header, _)| header != name::ATTEMPT);
         if let Some(last) = &self.last {
             put(&mut origin_headers, name::ATTEMPT, last.number.to_string());
@@ -108,7 +109,7 @@ impl DeadLetter {
         origin_headers
     }
 
-    /// The headers of a dead letter that goes without its value, because the broker refuses it.
+    /// Returns the headers of a dead letter that is sent without its value because the broker refuses the value.
     #[must_use]
     pub fn without_value(mut headers: Headers) -> Headers {
         put(&mut headers, name::LEFT_OUT, "value");

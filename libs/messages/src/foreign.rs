@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::headers::{Headers, Malformed, find, name, parsed, put, required, text};
 use crate::trace::TraceContext;
 
-/// Where a record stands: `topic/partition/offset`, as text everywhere.
+/// The position of a record: `topic/partition/offset`, as text everywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Origin {
@@ -51,28 +51,28 @@ impl FromStr for Origin {
             let partition = parts.next()?.parse().ok()?;
             Some(Self { topic: parts.next()?.to_owned(), partition, offset })
         };
-        parts().ok_or("is not topic/partition/offset")
+        parts().ok_or("expected topic/partition/offset")
     }
 }
 
-/// A record that somebody else produced onto a route's topic, on its way to ingest, which accepts
-/// it as it would an HTTP request.
+/// A foreign record: another system produced it onto a route's topic. Dispatch sends it to ingest, which accepts it
+/// like an HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adoption {
-    /// The route on whose topic it was found.
+    /// The route that owns the topic.
     pub route: String,
-    /// Where it was found.
+    /// The record's position on that topic.
     pub origin: Origin,
-    /// The time that the topic has of it, to the millisecond.
+    /// The record's timestamp on that topic, to the millisecond.
     pub origin_time: Option<DateTime<Utc>>,
-    /// The media type it says it has.
+    /// The media type from its headers.
     pub content_type: Option<String>,
-    /// The trace it belongs to, if it says so.
+    /// The trace from its headers.
     pub trace: Option<TraceContext>,
 }
 
 impl Adoption {
-    /// The record's headers.
+    /// Returns the record's headers.
     #[must_use]
     pub fn to_headers(&self) -> Headers {
         let mut headers = Headers::new();
@@ -90,9 +90,10 @@ impl Adoption {
         headers
     }
 
-    /// What tells the record from all others, also from one at the same place of a topic that was deleted and created:
-    /// a digest of its place, its time and its value. Only with `CreateTime` can two records be the same to it: a
-    /// producer that sets the time itself has produced the same value at the same place of both topics.
+    /// Returns a digest of the record's position, time and value. It distinguishes the record from all others,
+    /// including one at the same position of a topic that was deleted and created again. Two records can have the same
+    /// digest only with `CreateTime`, if a producer that sets the time itself has produced the same value at the same
+    /// position of both topics.
     #[must_use]
     pub fn identity(&self, value: &[u8]) -> [u8; 32] {
         let time = self.origin_time.map_or_else(String::new, |time| time.timestamp_millis().to_string());
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_told_from_one_at_its_place_in_a_topic_that_was_created_again() {
+    fn a_record_is_distinguished_from_one_at_the_same_position_of_a_recreated_topic() {
         let adoption = |offset, millis| Adoption {
             route: "one".to_owned(),
             origin: Origin { topic: "one-request-local".to_owned(), partition: 2, offset },
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_that_is_not_one_is_refused() {
+    fn an_invalid_origin_is_rejected() {
         for text in ["", "topic", "topic/1", "topic/x/1", "topic/1/x"] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
         }

@@ -1,8 +1,8 @@
-//! What the services say to each other: topics, record headers, outcomes.
+//! The messages between the services: topics, record headers, outcomes.
 //!
-//! Ingest and dispatch know nothing of one another but this. A request travels on its route's topic
-//! with the headers of the [CloudEvents Kafka binding](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md)
-//! in binary mode, its body byte for byte as it came in.
+//! Ingest and dispatch share nothing else. A request travels on its route's topic with the headers of the [CloudEvents
+//! Kafka binding](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md) in
+//! binary mode; its body is unchanged, byte for byte.
 
 mod dead_letter;
 mod foreign;
@@ -18,7 +18,7 @@ pub use dead_letter::{DeadLetter, DeadReason, LastAttempt};
 pub use foreign::{Adoption, Origin};
 pub use headers::{Headers, Malformed, name};
 pub use outcome::{AttemptReport, DeferralCause, ErrorClass, Failure, Outcome};
-pub use request::{Identity, RequestRecord, RetryRecord};
+pub use request::{Identity, RequestRecord, RetryRecord, RouteRecord};
 pub use signature::{Keys, Kind};
 pub use topics::Topics;
 pub use trace::TraceContext;

@@ -6,95 +6,95 @@ use crate::dead_letter::DeadReason;
 use crate::foreign::Origin;
 use crate::unknown::Unknown;
 
-/// What dispatch reports of one attempt; the value of a record on the outcomes topic, as JSON.
+/// Dispatch's report of one attempt, as JSON the value of a record on the outcomes topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptReport {
     /// The request.
     pub request_id: RequestId,
-    /// The destination that was called.
+    /// The destination of the delivery.
     pub destination: String,
-    /// Which attempt of the delivery it was, from 1; if it was not made, which it would have been.
+    /// The number of the attempt within the delivery, from 1; if it was not made, the number that it would have had.
     pub attempt: u32,
-    /// Whether the destination was called: not if the delivery has to wait, or ended before.
+    /// Whether the destination was called. It was not if the delivery has to wait or had already ended.
     #[serde(default = "by_default")]
     pub called: bool,
-    /// How many attempts it has spent so far, this one included. Not every attempt counts.
+    /// How many attempts have counted so far, including this one. Not every attempt counts.
     #[serde(default)]
-    pub spent: u32,
+    pub counted_attempts: u32,
     /// When it began.
     pub started_at: DateTime<Utc>,
-    /// How long it took, token and transformation included, in milliseconds.
+    /// How long it took in milliseconds, including token and transformation.
     pub duration_ms: u64,
-    /// The trace that shows it, 32 hexadecimal digits.
+    /// Its trace id, 32 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trace_id: Option<String>,
-    /// The record by which it was made.
+    /// The record that led to it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub origin: Option<Origin>,
     /// The status of the third party's response, if there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
-    /// The beginning of the third party's response body, for people.
+    /// The beginning of the third party's response body, for human readers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub response_excerpt: Option<String>,
-    /// What becomes of the delivery.
+    /// The outcome for the delivery.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// A report that does not say is of a call, unless it is of a deferral.
+/// The default of `called`. A report without the field is of a call, unless it is of a deferral.
 fn by_default() -> bool {
     true
 }
 
 impl AttemptReport {
-    /// Whether an attempt was made.
+    /// Returns whether an attempt was made.
     #[must_use]
     pub fn is_of_a_call(&self) -> bool {
         self.called && !matches!(self.outcome, Outcome::Deferred { .. })
     }
 
-    /// How many attempts of the delivery were made so far.
+    /// Returns how many attempts of the delivery were made so far.
     #[must_use]
     pub fn made(&self) -> u32 {
         if self.is_of_a_call() { self.attempt } else { self.attempt.saturating_sub(1) }
     }
 }
 
-/// What becomes of a delivery after an attempt.
+/// The outcome of an attempt for its delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// The third party has it.
+    /// The third party accepted the request.
     Delivered,
-    /// The attempt failed, and there is another to come.
+    /// The attempt failed, and a retry follows.
     Retry {
-        /// When; none if whoever made this one makes the next one at once.
+        /// When the retry is due; `None` if dispatch makes it at once.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         due_at: Option<DateTime<Utc>>,
-        /// What went wrong.
+        /// The failure of this attempt.
         #[serde(flatten)]
         failure: Failure,
     },
-    /// No attempt was made: it has to wait, which is nobody's failure and costs it nothing but time.
+    /// No attempt was made. The delivery waits; this is not a failure and counts no attempt.
     Deferred {
-        /// When it is looked at again.
+        /// When dispatch looks at it again.
         due_at: DateTime<Utc>,
-        /// What it waits for.
+        /// Why it waits.
         cause: DeferralCause,
     },
     /// It ended without success.
     Dead {
-        /// Why it ended.
+        /// Why it is dead.
         reason: DeadReason,
-        /// What went wrong last.
+        /// The last failure.
         #[serde(flatten)]
         failure: Failure,
     },
 }
 
 impl Outcome {
-    /// The outcome's name, as on the wire and in the database.
+    /// Returns the outcome's name, as on the wire and in the database.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -105,7 +105,7 @@ impl Outcome {
         }
     }
 
-    /// What went wrong, unless nothing did.
+    /// Returns the failure, if there was one.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {
@@ -115,29 +115,29 @@ impl Outcome {
     }
 }
 
-/// What a deferred delivery waits for.
+/// Why a delivery is deferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeferralCause {
-    /// The destination's breaker is open: the third party fails, and is probed by a few calls.
+    /// The destination's breaker is open: the third party fails, and only a few calls probe it.
     BreakerOpen,
-    /// The destination has as many calls at once, or in a time, as it may have.
+    /// The destination has reached its limit of concurrent calls or its rate limit.
     Limit,
-    /// Too many requests of the same ordering key are before it, for one call at a time.
+    /// Too many requests with the same ordering key are ahead of it, and the key allows one call at a time.
     KeyBusy,
     /// The token endpoint does not answer.
     TokenUnavailable,
-    /// The token endpoint refuses our credentials: an operator has to mend them.
+    /// The token endpoint rejects our credentials, which an operator has to correct.
     TokenRefused,
-    /// Dispatch's configuration has no such destination, maybe not yet: a release of it is under way.
+    /// Dispatch's configuration has no such destination. Its rollout may still be in progress.
     UnknownDestination,
-    /// A cause that a later version knows, by its name.
+    /// A cause of a later version, by its name.
     #[serde(untagged)]
     Other(Unknown),
 }
 
 impl DeferralCause {
-    /// The cause's name, as on the wire, in the database and in metrics.
+    /// Returns the cause's name, as on the wire, in the database and in metrics.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -152,27 +152,27 @@ impl DeferralCause {
     }
 }
 
-/// What went wrong in an attempt: for machines and for people.
+/// The failure of an attempt, as a class for machines and as text for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind of error it was.
+    /// The class of the error.
     #[serde(rename = "error_class")]
     pub class: ErrorClass,
-    /// The error in words, without secrets.
+    /// The error as text, without secrets.
     pub error: String,
 }
 
-/// What kind of error an attempt met. The list is closed: dashboards and alerts count on it.
+/// The class of an attempt's error. The set is fixed: dashboards and alerts rely on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
-    /// No connection: name resolution, refused, unreachable, reset before a request was sent.
+    /// No connection: name resolution failed, or the host refused, was unreachable, or reset before a request was sent.
     Connect,
-    /// The connection's TLS handshake or certificate.
+    /// The TLS handshake or the certificate of the connection failed.
     Tls,
     /// No complete response in time.
     Timeout,
-    /// The connection broke while the request or its response was under way.
+    /// The connection broke during the request or its response.
     Transport,
     /// A 3xx response; redirects are not followed.
     Redirect,
@@ -186,17 +186,17 @@ pub enum ErrorClass {
     Configuration,
     /// The broker refused the record.
     Broker,
-    /// The record of the delivery has a header that cannot be used.
+    /// The record of the delivery has an unusable header.
     Record,
-    /// The service failed by a defect of its own.
+    /// The service failed because of a defect of its own.
     Internal,
-    /// A class that a later version knows, by its name.
+    /// A class of a later version, by its name.
     #[serde(untagged)]
     Other(Unknown),
 }
 
 impl ErrorClass {
-    /// The class's name, as on the wire, in the database and in metrics.
+    /// Returns the class's name, as on the wire, in the database and in metrics.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -227,7 +227,7 @@ mod tests {
             destination: "three".to_owned(),
             attempt: 2,
             called: true,
-            spent: 1,
+            counted_attempts: 1,
             started_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap(),
             duration_ms: 12,
             trace_id: None,
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(
             json(&report(Some(400), outcome)),
             serde_json::json!({
-                "request_id": "00000000000000000042", "destination": "three", "attempt": 2, "called": true, "spent": 1,
+                "request_id": "00000000000000000042", "destination": "three", "attempt": 2, "called": true, "counted_attempts": 1,
                 "started_at": "2026-01-01T00:00:00Z", "duration_ms": 12,
                 "origin": "throughline.retries/2/17", "status": 400,
                 "response_excerpt": "no", "outcome": "dead", "reason": "rejected",
@@ -268,14 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_a_version_that_did_not_say_by_which_record_is_read() {
+    fn a_report_without_an_origin_can_be_read() {
         let mut older = json(&report(None, Outcome::Delivered));
         older.as_object_mut().unwrap().remove("origin");
         assert_eq!(serde_json::from_value::<AttemptReport>(older).unwrap().origin, None);
     }
 
     #[test]
-    fn names_that_a_later_version_knows_are_kept_as_they_are() {
+    fn names_of_later_versions_are_kept_unchanged() {
         let later = |outcome: serde_json::Value| {
             let mut report = json(&report(None, Outcome::Delivered));
             report.as_object_mut().unwrap().extend(outcome.as_object().unwrap().clone());
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_end_says_when_it_goes_on() {
+    fn an_outcome_that_is_not_final_has_a_due_time() {
         let due_at = DateTime::from_timestamp(1_767_225_660, 0);
         let failure = failure(ErrorClass::Timeout, "no complete response within 1s");
         let later = json(&report(None, Outcome::Retry { due_at, failure: failure.clone() }));

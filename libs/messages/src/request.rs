@@ -7,12 +7,12 @@ use crate::trace::TraceContext;
 
 const SOURCE: &str = "/throughline/ingest";
 
-/// What the headers of a request's record say; its body is the record's value.
+/// The headers that all records of a request have. The record's value is the request's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {
     /// The request's id.
     pub id: RequestId,
-    /// The route it came in by.
+    /// The route that accepted it.
     pub route: String,
     /// When it was accepted, to the millisecond.
     pub accepted_at: DateTime<Utc>,
@@ -20,12 +20,10 @@ pub struct RequestRecord {
     pub content_type: String,
     /// The trace it belongs to.
     pub trace: Option<TraceContext>,
-    /// The destinations that are not to be called for this record: their turn has not come, or is over.
-    pub held: Vec<String>,
 }
 
 impl RequestRecord {
-    /// The record's headers.
+    /// Returns the record's headers.
     #[must_use]
     pub fn to_headers(&self) -> Headers {
         let mut headers = Headers::with_capacity(8);
@@ -38,13 +36,10 @@ impl RequestRecord {
         if let Some(trace) = &self.trace {
             trace.write(&mut headers);
         }
-        for destination in &self.held {
-            put(&mut headers, name::HELD, destination.clone());
-        }
         headers
     }
 
-    /// Reads a record of ours, which is known by its [signature](crate::Keys).
+    /// Reads the headers that all records of requests have.
     ///
     /// # Errors
     /// [`Malformed`] if a header is missing or cannot be read.
@@ -55,12 +50,46 @@ impl RequestRecord {
             accepted_at: instant(headers, name::CE_TIME)?,
             content_type: text(headers, name::CONTENT_TYPE)?.unwrap_or("application/json").to_owned(),
             trace: TraceContext::from_headers(headers),
-            held: all(headers, name::HELD)?,
         })
     }
 }
 
-/// A record on the retries topic: one destination's delivery is to be attempted (again).
+/// A record on a route's topic: a request, and the destinations to call.
+///
+/// The record names the destinations, so that a dispatch with an older or newer configuration than ingest's neither
+/// makes a delivery that ingest does not know nor leaves one out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteRecord {
+    /// The request.
+    pub request: RequestRecord,
+    /// The destinations to call. The request may have others, which wait for their ordering group or have ended.
+    pub destinations: Vec<String>,
+}
+
+impl RouteRecord {
+    /// Returns the record's headers.
+    #[must_use]
+    pub fn to_headers(&self) -> Headers {
+        let mut headers = self.request.to_headers();
+        for destination in &self.destinations {
+            put(&mut headers, name::DELIVER_TO, destination.clone());
+        }
+        headers
+    }
+
+    /// Reads a record of a route's topic that is signed with one of the [keys](crate::Keys).
+    ///
+    /// # Errors
+    /// [`Malformed`] if a header is missing or cannot be read.
+    pub fn from_headers(headers: &[(String, Bytes)]) -> Result<Self, Malformed> {
+        Ok(Self {
+            request: RequestRecord::from_headers(headers)?,
+            destinations: all(headers, name::DELIVER_TO)?,
+        })
+    }
+}
+
+/// A record on the retries topic: one destination's delivery to attempt (again).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryRecord {
     /// The request.
@@ -69,21 +98,22 @@ pub struct RetryRecord {
     pub destination: String,
     /// The number of the attempt to make, from 1.
     pub attempt: u32,
-    /// How many of those before it counted.
-    pub spent: u32,
-    /// When the delivery's time began: when its request was accepted, or when it was replayed.
-    pub since: DateTime<Utc>,
+    /// How many of the previous attempts counted.
+    pub counted_attempts: u32,
+    /// When the delivery's window began: when its request was accepted, when it was replayed, or when it became the
+    /// first of its ordering group.
+    pub window_started_at: DateTime<Utc>,
 }
 
 impl RetryRecord {
-    /// The record's headers.
+    /// Returns the record's headers.
     #[must_use]
     pub fn to_headers(&self) -> Headers {
         let mut headers = self.request.to_headers();
         put(&mut headers, name::DESTINATION, self.destination.clone());
         put(&mut headers, name::ATTEMPT, self.attempt.to_string());
-        put(&mut headers, name::SPENT, self.spent.to_string());
-        put(&mut headers, name::SINCE, rfc3339(self.since));
+        put(&mut headers, name::COUNTED_ATTEMPTS, self.counted_attempts.to_string());
+        put(&mut headers, name::WINDOW_STARTED_AT, rfc3339(self.window_started_at));
         headers
     }
 
@@ -96,57 +126,54 @@ impl RetryRecord {
             request: RequestRecord::from_headers(headers)?,
             destination: required(headers, name::DESTINATION)?.to_owned(),
             attempt: count(headers, name::ATTEMPT, 1)?,
-            spent: count(headers, name::SPENT, 0)?,
-            since: instant(headers, name::SINCE)?,
+            counted_attempts: count(headers, name::COUNTED_ATTEMPTS, 0)?,
+            window_started_at: instant(headers, name::WINDOW_STARTED_AT)?,
         })
     }
 }
 
-/// Which request a record belongs to, for a record of ours that cannot be used otherwise.
+/// The request of one of our records that cannot be used otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The request's id.
     pub id: RequestId,
-    /// The route that the record names.
-    pub route: Option<String>,
-    /// The destination that a retry names.
-    pub destination: Option<String>,
-    /// The destinations that are not to be called for this record.
-    pub held: Vec<String>,
+    /// The destinations that the record names.
+    pub destinations: Vec<String>,
     /// The number of the attempt to make, from 1.
     pub attempt: u32,
-    /// How many of those before it counted.
-    pub spent: u32,
+    /// How many of the previous attempts counted.
+    pub counted_attempts: u32,
 }
 
 impl Identity {
-    /// Reads as much as is readable; `None` without the request's id.
+    /// Reads every readable header. Returns `None` if the request's id is missing or unreadable.
     #[must_use]
     pub fn from_headers(headers: &[(String, Bytes)]) -> Option<Self> {
-        let owned = |name| text(headers, name).ok().flatten().map(str::to_owned);
+        let retried = text(headers, name::DESTINATION).ok().flatten();
+        let destinations = match retried {
+            Some(destination) => vec![destination.to_owned()],
+            None => all(headers, name::DELIVER_TO).unwrap_or_default(),
+        };
         Some(Self {
             id: parsed(headers, name::CE_ID).ok()?,
-            route: owned(name::CE_TYPE),
-            destination: owned(name::DESTINATION),
-            held: all(headers, name::HELD).unwrap_or_default(),
+            destinations,
             attempt: count(headers, name::ATTEMPT, 1).unwrap_or(1),
-            spent: count(headers, name::SPENT, 0).unwrap_or(0),
+            counted_attempts: count(headers, name::COUNTED_ATTEMPTS, 0).unwrap_or(0),
         })
     }
 }
 
-/// A number of attempts, which the database keeps in 31 bits.
+/// Reads a number of attempts, which the database stores in 31 bits.
 fn count(headers: &[(String, Bytes)], name: &'static str, least: u32) -> Result<u32, Malformed> {
     let count: u32 = parsed(headers, name)?;
     if (least..=i32::MAX.cast_unsigned()).contains(&count) {
         Ok(count)
     } else {
-        Err(Malformed::new(name, format!("is not between {least} and {}", i32::MAX)))
+        Err(Malformed::new(name, format!("must be between {least} and {}", i32::MAX)))
     }
 }
 
-/// An instant in RFC 3339, between the Unix epoch and the last year of four digits: far from the ends of the calendar,
-/// where sums overflow.
+/// Reads an instant in RFC 3339, from 1970 to 9999: far from the ends of the calendar, where additions overflow.
 fn instant(headers: &[(String, Bytes)], name: &'static str) -> Result<DateTime<Utc>, Malformed> {
     let instant = DateTime::parse_from_rfc3339(required(headers, name)?)
         .map_err(|error| Malformed::new(name, error.to_string()))?
@@ -154,7 +181,7 @@ fn instant(headers: &[(String, Bytes)], name: &'static str) -> Result<DateTime<U
     if (1970..=9999).contains(&instant.year()) {
         Ok(instant)
     } else {
-        Err(Malformed::new(name, "is not between the years 1970 and 9999"))
+        Err(Malformed::new(name, "must be between the years 1970 and 9999"))
     }
 }
 
@@ -177,13 +204,16 @@ mod tests {
                 traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
                 tracestate: Some("vendor=1".to_owned()),
             }),
-            held: vec!["three".to_owned(), "four".to_owned()],
         }
+    }
+
+    fn of_route() -> RouteRecord {
+        RouteRecord { request: record(), destinations: vec!["three".to_owned(), "four".to_owned()] }
     }
 
     #[test]
     fn headers_follow_the_cloudevents_binding() {
-        let headers = record().to_headers();
+        let headers = of_route().to_headers();
         let value = |name: &str| String::from_utf8(find(&headers, name).unwrap().to_vec()).unwrap();
         assert_eq!(value("ce_specversion"), "1.0");
         assert_eq!(value("ce_id"), "00000000000000000042");
@@ -195,37 +225,49 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
-        let since = DateTime::from_timestamp_millis(1_767_225_700_456).unwrap();
-        let retry =
-            RetryRecord { request: record(), destination: "three".to_owned(), attempt: 7, spent: 4, since };
-        assert_eq!(RequestRecord::from_headers(&record().to_headers()), Ok(record()));
+    fn written_records_are_read_back() {
+        let window_started_at = DateTime::from_timestamp_millis(1_767_225_700_456).unwrap();
+        let retry = RetryRecord {
+            request: record(),
+            destination: "three".to_owned(),
+            attempt: 7,
+            counted_attempts: 4,
+            window_started_at,
+        };
+        assert_eq!(RouteRecord::from_headers(&of_route().to_headers()), Ok(of_route()));
         assert_eq!(RetryRecord::from_headers(&retry.to_headers()), Ok(retry));
     }
 
     #[test]
-    fn numbers_and_times_beyond_reason_are_malformed_and_the_rest_is_still_identified() {
-        let since = record().accepted_at;
-        let retry =
-            RetryRecord { request: record(), destination: "three".to_owned(), attempt: 7, spent: 4, since };
+    fn out_of_range_numbers_and_times_are_malformed_and_the_record_is_still_identified() {
+        let window_started_at = record().accepted_at;
+        let retry = RetryRecord {
+            request: record(),
+            destination: "three".to_owned(),
+            attempt: 7,
+            counted_attempts: 4,
+            window_started_at,
+        };
         for (name, values) in [
             (
                 name::CE_TIME,
                 &["+262142-12-31T23:59:59Z", "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z"][..],
             ),
-            (name::SINCE, &["+262142-12-31T23:59:59Z", "1969-12-31T23:59:59Z", "now"]),
+            (name::WINDOW_STARTED_AT, &["+262142-12-31T23:59:59Z", "1969-12-31T23:59:59Z", "now"]),
             (name::ATTEMPT, &["0", "2147483648", "4294967295", "-1"]),
-            (name::SPENT, &["2147483648", "soon"]),
+            (name::COUNTED_ATTEMPTS, &["2147483648", "soon"]),
         ] {
             for value in values {
                 let mut headers = retry.to_headers();
                 put(&mut headers, name, *value);
                 assert_eq!(RetryRecord::from_headers(&headers).unwrap_err().header, name, "{value}");
                 let identity = Identity::from_headers(&headers).unwrap();
-                assert_eq!((identity.id, identity.destination.as_deref()), (record().id, Some("three")));
+                assert_eq!((identity.id, identity.destinations), (record().id, vec!["three".to_owned()]));
                 assert_eq!(identity.attempt, if name == name::ATTEMPT { 1 } else { 7 });
             }
         }
+        let identity = Identity::from_headers(&of_route().to_headers()).unwrap();
+        assert_eq!(identity.destinations, of_route().destinations);
         assert_eq!(Identity::from_headers(&[]), None);
     }
 

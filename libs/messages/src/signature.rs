@@ -4,26 +4,26 @@ use sha2::Sha256;
 
 use crate::headers::{Headers, find, name, put};
 
-/// Part of all that is signed: another form of signing gets another one.
+/// Part of every signed text. Another form of signing needs another value.
 const DOMAIN: &[u8] = b"throughline/1";
-/// What the value of the header begins with.
+/// Prefix of the header's value.
 const ALGORITHM: &str = "sha256=";
 
-/// What a record is. Part of its signature, so that a record of one kind does not pass for another.
+/// The kind of a record. It is part of the signature, so that a record of one kind cannot pass for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A request, on its route's topic.
     Request,
-    /// A delivery to attempt again.
+    /// A delivery to retry.
     Retry,
-    /// What became of an attempt.
+    /// The outcome of an attempt.
     Outcome,
     /// A foreign record that dispatch hands to ingest.
     Adoption,
 }
 
-/// The keys by which our records are told from those of others: HMAC-SHA-256 over the kind of the record, its headers
-/// `ce_*`, `throughline-*` and `content-type`, and its value. Trace headers are not covered: what stands between may
+/// The keys that authenticate our records. A signature is an HMAC-SHA-256 over the kind of the record, its headers
+/// `ce_*`, `throughline-*` and `content-type`, and its value. Trace headers are not covered, so that intermediaries can
 /// continue the trace.
 ///
 /// A signature does not expire, and does not name its topic: a copy of a record is as authentic as the record.
@@ -34,13 +34,14 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Records are signed with `signing`. A signature of `accepted` counts too, which makes a change of keys possible.
+    /// Returns keys that sign records with `signing`. Signatures made with `accepted` are also valid, so that keys can
+    /// be rotated.
     #[must_use]
     pub fn new(signing: &str, accepted: Option<&str>) -> Self {
         Self { signing: keyed(signing), accepted: accepted.map(keyed) }
     }
 
-    /// Signs a record: appends the header.
+    /// Signs a record by appending the header.
     pub fn sign(&self, kind: Kind, headers: &mut Headers, value: &[u8]) {
         let tag = over(&self.signing, kind, headers, value).finalize().into_bytes();
         let digits = tag.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
@@ -48,7 +49,8 @@ impl Keys {
         put(headers, name::SIGNATURE, ALGORITHM.chars().chain(digits).collect::<String>());
     }
 
-    /// Whether a record carries the signature of one of the keys. Takes as long whatever the signature is.
+    /// Returns whether a record carries a signature made with one of the keys. The comparison takes the same time for
+    /// every signature.
     #[must_use]
     pub fn have_signed(&self, kind: Kind, headers: &[(String, Bytes)], value: &[u8]) -> bool {
         let Some(tag) = find(headers, name::SIGNATURE).and_then(|text| tag(text)) else { return false };
@@ -62,7 +64,8 @@ fn keyed(key: &str) -> Hmac<Sha256> {
     Hmac::new_from_slice(key.as_bytes()).expect("any key")
 }
 
-/// Lengths go before the parts, so that no two records are the same to it.
+/// Returns the HMAC over a record. Each part is preceded by its length, so that two different records never give the
+/// same input.
 fn over(key: &Hmac<Sha256>, kind: Kind, headers: &[(String, Bytes)], value: &[u8]) -> Hmac<Sha256> {
     let mut mac = key.clone();
     let mut part = |part: &[u8]| {
@@ -83,13 +86,14 @@ fn over(key: &Hmac<Sha256>, kind: Kind, headers: &[(String, Bytes)], value: &[u8
             part(value);
         }
     }
-    // No header's name is empty.
+    // Ends the headers: no header has an empty name.
     part(&[]);
     part(value);
     mac
 }
 
-/// By prefixes, so that a version that adds a header is understood by one that does not know it.
+/// Returns whether a header is signed. The rule uses prefixes, so that a version that does not know a header of a later
+/// version still verifies it.
 fn is_covered(name: &str) -> bool {
     name != name::SIGNATURE
         && (name.starts_with("ce_") || name.starts_with("throughline-") || name == name::CONTENT_TYPE)
@@ -126,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_of_a_signature_stays() {
+    fn the_format_of_a_signature_is_stable() {
         let headers = signed(&Keys::new("key", None));
         assert_eq!(headers.last().unwrap().0, "throughline-signature");
         // Computed by Python's `hmac`.
@@ -135,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_is_accepted_and_nothing_of_it_can_be_changed() {
+    fn a_signed_record_is_accepted_and_rejected_after_any_change() {
         let keys = Keys::new("key", None);
         let headers = signed(&keys);
         assert!(keys.have_signed(Kind::Request, &headers, b"{}"));
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_changed_in_three_steps_without_a_gap() {
+    fn a_key_is_rotated_in_three_steps_without_a_gap() {
         let steps = [
             Keys::new("old", None),
             Keys::new("old", Some("new")),
@@ -182,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_signature_is_none() {
+    fn an_invalid_signature_is_rejected() {
         let keys = Keys::new("key", None);
         let short = format!("sha256={}", "0".repeat(62));
         for text in ["", "sha256=", &short, &format!("{short}0"), &format!("{short}0g"), &"0".repeat(64)] {

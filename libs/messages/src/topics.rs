@@ -1,19 +1,19 @@
-/// The names of the internal topics. A route's own topic is in its configuration.
+/// The names of the internal topics. A route's own topic is named in its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
-    /// Outcomes of attempts, dispatch to ingest.
+    /// Outcomes of attempts, from dispatch to ingest.
     pub outcomes: String,
-    /// Deliveries to attempt again, ingest to dispatch.
+    /// Deliveries to retry, from ingest to dispatch.
     pub retries: String,
-    /// Deliveries that ended without success, for whoever wants to read them.
+    /// Deliveries that ended without success, for any consumer.
     pub dead_letters: String,
-    /// Foreign records, dispatch to ingest.
+    /// Foreign records, from dispatch to ingest.
     pub adoptions: String,
 }
 
 impl Topics {
-    /// The topics under a prefix, by default `throughline`; environments that share a cluster take
-    /// one each.
+    /// Returns the topics with a prefix, by default `throughline`. Environments that share a cluster use one prefix
+    /// each.
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         Self {
@@ -24,7 +24,7 @@ impl Topics {
         }
     }
 
-    /// All of them.
+    /// Returns all names.
     #[must_use]
     pub fn all(&self) -> [&str; 4] {
         [&self.outcomes, &self.retries, &self.dead_letters, &self.adoptions]

@@ -2,34 +2,33 @@ use bytes::Bytes;
 
 use crate::headers::{Headers, find, name, put};
 
-/// A W3C trace context as it travels: HTTP, row, Kafka headers, HTTP.
+/// A W3C trace context. It travels from HTTP to the row, to Kafka headers, and to HTTP.
 ///
-/// Well-formedness is the tracer's concern; here it is carried as it came.
-/// See <https://www.w3.org/TR/trace-context/>.
+/// It is passed on unchanged; only the tracer checks its form. See <https://www.w3.org/TR/trace-context/>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
     /// `00-<trace id>-<span id>-<flags>`.
     pub traceparent: String,
-    /// Vendors' additions, if there were any.
+    /// Additions by vendors, if there were any.
     pub tracestate: Option<String>,
 }
 
 impl TraceContext {
-    /// Reads the context from record headers; unreadable is the same as absent.
+    /// Reads the context from record headers. Returns `None` if it is absent or unreadable.
     #[must_use]
     pub fn from_headers(headers: &[(String, Bytes)]) -> Option<Self> {
         let text = |name| find(headers, name).and_then(|v| std::str::from_utf8(v).ok()).map(str::to_owned);
         Some(Self { traceparent: text(name::TRACEPARENT)?, tracestate: text(name::TRACESTATE) })
     }
 
-    /// The trace's id, 32 hexadecimal digits, if the context is one.
+    /// Returns the trace id, 32 hexadecimal digits, if the context is valid.
     #[must_use]
     pub fn trace_id(&self) -> Option<&str> {
         let id = self.traceparent.split('-').nth(1)?;
         (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
     }
 
-    /// Whether the sender has the trace recorded.
+    /// Returns whether the sender records the trace.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
         let flags = self.traceparent.split('-').nth(3);
@@ -50,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_is_recorded_if_the_last_bit_of_its_flags_says_so() {
+    fn a_trace_is_recorded_if_the_last_bit_of_its_flags_is_set() {
         let with_flags = |flags: &str| TraceContext {
             traceparent: format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331{flags}"),
             tracestate: None,

@@ -2,11 +2,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the longest name.
+/// Maximum length of a name in bytes.
 const LONGEST: usize = 32;
 
-/// A name that a later version knows: a word of at most 32 bytes, kept as it is. `Copy`, as the names are that this
-/// version knows.
+/// A name that only a later version knows: text of at most 32 bytes, kept unchanged. It is `Copy`, because the enums
+/// that contain it are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Unknown {
@@ -15,7 +15,7 @@ pub struct Unknown {
 }
 
 impl Unknown {
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.bytes.get(..self.length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
@@ -47,8 +47,8 @@ impl TryFrom<&str> for Unknown {
 
     fn try_from(name: &str) -> Result<Self, Self::Error> {
         let mut bytes = [0; LONGEST];
-        let place = bytes.get_mut(..name.len()).ok_or("is a name of more than 32 bytes")?;
-        place.copy_from_slice(name.as_bytes());
+        let field = bytes.get_mut(..name.len()).ok_or("must be at most 32 bytes long")?;
+        field.copy_from_slice(name.as_bytes());
         Ok(Self { bytes, length: name.len() })
     }
 }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_kept_as_it_is_unless_it_is_too_long() {
+    fn a_name_is_kept_unchanged_unless_it_is_too_long() {
         for name in ["", "unpaid", &"é".repeat(16)] {
             assert_eq!(Unknown::try_from(name).unwrap().as_str(), name);
         }

@@ -1,37 +1,38 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The window forgets in steps of this part of it.
+/// Number of steps in which a window forgets its calls.
 const SLOTS: u32 = 10;
 
-/// When a breaker opens, and how it closes again.
+/// When a breaker opens and closes.
 #[derive(Debug, Clone)]
 pub struct BreakerPolicy {
-    /// How many failures in a row open it.
+    /// Number of consecutive failures that open the breaker.
     pub consecutive: u32,
-    /// Which part of the calls of a window must have failed to open it.
+    /// The failure rate within a window that opens the breaker, from 0 to 1.
     pub failure_rate: f64,
-    /// How many calls a window must have to be judged.
+    /// Minimum number of calls in a window before its failure rate applies.
     pub minimum_calls: u32,
-    /// The window.
+    /// Length of the window.
     pub window: Duration,
-    /// How long it stays open before a probe, the first time; twice as long after each probe that fails.
+    /// How long the breaker first stays open before it probes; each failed probe doubles it.
     pub open: Duration,
-    /// The longest that it stays open before a probe.
+    /// The longest time that the breaker stays open before it probes.
     pub max_open: Duration,
-    /// How many calls probe, and must succeed to close it.
+    /// Number of probes, all of which must succeed to close the breaker.
     pub probes: u32,
 }
 
-/// Holds calls back that would fail, and lets a few through to probe.
+/// Stops calls that would fail, and lets a few through as probes.
 ///
-/// Closed, it lets every call through and counts how they end. Open, it lets none through until its pause is
-/// over. Half-open, it lets as many through as must succeed to close it; the first that fails opens it again.
+/// A closed breaker permits every call and counts successes and failures. An open breaker permits no call until its
+/// pause has ended. A half-open breaker permits as many calls as must succeed to close it; the first failure opens it
+/// again.
 #[derive(Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,
     state: State,
-    /// Which state it is, counted: how a call ended that began in an earlier one says nothing of this one.
+    /// Counts the states. The outcome of a call that started in an earlier state says nothing about the current one.
     epoch: u64,
 }
 
@@ -42,18 +43,18 @@ enum State {
     HalfOpen { pause: Duration, under_way: u32, succeeded: u32 },
 }
 
-/// The name of a state.
+/// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Calls are made.
+    /// All calls are permitted.
     Closed,
-    /// None is made.
+    /// No call is permitted.
     Open,
-    /// A few are made, to probe.
+    /// A few calls are permitted as probes.
     HalfOpen,
 }
 
-/// Leave to make one call. It must be given back, by [`Breaker::record`] or [`Breaker::release`].
+/// A permit for one call. It must be returned with [`Breaker::record`] or [`Breaker::release`].
 #[derive(Debug)]
 #[must_use = "a probe that is not given back is one less"]
 pub struct Permit {
@@ -61,13 +62,14 @@ pub struct Permit {
 }
 
 impl Breaker {
-    /// Closed.
+    /// Creates a closed breaker.
     #[must_use]
     pub fn new(policy: BreakerPolicy) -> Self {
         Self { policy, state: State::closed(), epoch: 0 }
     }
 
-    /// Which state it is in. An open one whose pause is over is open until somebody asks for a permit.
+    /// Returns the state. When its pause ends, an open breaker remains open until the next call of
+    /// [`Breaker::permit`].
     #[must_use]
     pub fn state(&self) -> BreakerState {
         match self.state {
@@ -77,33 +79,33 @@ impl Breaker {
         }
     }
 
-    /// Whether it is open and its pause over, so that the next call is a probe.
+    /// Whether the breaker is open and its pause has ended, so that the next call is a probe.
     #[must_use]
     pub fn awaits_probe(&self, now: Instant) -> bool {
         matches!(self.state, State::Open { until, .. } if until <= now)
     }
 
-    /// How long calls are held back from now on; none if one can be made.
+    /// Returns how long calls have to wait from now on; `None` if a call is permitted.
     #[must_use]
-    pub fn hold(&self, now: Instant) -> Option<Duration> {
+    pub fn open_for(&self, now: Instant) -> Option<Duration> {
         match self.state {
             State::Closed { .. } => None,
             State::Open { until, .. } => {
                 Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
             }
-            // Until the probes have ended, which nobody knows.
+            // They wait until the probes have ended, which cannot be predicted.
             State::HalfOpen { under_way, succeeded, .. } => {
                 (under_way + succeeded >= self.policy.probes).then_some(self.policy.open)
             }
         }
     }
 
-    /// Asks for leave to make a call.
+    /// Requests a permit for a call.
     ///
     /// # Errors
-    /// How long to wait before asking again.
+    /// If calls have to wait: how long to wait before the next request.
     pub fn permit(&mut self, now: Instant) -> Result<Permit, Duration> {
-        if let Some(wait) = self.hold(now) {
+        if let Some(wait) = self.open_for(now) {
             return Err(wait);
         }
         if let State::Open { pause, .. } = self.state {
@@ -115,14 +117,14 @@ impl Breaker {
         Ok(Permit { epoch: self.epoch })
     }
 
-    /// Takes a permit back whose call has ended.
+    /// Returns a permit and records the outcome of its call.
     pub fn record(&mut self, permit: &Permit, succeeded: bool, now: Instant) {
         if permit.epoch == self.epoch {
             if succeeded { self.success(now) } else { self.failure(now) }
         }
     }
 
-    /// Takes a permit back that says nothing of the third party: no call was made, or nobody knows how it ended.
+    /// Returns a permit without an outcome: no call was made, or its outcome is unknown.
     pub fn release(&mut self, permit: &Permit) {
         if let State::HalfOpen { under_way, .. } = &mut self.state
             && permit.epoch == self.epoch
@@ -144,7 +146,7 @@ impl Breaker {
                     self.enter(State::closed());
                 }
             }
-            // Nobody has a permit of an open breaker.
+            // An open breaker issues no permits.
             State::Open { .. } => {}
         }
     }
@@ -183,7 +185,7 @@ impl State {
     }
 }
 
-/// How the calls of late ended.
+/// Outcomes of recent calls.
 #[derive(Debug, Default)]
 struct Window(VecDeque<Slot>);
 
@@ -209,7 +211,7 @@ impl Window {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a rate of so many calls does not change by one")]
+    #[expect(clippy::cast_precision_loss, reason = "one call does not change the rate of a large number")]
     fn is_bad(&self, policy: &BreakerPolicy) -> bool {
         let calls: u64 = self.0.iter().map(|slot| slot.calls).sum();
         let failures: u64 = self.0.iter().map(|slot| slot.failures).sum();
@@ -256,19 +258,19 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_a_success_between_them_does_not() {
+    fn consecutive_failures_open_it_and_a_success_resets_them() {
         let (mut breaker, now) = (Breaker::new(policy()), start());
         for succeeded in [false, false, true, false, false] {
             call(&mut breaker, succeeded, now);
         }
-        assert_eq!((breaker.state(), breaker.hold(now)), (BreakerState::Closed, None));
+        assert_eq!((breaker.state(), breaker.open_for(now)), (BreakerState::Closed, None));
         call(&mut breaker, false, now);
-        assert_eq!((breaker.state(), breaker.hold(now)), (BreakerState::Open, Some(5 * SECOND)));
+        assert_eq!((breaker.state(), breaker.open_for(now)), (BreakerState::Open, Some(5 * SECOND)));
         assert_eq!(breaker.permit(now + 2 * SECOND).unwrap_err(), 3 * SECOND);
     }
 
     #[test]
-    fn a_rate_of_failures_opens_it_once_there_were_enough_calls() {
+    fn a_failure_rate_opens_it_after_enough_calls() {
         let now = start();
         for (calls, opens) in [("sffsffsff", false), ("sfsfsfsfs", false), ("sfsfsfsfsf", true)] {
             let mut breaker = Breaker::new(policy());
@@ -281,10 +283,10 @@ mod tests {
     }
 
     #[test]
-    fn the_window_forgets() {
+    fn calls_leave_the_window() {
         let (mut breaker, now) = (Breaker::new(policy()), start());
         for second in 0..300 {
-            // Two of three fail, and never more than seven calls are in a window.
+            // Two of three calls fail, and a window never has more than seven calls.
             let then = now + second * 5 * SECOND;
             call(&mut breaker, second % 3 == 0, then);
             assert_eq!(breaker.state(), BreakerState::Closed, "after {second} calls");
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn after_its_pause_an_open_one_awaits_a_probe_until_one_is_made() {
+    fn after_its_pause_an_open_breaker_waits_for_a_probe() {
         let now = start();
         let mut breaker = open(now);
         assert!(!breaker.awaits_probe(now + 4 * SECOND));
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_probes_as_must_succeed_are_let_through_and_close_it() {
+    fn the_required_number_of_probes_passes_and_closes_it() {
         let now = start();
         let mut breaker = open(now);
         assert_eq!(breaker.permit(now + 4 * SECOND).unwrap_err(), SECOND);
@@ -311,20 +313,20 @@ mod tests {
         let (one, two) = (breaker.permit(then).unwrap(), breaker.permit(then).unwrap());
         assert_eq!(breaker.permit(then).unwrap_err(), 5 * SECOND);
         breaker.record(&one, true, then);
-        assert_eq!((breaker.state(), breaker.hold(then)), (BreakerState::HalfOpen, Some(5 * SECOND)));
+        assert_eq!((breaker.state(), breaker.open_for(then)), (BreakerState::HalfOpen, Some(5 * SECOND)));
         breaker.record(&two, true, then);
-        assert_eq!((breaker.state(), breaker.hold(then)), (BreakerState::Closed, None));
+        assert_eq!((breaker.state(), breaker.open_for(then)), (BreakerState::Closed, None));
     }
 
     #[test]
-    fn each_probe_that_fails_doubles_the_pause_up_to_the_longest() {
+    fn each_failed_probe_doubles_the_pause_up_to_the_maximum() {
         let mut now = start();
         let mut breaker = open(now);
         for seconds in [5, 10, 20, 40, 60, 60] {
             let pause = seconds * SECOND;
-            assert_eq!(breaker.hold(now), Some(pause));
+            assert_eq!(breaker.open_for(now), Some(pause));
             now += pause;
-            // Two fail together, and are one failure.
+            // Two calls fail together, and count as one failure.
             let (one, two) = (breaker.permit(now).unwrap(), breaker.permit(now).unwrap());
             breaker.record(&one, false, now);
             breaker.record(&two, false, now);
@@ -332,11 +334,11 @@ mod tests {
         now += 60 * SECOND;
         (0..2).for_each(|_| call(&mut breaker, true, now));
         (0..3).for_each(|_| call(&mut breaker, false, now));
-        assert_eq!(breaker.hold(now), Some(5 * SECOND), "once closed, it begins anew");
+        assert_eq!(breaker.open_for(now), Some(5 * SECOND), "once closed, it starts over");
     }
 
     #[test]
-    fn a_probe_that_says_nothing_makes_room_for_another() {
+    fn a_probe_without_a_result_permits_another() {
         let now = start();
         let mut breaker = open(now);
         let then = now + 5 * SECOND;
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_an_earlier_state_say_nothing() {
+    fn calls_of_an_earlier_state_do_not_count() {
         let now = start();
         let mut breaker = Breaker::new(policy());
         let early: Vec<_> = (0..9).map(|_| breaker.permit(now).unwrap()).collect();
@@ -390,7 +392,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_probes_with_no_more_than_it_may_and_never_stays_shut(
+        fn it_never_exceeds_its_probes_and_never_stays_open_for_good(
             steps in proptest::collection::vec(step(), 1..300),
         ) {
             let (mut breaker, mut now) = (Breaker::new(policy()), start());
@@ -426,7 +428,7 @@ mod tests {
                 });
                 prop_assert!(probing.count() <= breaker.policy.probes as usize);
             }
-            // Whatever happened: once all is given back and the third party is well, it closes.
+            // Once all permits are returned and the third party is healthy, the breaker closes.
             for (permit, _) in held.drain(..) {
                 breaker.release(&permit);
             }

@@ -2,38 +2,38 @@ use std::collections::BTreeMap;
 
 use http::StatusCode;
 
-/// What the end of a call means for its delivery.
+/// The meaning of a finished call for its delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// The third party has it.
+    /// The third party has accepted the request.
     Delivered,
-    /// Another attempt may do better.
+    /// Another attempt may succeed.
     Retry,
-    /// No other attempt would do better.
+    /// No other attempt can succeed.
     Dead,
 }
 
-/// What statuses mean.
+/// The meanings of statuses.
 #[derive(Debug, Clone, Default)]
 pub struct Statuses(BTreeMap<u16, Meaning>);
 
 impl Statuses {
-    /// The usual meanings, but for these.
+    /// Returns the standard meanings, overridden by `others`.
     #[must_use]
     pub fn with(others: impl IntoIterator<Item = (u16, Meaning)>) -> Self {
         Self(others.into_iter().collect())
     }
 
-    /// What a status means for the delivery.
+    /// Returns the meaning of a status for the delivery.
     #[must_use]
     pub fn meaning(&self, status: StatusCode) -> Meaning {
         self.0.get(&status.as_u16()).copied().unwrap_or_else(|| usual(status))
     }
 
-    /// Whether the status says that the third party itself is in trouble: it is there, and takes nothing from
-    /// anybody. A rejection is only about what was sent.
+    /// Whether the status shows that the third party itself is failing and accepts no calls at all. A rejection
+    /// concerns only the request that was sent.
     #[must_use]
-    pub fn is_trouble(&self, status: StatusCode) -> bool {
+    pub fn is_failing(&self, status: StatusCode) -> bool {
         let is_about_the_request = status.is_redirection() || status.is_client_error();
         self.meaning(status) == Meaning::Retry
             && (status == StatusCode::TOO_MANY_REQUESTS || !is_about_the_request)
@@ -50,23 +50,23 @@ fn usual(status: StatusCode) -> Meaning {
     }
 }
 
-/// Why no complete response came.
+/// Why a call ended without a complete response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// There was no connection.
+    /// No connection could be established.
     Connect,
     /// The TLS handshake failed.
     Tls,
     /// The third party's certificate is not acceptable.
     Certificate,
-    /// It did not come in time.
+    /// The response did not arrive in time.
     Timeout,
-    /// The connection broke on the way.
+    /// The connection broke during the call.
     Transport,
 }
 
 impl Fault {
-    /// What the fault means for the delivery.
+    /// Returns the meaning of the fault for the delivery.
     #[must_use]
     pub fn meaning(self) -> Meaning {
         match self {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_has_a_meaning_and_may_be_trouble() {
+    fn a_status_has_a_meaning_and_may_count_as_a_failure() {
         use Meaning::{Dead, Delivered, Retry};
         let table = [
             (200, Delivered, false),
@@ -124,18 +124,18 @@ mod tests {
             (999, Retry, true),
         ];
         let statuses = Statuses::default();
-        for (code, meaning, is_trouble) in table {
+        for (code, meaning, is_failing) in table {
             let status = status(code);
             assert_eq!(
-                (statuses.meaning(status), statuses.is_trouble(status)),
-                (meaning, is_trouble),
+                (statuses.meaning(status), statuses.is_failing(status)),
+                (meaning, is_failing),
                 "{code}"
             );
         }
     }
 
     #[test]
-    fn a_destination_has_its_own_meanings() {
+    fn a_destination_can_redefine_meanings() {
         use Meaning::{Dead, Delivered, Retry};
         let table = [
             (409, Delivered, false),
@@ -148,11 +148,11 @@ mod tests {
             (429, Dead, false),
         ];
         let statuses = Statuses::with(table.map(|(code, meaning, _)| (code, meaning)));
-        for (code, meaning, is_trouble) in table {
+        for (code, meaning, is_failing) in table {
             let status = status(code);
             assert_eq!(
-                (statuses.meaning(status), statuses.is_trouble(status)),
-                (meaning, is_trouble),
+                (statuses.meaning(status), statuses.is_failing(status)),
+                (meaning, is_failing),
                 "{code}"
             );
         }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_may_pass_but_for_a_bad_certificate() {
+    fn a_fault_may_be_temporary_except_for_a_bad_certificate() {
         let table = [
             (Fault::Connect, Meaning::Retry),
             (Fault::Tls, Meaning::Retry),

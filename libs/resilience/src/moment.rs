@@ -1,22 +1,22 @@
 use std::time::{Duration, Instant};
 
-/// How many times the tasks of one call wait to be polled: those of the call and of its connection, to send, to read
-/// the head and the body, and to go on.
+/// How many times the tasks of one call and of its connection wait to be polled: to send, to read the head and the
+/// body, and to continue.
 const POLLS: f64 = 6.0;
 
-/// A time, and how late the program's own tasks have run until then.
+/// A point in time, with the accumulated lateness of the program's tasks.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    /// The time.
+    /// The point in time.
     pub at: Instant,
-    /// The lateness of the program's tasks, integrated over time: seconds times seconds. It only grows.
+    /// The lateness of the program's tasks, integrated over time, in seconds squared. It only grows.
     pub lateness: f64,
 }
 
-/// A stretch of time, divided between a third party and this program.
+/// A duration, divided between a third party and this program.
 ///
-/// While this program is short of processor time, or stands still, everything takes long, and a measured duration says
-/// nothing of the third party. What the program's own lateness explains is therefore taken off it.
+/// While this program is short of processor time or frozen, everything takes long, and a measured duration says
+/// nothing about the third party. The part that the program's own lateness explains is therefore subtracted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
     /// The third party's part.
@@ -28,7 +28,8 @@ pub struct Spent {
 impl Moment {
     /// Divides the time since an `earlier` moment.
     ///
-    /// This program's part is the mean lateness of its tasks in that time, as many times as a call waits to be polled.
+    /// This program's part is the mean lateness of its tasks in that time, multiplied by the number of times that a
+    /// call waits to be polled.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Spent {
         let elapsed = self.at.saturating_duration_since(earlier.at);
@@ -42,7 +43,7 @@ impl Moment {
 }
 
 impl From<Instant> for Moment {
-    /// A moment of a program that is never late.
+    /// A moment without accumulated lateness.
     fn from(at: Instant) -> Self {
         Self { at, lateness: 0.0 }
     }
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn all_time_is_the_third_partys_while_this_program_is_in_time() {
+    fn all_time_counts_for_the_third_party_while_this_program_is_in_time() {
         let start = start();
         assert_eq!(
             later(start, 70 * MS, Duration::ZERO).since(&start),
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_took_as_long_as_late_tasks_explain_says_nothing_of_the_third_party() {
+    fn a_call_delayed_by_late_tasks_does_not_count_against_the_third_party() {
         let start = start();
         assert_eq!(later(start, 600 * MS, 100 * MS).since(&start).theirs, Duration::ZERO);
         let slow = later(start, 10_600 * MS, 100 * MS).since(&start).theirs;
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_stood_still_blames_nobody() {
+    fn a_stalled_program_blames_no_third_party() {
         let start = start();
         let before = later(start, 100 * MS, Duration::ZERO);
         let stood = later(before, 60_000 * MS, 60_000 * MS);

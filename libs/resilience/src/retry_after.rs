@@ -1,12 +1,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// When a third party wants to be asked again, at the earliest.
+/// The earliest time at which a third party accepts another call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryAfter(DateTime<Utc>);
 
 impl RetryAfter {
-    /// Reads the value of a `Retry-After` header (RFC 9110, 10.2.3): seconds, or an HTTP date. None if it is
-    /// neither. What no calendar holds is the end of time.
+    /// Parses the value of a `Retry-After` header (RFC 9110, 10.2.3): seconds, or an HTTP date. Returns `None` if it
+    /// is neither. A delay beyond the calendar becomes the latest representable time.
     #[must_use]
     pub fn parse(value: &str, now: DateTime<Utc>) -> Option<Self> {
         let value = value.trim();
@@ -18,7 +18,7 @@ impl RetryAfter {
         httpdate::parse_http_date(value).ok().map(|date| Self(date.into()))
     }
 
-    /// The instant; it may be over.
+    /// Returns the time, which may be in the past.
     #[must_use]
     pub fn at(self) -> DateTime<Utc> {
         self.0
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_as_if_it_were_not_there() {
+    fn any_other_value_is_ignored() {
         let now = DateTime::UNIX_EPOCH;
         for value in ["", " ", "-1", "+1", "1.5", "1s", "soon", "2026-01-01T00:00:00Z", "1, 2"] {
             assert_eq!(RetryAfter::parse(value, now), None, "{value:?}");

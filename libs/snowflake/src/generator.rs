@@ -10,18 +10,17 @@ use crate::id::RequestId;
 use crate::layout::{self, Layout};
 use crate::node::NodeId;
 
-/// Makes the ids of one node, each greater than the one before, whatever the clock does. Never waits.
+/// Generates the ids of one node. Each id is greater than the previous one, whatever the clock does. Never waits.
 ///
-/// Where the clock stands still, steps back, or more than 4096 ids are wanted in a millisecond, ids
-/// run ahead of it: by as much as it stepped back, and by one millisecond for each further 4096 ids;
-/// where threads share a generator, by up to one more for each of them. They fall in with the clock
-/// again as soon as it is ahead.
+/// If the clock is frozen or steps back, or if more than 4096 ids are requested in a millisecond, ids run ahead of the
+/// clock: by as much as it stepped back, plus one millisecond for each further 4096 ids. If threads share a generator,
+/// each may add one more millisecond. The ids follow the clock again as soon as it is ahead.
 pub struct Generator {
     ids: AtomicSnowflakeGenerator<Layout, Timeline>,
     timeline: Timeline,
 }
 
-/// The clock in an id's milliseconds, but never before `floor`.
+/// The clock in milliseconds of an id, but never before `floor`.
 #[derive(Clone)]
 struct Timeline {
     clock: Clock,
@@ -35,8 +34,8 @@ impl TimeSource<u64> for Timeline {
 }
 
 impl Generator {
-    /// A generator for a node. Its ids are younger than `not_before`, when a former holder of the node
-    /// id had to stop making them.
+    /// Returns a generator for a node. Its ids are later than `not_before`, the time at which a former holder of the
+    /// node id had to stop.
     #[must_use]
     pub fn new(node: NodeId, clock: Clock, not_before: DateTime<Utc>) -> Self {
         let floor = match layout::timestamp(not_before) {
@@ -47,19 +46,20 @@ impl Generator {
         Self { ids: AtomicSnowflakeGenerator::new(u64::from(node.as_u16()), timeline.clone()), timeline }
     }
 
-    /// The earliest time that the next id may have. It is later where ids run ahead.
+    /// Returns the earliest time of the next id. The id is later if ids run ahead of the clock.
     #[must_use]
     pub fn next_at(&self) -> DateTime<Utc> {
         layout::instant(self.timeline.current_millis())
     }
 
-    /// The next id.
+    /// Returns the next id.
     #[must_use]
     pub fn generate(&self) -> RequestId {
         loop {
             match self.ids.poll_id() {
                 Poll::Ready { id } => return RequestId::from_layout(id),
-                // The sequence is exhausted, or the clock is behind: go to where waiting would lead.
+                // The sequence is exhausted, or the clock is behind: raise the floor to the time at which a wait would
+                // end.
                 Poll::Pending { yield_for } => {
                     self.timeline
                         .floor
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn more_ids_than_a_millisecond_holds_run_ahead_of_a_clock_that_stands_still() {
+    fn more_ids_than_a_millisecond_holds_run_ahead_of_a_frozen_clock() {
         let ids = generator(1, &Clock::manual(start()), DateTime::UNIX_EPOCH);
         let made: Vec<_> = (0..10_000).map(|_| ids.generate()).collect();
         assert!(made.is_sorted_by(|a, b| a < b));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_holder_of_a_node_id_begins_after_the_former() {
+    fn a_new_holder_of_a_node_id_starts_after_the_previous_one() {
         let not_before = start() + TimeDelta::seconds(30);
         let id = generator(1, &Clock::manual(start()), not_before).generate();
         assert!(id.created_at() > not_before);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_fall_in_with_the_clock_once_it_is_ahead() {
+    fn ids_follow_the_clock_once_it_is_ahead() {
         let clock = Clock::manual(start());
         let ids = generator(1, &clock, DateTime::UNIX_EPOCH);
         let before = ids.generate();

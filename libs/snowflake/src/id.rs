@@ -7,20 +7,20 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::layout::{self, Layout};
 use crate::node::NodeId;
 
-/// Digits of an id as text: what the largest 63-bit number needs, and one for the look of it.
+/// Digits of an id as text: the 19 of the largest 63-bit number, and one more for a round width.
 const DIGITS: usize = 20;
 
 /// The id of a request, from its acceptance to its last attempt: a 63-bit snowflake.
 ///
-/// From the highest bit: 41 bits of milliseconds since 2024-01-01T00:00:00Z, 10 bits of node, 12 bits
-/// of sequence; which lasts until September 2093. As text, and in JSON, always a string of 20 digits,
-/// zero-padded; so ids sort alike as numbers and as text.
+/// From the highest bit: 41 bits of milliseconds since 2024-01-01T00:00:00Z, which last until September 2093, 10 bits
+/// of node, 12 bits of sequence. As text, and in JSON, it is always a string of 20 digits, zero-padded, so that ids
+/// sort alike as numbers and as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Layout);
 
-/// A text or number that is not a request id.
+/// The text or number is not a request id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a request id has 20 digits, the first of them 0, and is at most 09223372036854775807")]
+#[error("a request id has 20 digits, begins with 0, and is at most 09223372036854775807")]
 pub struct InvalidId;
 
 impl RequestId {
@@ -28,33 +28,33 @@ impl RequestId {
         Self(layout)
     }
 
-    /// The id with this number.
+    /// Returns the id with this number.
     ///
     /// # Errors
-    /// [`InvalidId`] for a negative one.
+    /// [`InvalidId`] if the number is negative.
     pub fn from_i64(number: i64) -> Result<Self, InvalidId> {
         u64::try_from(number).map(|raw| Self(Layout::from_raw(raw))).map_err(|_| InvalidId)
     }
 
-    /// The lowest id of all that are made at this time or later, on whatever node.
+    /// Returns the lowest id that any node can generate at this time or later.
     #[must_use]
     pub fn first_at(time: DateTime<Utc>) -> Self {
         Self(Layout::from_components(layout::timestamp(time), 0, 0))
     }
 
-    /// The id as the database keeps it; never negative.
+    /// Returns the id as stored in the database; never negative.
     #[must_use]
     pub fn as_i64(self) -> i64 {
         self.0.to_raw().cast_signed()
     }
 
-    /// The node that made it.
+    /// Returns the node that generated the id.
     #[must_use]
     pub fn node(self) -> NodeId {
         NodeId::from_layout(self.0)
     }
 
-    /// When it was made, to the millisecond, by the clock of the node that made it.
+    /// Returns when the id was generated, to the millisecond, by the clock of the generating node.
     #[must_use]
     pub fn created_at(self) -> DateTime<Utc> {
         layout::instant(self.0.timestamp())
@@ -77,7 +77,7 @@ impl FromStr for RequestId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // Integers may be parsed with a sign; an id has none.
+        // The integer parser accepts a sign; an id has none.
         if text.len() != DIGITS || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(InvalidId);
         }
@@ -103,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_id_says_when_and_where_it_was_made() {
+    fn an_id_contains_its_time_and_node() {
         let id = RequestId(Layout::from_components(1_000, 5, 7));
         assert_eq!(id.created_at().to_rfc3339(), "2024-01-01T00:00:01+00:00");
         assert_eq!(id.node().as_u16(), 5);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_twenty_digits_within_63_bits_is_not_an_id() {
+    fn only_twenty_digits_within_63_bits_are_an_id() {
         for text in [
             "",
             "0",
@@ -145,7 +145,7 @@ mod tests {
         }
 
         #[test]
-        fn text_sorts_as_the_numbers_do(a in 0..=i64::MAX, b in 0..=i64::MAX) {
+        fn ids_sort_the_same_as_text_and_as_numbers(a in 0..=i64::MAX, b in 0..=i64::MAX) {
             let (a, b) = (RequestId::from_i64(a).unwrap(), RequestId::from_i64(b).unwrap());
             prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));
         }

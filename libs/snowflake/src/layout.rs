@@ -1,4 +1,4 @@
-//! The bits of an id, by `ferroid`.
+//! The bit layout of an id, defined with `ferroid`.
 
 use chrono::{DateTime, Utc};
 
@@ -13,12 +13,12 @@ ferroid::define_snowflake_id!(
     sequence: 12
 );
 
-/// Milliseconds of an id's timestamp for an instant; 0 for one before the epoch.
+/// Returns the timestamp of an id for an instant, in milliseconds; 0 for an instant before the epoch.
 pub(crate) fn timestamp(instant: DateTime<Utc>) -> u64 {
     u64::try_from(instant.timestamp_millis() - EPOCH).unwrap_or(0)
 }
 
-/// The instant of an id's timestamp.
+/// Returns the instant of an id's timestamp.
 pub(crate) fn instant(timestamp: u64) -> DateTime<Utc> {
     let millis = i64::try_from(timestamp).unwrap_or(i64::MAX).saturating_add(EPOCH);
     DateTime::from_timestamp_millis(millis).unwrap_or(DateTime::<Utc>::MAX_UTC)

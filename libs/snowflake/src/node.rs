@@ -3,22 +3,22 @@ use std::ops::RangeInclusive;
 
 use crate::layout::Layout;
 
-/// Which node made an id: 0 to 1023. Two that run at the same time never share one.
+/// The id of a node, 0 to 1023. Two nodes that run at the same time never share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u16);
 
-/// A number that is not a node id.
+/// The number is not a node id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a node id is 0 to {}, not {number}", NodeId::COUNT - 1, number = .0)]
+#[error("a node id must be from 0 to {}, not {number}", NodeId::COUNT - 1, number = .0)]
 pub struct InvalidNodeId(pub u16);
 
 impl NodeId {
-    /// How many node ids there are.
+    /// The number of node ids.
     pub const COUNT: u16 = 1 << Layout::MACHINE_ID_BITS;
-    /// All of them.
+    /// All node ids.
     pub const ALL: RangeInclusive<Self> = Self(0)..=Self(Self::COUNT - 1);
 
-    /// Its number.
+    /// Returns its number.
     #[must_use]
     pub fn as_u16(self) -> u16 {
         self.0
@@ -49,9 +49,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_bits_and_no_more() {
+    fn a_node_id_has_ten_bits() {
         assert_eq!(NodeId::try_from(1023).map(NodeId::as_u16), Ok(1023));
         let error = NodeId::try_from(1024).unwrap_err();
-        assert_eq!(error.to_string(), "a node id is 0 to 1023, not 1024");
+        assert_eq!(error.to_string(), "a node id must be from 0 to 1023, not 1024");
     }
 }

@@ -1,4 +1,4 @@
-//! How much waits in the database, to be shown. Each sample is one function, and reads a bounded number of rows.
+//! Counts of pending work, for display. Each sample is one function and reads a bounded number of rows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,44 +9,44 @@ use throughline_snowflake::NodeId;
 
 use crate::dialect::{Dialect, text};
 use crate::error::StoreError;
+use crate::index_predicates;
 use crate::operation::{Operation, Session};
 use crate::requests::number;
-use crate::waits;
 
-/// Deliveries whose time has come, and that a sweeper has to publish.
+/// Deliveries that are due and that a sweeper has to publish.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Due {
-    /// How many; until a sweeper has committed, also those that it has in hand.
+    /// How many. Deliveries that a sweeper is publishing count until it has committed.
     pub deliveries: u64,
-    /// For how long the longest overdue of them has been due; zero if there is none.
+    /// How long the longest overdue delivery has been due; zero if there is none.
     pub age: Duration,
 }
 
 /// Deliveries to one destination that have not ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Unended {
-    /// Those of which no attempt was reported.
+pub struct Open {
+    /// How many have no reported attempt.
     pub pending: u64,
-    /// Those of which an attempt failed.
+    /// How many have a failed attempt.
     pub retrying: u64,
-    /// How long ago the time of the oldest of both began; zero if there is none.
+    /// How long ago the oldest of their time windows began; zero if there is none.
     pub age: Duration,
 }
 
-/// The node ids that are leased.
+/// The leased node ids.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Leases {
     /// How many.
     pub nodes: u64,
-    /// The lowest of them.
+    /// The lowest one.
     pub first: Option<NodeId>,
 }
 
-/// Counts the deliveries that are due at `now` and wait for their time alone, `most` of them at most. Silent ones do not
-/// count: they wait for dispatch and the recorder first.
+/// Counts the deliveries that are due at `now` and wait for their due time alone, up to `most`. Silent deliveries do
+/// not count: they first wait for dispatch and the recorder.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn due(session: &impl Session, now: DateTime<Utc>, most: u64) -> Result<Due, StoreError> {
     #[derive(FromQueryResult)]
     struct Row {
@@ -55,13 +55,13 @@ pub async fn due(session: &impl Session, now: DateTime<Utc>, most: u64) -> Resul
     }
     let connection = &Operation::new(session, "sample_due");
     let dialect = Dialect::of(connection);
-    // As the sweeper sees it: a request in the outbox is published from there.
+    // As in the sweeper's query: a request in the outbox is published from there.
     let sql = format!(
         "SELECT count(*) AS due, min(due_at) AS since FROM ( \
              SELECT request_id, due_at FROM deliveries WHERE due_at <= $1 AND {} \
              ORDER BY due_at, request_id LIMIT $2 \
          ) AS next WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = next.request_id)",
-        waits::FOR_ITS_TIME
+        index_predicates::FOR_ITS_TIME
     );
     let statement = dialect.statement(sql, [dialect.time(now), limit(most).into()]);
     let Some(row) = Row::find_by_statement(statement).one(connection).await? else {
@@ -70,47 +70,48 @@ pub async fn due(session: &impl Session, now: DateTime<Utc>, most: u64) -> Resul
     Ok(Due { deliveries: count(row.due)?, age: age(row.since, now) })
 }
 
-/// Counts by destination the deliveries that have not ended at `now`. A destination is missing for which none waits.
+/// Counts by destination the deliveries that have not ended at `now`. A destination without such deliveries is left
+/// out.
 ///
-/// Of each way to wait it reads `most` rows at most, those that are due first: of deliveries that wait for their
-/// destination, as in its outage, `most` for each destination; of all others `most` altogether.
+/// For each way of waiting it reads at most `most` rows, those that are due first. Deliveries that wait for their
+/// destination, as in its outage, have that limit for each destination; all others share it.
 ///
 /// # Errors
-/// If the database cannot be asked.
-pub async fn unended(
+/// If the database is unreachable or a statement fails.
+pub async fn open(
     session: &impl Session,
     now: DateTime<Utc>,
     most: u64,
-) -> Result<BTreeMap<String, Unended>, StoreError> {
-    let connection = &Operation::new(session, "sample_unended");
+) -> Result<BTreeMap<String, Open>, StoreError> {
+    let connection = &Operation::new(session, "sample_open");
     let dialect = Dialect::of(connection);
-    let mut destinations = BTreeMap::<String, Unended>::new();
-    let statement = dialect.statement(unended_anywhere(), [limit(most).into()]);
-    let mut rows = UnendedRow::find_by_statement(statement).all(connection).await?;
-    for destination in destinations_with(connection, waits::FOR_ITS_DESTINATION).await? {
+    let mut destinations = BTreeMap::<String, Open>::new();
+    let statement = dialect.statement(open_anywhere(), [limit(most).into()]);
+    let mut rows = OpenRow::find_by_statement(statement).all(connection).await?;
+    for destination in destinations_with(connection, index_predicates::FOR_ITS_DESTINATION).await? {
         let sql = format!(
             "SELECT $1 AS destination, {COUNTED} FROM ( \
-                 SELECT state, since FROM deliveries WHERE {} AND destination = $1 \
+                 SELECT state, window_started_at FROM deliveries WHERE {} AND destination = $1 \
                  ORDER BY due_at, request_id LIMIT $2 \
              ) AS deferred",
-            waits::FOR_ITS_DESTINATION
+            index_predicates::FOR_ITS_DESTINATION
         );
         let statement = dialect.statement(sql, [text(&destination).into(), limit(most).into()]);
-        rows.extend(UnendedRow::find_by_statement(statement).one(connection).await?);
+        rows.extend(OpenRow::find_by_statement(statement).one(connection).await?);
     }
     for row in rows {
-        let unended = destinations.entry(row.destination).or_default();
-        unended.pending += count(row.pending)?;
-        unended.retrying += count(row.retrying)?;
-        unended.age = unended.age.max(age(row.since, now));
+        let open = destinations.entry(row.destination).or_default();
+        open.pending += count(row.pending)?;
+        open.retrying += count(row.retrying)?;
+        open.age = open.age.max(age(row.since, now));
     }
     Ok(destinations)
 }
 
-/// Counts dead letters by destination, `most` for each at most. A destination is missing that has none.
+/// Counts dead letters by destination, up to `most` for each. A destination without dead letters is left out.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn dead_letters(session: &impl Session, most: u64) -> Result<BTreeMap<String, u64>, StoreError> {
     #[derive(FromQueryResult)]
     struct Row {
@@ -132,10 +133,10 @@ pub async fn dead_letters(session: &impl Session, most: u64) -> Result<BTreeMap<
     Ok(dead_letters)
 }
 
-/// The node ids that are leased by the database's clock.
+/// Returns the node ids that are leased by the database's clock.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn leases(session: &impl Session) -> Result<Leases, StoreError> {
     #[derive(FromQueryResult)]
     struct Row {
@@ -162,37 +163,38 @@ pub async fn leases(session: &impl Session) -> Result<Leases, StoreError> {
 const DEAD: &str = "state = 'dead'";
 
 const COUNTED: &str = "count(*) FILTER (WHERE state = 'pending') AS pending, \
-     count(*) FILTER (WHERE state = 'retrying') AS retrying, min(since) AS since";
+     count(*) FILTER (WHERE state = 'retrying') AS retrying, min(window_started_at) AS since";
 
-/// One index for each way in which a delivery waits, but for its destination: for an outcome, for its time, for its turn.
-/// Each is read in its own order, so that no other plan looks cheaper than the index.
-fn unended_anywhere() -> String {
+/// Reads one index for each way of waiting except for the destination: for an outcome, for the due time, for earlier
+/// deliveries of the ordering group. Each is read in its own order, so that no other plan looks cheaper than the index.
+fn open_anywhere() -> String {
     let next = |condition: &str, order: &str| {
         format!(
-            "SELECT destination, state, since FROM (SELECT destination, state, since FROM deliveries \
+            "SELECT destination, state, window_started_at \
+             FROM (SELECT destination, state, window_started_at FROM deliveries \
              WHERE {condition} ORDER BY {order} LIMIT $1) AS next"
         )
     };
     format!(
-        "SELECT destination, {COUNTED} FROM ({} UNION ALL {} UNION ALL {}) AS unended GROUP BY destination",
+        "SELECT destination, {COUNTED} FROM ({} UNION ALL {} UNION ALL {}) AS open_deliveries GROUP BY destination",
         next("published_at IS NOT NULL AND due_at IS NOT NULL", "due_at, request_id"),
-        next(waits::FOR_ITS_TIME, "due_at, request_id"),
+        next(index_predicates::FOR_ITS_TIME, "due_at, request_id"),
         next(
-            "deferred_by = 'order' AND lane IS NOT NULL AND due_at IS NOT NULL",
-            "lane, destination, request_id"
+            "deferred_by = 'order' AND ordering_group IS NOT NULL AND due_at IS NOT NULL",
+            "ordering_group, destination, request_id"
         ),
     )
 }
 
 #[derive(FromQueryResult)]
-struct UnendedRow {
+struct OpenRow {
     destination: String,
     pending: i64,
     retrying: i64,
     since: Option<DateTime<Utc>>,
 }
 
-/// The destinations that have such deliveries: one index probe for each, however many deliveries it has.
+/// Returns the destinations that have such deliveries, with one index probe for each, however many deliveries it has.
 async fn destinations_with(
     connection: &impl ConnectionTrait,
     condition: &str,
@@ -223,7 +225,7 @@ fn count(rows: i64) -> Result<u64, StoreError> {
     number("number of rows", rows)
 }
 
-/// Zero if clocks do not agree.
+/// Returns zero if the clocks disagree.
 fn age(since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
     since.and_then(|since| (now - since).to_std().ok()).unwrap_or_default()
 }

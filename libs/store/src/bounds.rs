@@ -1,18 +1,20 @@
 use std::time::Duration;
 
-/// How long a statement waits for a lock. Transactions that hold one take milliseconds; one that stands still holds it
-/// for [`IDLE`].
+/// How long a statement waits for a lock. Transactions hold locks for milliseconds; a frozen transaction holds them for
+/// [`IDLE`].
 const LOCK: Duration = Duration::from_secs(5);
-/// How long a transaction stays open between two statements. A sweeper's claim waits 10 s for Kafka.
+/// How long a transaction may stay open between two statements. No transaction waits for anything but the database, so
+/// only a process that gets no CPU time takes this long. With a shorter bound, commits would have to be repeated on a
+/// busy machine. This bound ends well before the lease (30 s by default) of a frozen ingest.
 const IDLE: Duration = Duration::from_secs(15);
-/// How long a client's machine may take nothing of what the server sends, before the server ends the session. Neither
-/// of the other bounds ends a statement whose rows nobody reads.
+/// How long a client's machine may accept none of the data that the server sends, before the server ends the session.
+/// The other limits do not end a statement if no client reads its rows.
 const UNREAD: Duration = Duration::from_secs(45);
 
-/// How long PostgreSQL waits for what it is asked, before it gives up on its own and frees what it has locked: a client
-/// that stands still in the middle of a transaction cannot do so.
+/// The server-side limits after which PostgreSQL gives up on a statement or a transaction and releases its locks. A
+/// client that freezes in the middle of a transaction cannot release them.
 ///
-/// A COMMIT that waits for the disk or for a standby is not bounded.
+/// A COMMIT that waits for the disk or for a standby has no limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     lock: Duration,
@@ -20,14 +22,14 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// For statements that take `statement` at most.
+    /// Limits each statement to `statement`.
     pub(crate) fn new(statement: Duration) -> Self {
-        // Zero is no bound at all.
+        // PostgreSQL takes zero as no limit.
         let statement = statement.max(Duration::from_millis(1));
         Self { lock: LOCK.min(statement), statement }
     }
 
-    /// The same, or `statement` if that is less.
+    /// Returns these limits, with each statement limited to `statement` if that is less.
     pub(crate) fn within(self, statement: Duration) -> Self {
         Self::new(self.statement.min(statement))
     }
@@ -36,23 +38,23 @@ impl Bounds {
         self.statement
     }
 
-    /// What a session is begun with.
+    /// Returns the options that a session starts with.
     pub(crate) fn options(self) -> impl Iterator<Item = (&'static str, String)> {
         let unread = ("tcp_user_timeout", UNREAD.as_millis().to_string());
         self.settings().into_iter().chain([unread])
     }
 
-    /// Begins a transaction in one round trip.
+    /// Returns the SQL that begins a transaction in one round trip.
     ///
-    /// It repeats the bounds, as a pooler may have dropped the session's options, and says the isolation level, as a
-    /// role or a database may have another default: under a stricter one a statement that has waited for a lock would
-    /// not see what the lock was held for.
+    /// It repeats the limits, because a pooler may have dropped the session's options. It names the isolation level,
+    /// because a role or a database may have another default: under a stricter level, a statement that has waited for a
+    /// lock would not see the changes made under that lock.
     pub(crate) fn begin(self) -> String {
         let settings = self.settings().map(|(name, millis)| format!("; SET LOCAL {name} = {millis}"));
         format!("BEGIN ISOLATION LEVEL READ COMMITTED{}", settings.concat())
     }
 
-    /// In milliseconds.
+    /// The settings and their values in milliseconds.
     fn settings(self) -> [(&'static str, String); 3] {
         [
             ("lock_timeout", self.lock),
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_says_its_isolation_and_its_bounds() {
+    fn a_transaction_sets_its_isolation_and_its_time_limits() {
         assert_eq!(
             Bounds::new(Duration::from_secs(30)).begin(),
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 5000; \
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_never_longer_than_asked_for_and_never_none() {
+    fn a_time_limit_is_never_longer_than_requested_and_never_zero() {
         let seconds = Duration::from_secs;
         let bounds = |statement: Duration| (Bounds::new(statement).lock, Bounds::new(statement).statement);
         assert_eq!(bounds(seconds(2)), (seconds(2), seconds(2)));

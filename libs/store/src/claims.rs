@@ -1,60 +1,60 @@
-//! Deliveries that one ingest works on, and no other does, for as long as the claim lasts: it publishes or ends
-//! them.
+//! Claims: deliveries that one ingest alone publishes or ends, for as long as the claim lasts.
 //!
-//! A claim is a time in the row, not a lock, so no transaction is open while Kafka acknowledges. Whatever moves the
-//! delivery on meanwhile (a report, a cancellation) takes the claim off its row, and the holder of the claim writes
-//! only to rows that carry it still. An ingest that stops keeps its rows from the others until the claim ends.
+//! A claim is a time in the row, not a lock, so no transaction is open while Kafka acknowledges. The time is of the
+//! database's own clock, so that ingests with different clocks agree how long a claim lasts. Any other change to the
+//! delivery (a report, a cancellation) removes the claim from its row, and the holder of the claim writes only to rows
+//! that still carry it. If an ingest stops, its rows stay unavailable to the others until the claim ends.
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use throughline_snowflake::RequestId;
 
 use crate::deliveries::{self, Ended, Refusal};
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
+use crate::index_predicates;
 use crate::operation::{Operation, Session};
 use crate::outbox::OutboxRequest;
 use crate::requests::{number, request_id, trace};
 use crate::rows::Rows;
 use crate::store::Store;
-use crate::waits;
 
-/// How long a claim lasts: three times as long as Kafka may take to acknowledge a batch. After a crash its rows wait
-/// that much longer.
-const TERM: TimeDelta = TimeDelta::seconds(30);
+/// How long a claim lasts, in milliseconds: three times the limit for Kafka's acknowledgement of a batch. After a
+/// crash, the claimed rows wait that much longer.
+const TERM: &str = "30000";
 
-/// A delivery that is to be published.
+/// A delivery to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueDelivery {
     /// The request.
     pub request: OutboxRequest,
     /// The destination's name.
     pub destination: String,
-    /// How many attempts were made so far.
+    /// How many attempts were made.
     pub attempts: u32,
-    /// How many of them counted.
-    pub spent: u32,
-    /// When its time began.
-    pub since: DateTime<Utc>,
+    /// How many of those attempts counted.
+    pub counted_attempts: u32,
+    /// When the delivery's time window began.
+    pub window_started_at: DateTime<Utc>,
 }
 
 /// Why a delivery is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// It waited for this time.
+    /// The time for which it waited has come.
     Planned,
     /// It was published, and no outcome was recorded.
     Silent,
 }
 
 impl Due {
-    /// What tells those from others; an index holds just them.
+    /// Returns the condition that selects these deliveries; a partial index holds exactly them.
     fn condition(self) -> &'static str {
         match self {
-            Self::Planned => waits::FOR_ITS_TIME,
-            Self::Silent => waits::FOR_AN_OUTCOME,
+            Self::Planned => index_predicates::FOR_ITS_TIME,
+            Self::Silent => index_predicates::FOR_AN_OUTCOME,
         }
     }
 
@@ -67,12 +67,13 @@ impl Due {
     }
 }
 
-/// Deliveries that no other ingest claims until the claim ends. Dropped, they are free again when it does.
+/// Deliveries that no other ingest claims until the claim ends. If the claim is dropped, they stay claimed until then.
 #[derive(Debug)]
 pub struct Claim {
     due: Vec<DueDelivery>,
     keys: Vec<Key>,
-    until: DateTime<Utc>,
+    /// The claim's end, which identifies its rows; `None` if there are none.
+    until: Option<DateTime<Utc>>,
     store: Store,
 }
 
@@ -84,38 +85,38 @@ impl Claim {
         store: &Store,
         connection: &impl ConnectionTrait,
         mut claimed: Vec<Claimed>,
-        until: DateTime<Utc>,
         body: &str,
     ) -> Result<Self, StoreError> {
         claimed.sort_unstable_by_key(|row| (row.due_at, row.request_id));
         let requests = requests(connection, &claimed, body).await?;
+        let until = claimed.first().map(|row| row.until);
         let mut claim = Self { due: Vec::new(), keys: Vec::new(), until, store: store.clone() };
         for row in claimed {
             let request = requests.get(&row.request_id).cloned();
-            let request = request.ok_or_else(|| StoreError::foreign("delivery", "its request is gone"))?;
+            let request = request.ok_or_else(|| StoreError::foreign("delivery", "its request is missing"))?;
             claim.keys.push((request.id, row.destination.clone()));
             claim.due.push(DueDelivery {
                 request,
                 destination: row.destination,
                 attempts: number("number of attempts", row.attempts)?,
-                spent: number("number of attempts that counted", row.spent)?,
-                since: row.since,
+                counted_attempts: number("number of attempts that counted", row.counted_attempts)?,
+                window_started_at: row.window_started_at,
             });
         }
         Ok(claim)
     }
 
-    /// Takes out the deliveries, the longest overdue first.
+    /// Takes the deliveries out, the longest overdue first.
     pub fn take(&mut self) -> Vec<DueDelivery> {
         std::mem::take(&mut self.due)
     }
 
-    /// Notes that these were published at `now`, so that they are due as silent at `due_at`; ends those that the
-    /// broker refuses, and gives them; and frees the rest, which stays due. A delivery that has moved on since it was
-    /// claimed keeps the state that it has reached.
+    /// Marks `deliveries` as published at `now`, so that they are due as silent at `due_at`. Ends the deliveries that
+    /// the broker refuses, and returns those that it has ended. Releases the claim on the rest, which stays due. A
+    /// delivery that has changed since it was claimed keeps its new state.
     ///
     /// # Errors
-    /// If the database cannot be asked; then the deliveries that it has not noted stay due.
+    /// If the database is unreachable or a statement fails. Deliveries that are not marked then stay due.
     pub async fn published(
         self,
         deliveries: &[Key],
@@ -126,16 +127,8 @@ impl Claim {
         let connection = Operation::new(self.store.connection(), "mark_published");
         self.note(&connection, deliveries, now, due_at).await?;
         drop(connection);
-        self.ended(refused, now).await
-    }
-
-    /// Ends these, gives those that it has ended, and frees the rest.
-    ///
-    /// # Errors
-    /// If the database cannot be asked; then the rest is free when the claim ends.
-    pub async fn ended(self, refused: &[Refusal], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
         let ended = self.end(refused, now).await?;
-        self.free().await?;
+        self.release().await?;
         Ok(ended)
     }
 
@@ -152,27 +145,63 @@ impl Claim {
         self.update(connection, deliveries, set, times).await
     }
 
-    /// Ends those that are refused, if they have not moved on.
-    async fn end(&self, refused: &[Refusal], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
-        if refused.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Ends the refused deliveries that have not changed since they were claimed, and returns those that it has ended.
+    /// Keeps the claim on the rest.
+    ///
+    /// # Errors
+    /// If the database is unreachable or a statement fails.
+    pub async fn end(&self, refused: &[Refusal], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
+        let Some(until) = self.until.filter(|_| !refused.is_empty()) else { return Ok(Vec::new()) };
         let transaction = self.store.begin().await?;
         let operation = Operation::new(&transaction, "refuse");
-        let ended = deliveries::end_refused(&operation, refused, Some(self.until), now).await?;
+        let ended = deliveries::end_refused(&operation, refused, Some(until), now).await?;
         drop(operation);
         transaction.commit().await?;
         Ok(ended)
     }
 
-    /// Frees what carries the claim still.
-    async fn free(&self) -> Result<(), StoreError> {
+    /// Makes the claim last for another term, on the rows that still carry it.
+    ///
+    /// # Errors
+    /// If the database is unreachable or a statement fails. The claim then ends when it would have ended.
+    pub async fn renew(&mut self) -> Result<(), StoreError> {
+        #[derive(FromQueryResult)]
+        struct Renewed {
+            until: DateTime<Utc>,
+        }
+        let Some(until) = self.until.filter(|_| !self.keys.is_empty()) else { return Ok(()) };
+        let connection = Operation::new(self.store.connection(), "renew_claim");
+        let dialect = Dialect::of(&connection);
+        // Computed once, so that the end is the same in all rows.
+        let sql = format!(
+            ", term AS MATERIALIZED (SELECT {} AS ends_at), {} \
+             RETURNING claimed_until AS until",
+            dialect.later(TERM),
+            update_own(dialect, "claimed_until = (SELECT ends_at FROM term)")
+        );
+        let renewed: Vec<Renewed> =
+            Self::rows(&self.keys).query(&connection, vec![dialect.time(until)], &sql).await?;
+        self.until = renewed.first().map(|row| row.until).or(self.until);
+        Ok(())
+    }
+
+    /// Releases the rows that still carry the claim.
+    ///
+    /// # Errors
+    /// If the database is unreachable or a statement fails. The rows are then free when the claim ends.
+    pub async fn release(&self) -> Result<(), StoreError> {
         let connection = Operation::new(self.store.connection(), "free_claimed");
         self.update(&connection, &self.keys, "claimed_until = NULL", Vec::new()).await
     }
 
-    /// Changes the rows that carry the claim still; `$1` is its end. They are locked in the order of their keys, as
-    /// the recorder does, so that two cannot wait for each other.
+    fn rows(keys: &[Key]) -> Rows<'_, Key> {
+        Rows::of(keys)
+            .column("request_id", |(id, _)| *id)
+            .column("destination", |(_, destination)| destination.as_str())
+    }
+
+    /// Updates the rows that still carry the claim; `$1` is its end. Rows are locked in the order of their keys, as in
+    /// the recorder, which prevents deadlocks.
     async fn update(
         &self,
         connection: &impl ConnectionTrait,
@@ -180,72 +209,68 @@ impl Claim {
         set: &str,
         parameters: Vec<Value>,
     ) -> Result<(), StoreError> {
-        if keys.is_empty() {
-            return Ok(());
-        }
+        let Some(until) = self.until.filter(|_| !keys.is_empty()) else { return Ok(()) };
         let dialect = Dialect::of(connection);
-        let sql = format!(
-            ", own AS MATERIALIZED ( \
-                 SELECT d.request_id, d.destination FROM deliveries AS d \
-                 JOIN r ON d.request_id = r.request_id AND d.destination = r.destination \
-                 WHERE d.claimed_until = $1 ORDER BY d.request_id, d.destination {}) \
-             UPDATE deliveries SET {set} \
-             WHERE (request_id, destination) IN (SELECT request_id, destination FROM own) \
-             AND claimed_until = $1",
-            dialect.lock_rows_of("d")
-        );
-        let parameters = [dialect.time(self.until)].into_iter().chain(parameters).collect();
-        Rows::of(keys)
-            .column("request_id", |(id, _)| *id)
-            .column("destination", |(_, destination)| destination.as_str())
-            .execute(connection, parameters, &sql)
-            .await?;
+        let sql = format!(", {}", update_own(dialect, set));
+        let parameters = [dialect.time(until)].into_iter().chain(parameters).collect();
+        Self::rows(keys).execute(connection, parameters, &sql).await?;
         Ok(())
     }
+}
+
+/// Returns SQL that updates the rows of `r` that carry the claim; `$1` is its end.
+fn update_own(dialect: Dialect, set: &str) -> String {
+    format!(
+        "own AS MATERIALIZED ( \
+             SELECT d.request_id, d.destination FROM deliveries AS d \
+             JOIN r ON d.request_id = r.request_id AND d.destination = r.destination \
+             WHERE d.claimed_until = $1 ORDER BY d.request_id, d.destination {}) \
+         UPDATE deliveries SET {set} \
+         WHERE (request_id, destination) IN (SELECT request_id, destination FROM own) \
+         AND claimed_until = $1",
+        dialect.lock_rows_of("d")
+    )
 }
 
 /// Claims at most `limit` deliveries that are due at `now`, except those of requests in the outbox, which are
 /// published from there.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn claim_due(store: &Store, due: Due, now: DateTime<Utc>, limit: u64) -> Result<Claim, StoreError> {
     let connection = &Operation::new(store.connection(), "claim_due");
     let sql = format!("{} ORDER BY due_at, request_id LIMIT {}", due.due_by("$1"), limit_of(limit));
-    let until = end_of_claim(now);
-    let claimed = claim(connection, &sql, now, until, Vec::new()).await?;
-    Claim::of(store, connection, claimed, until, "body").await
+    let claimed = claim(connection, &sql, [Dialect::of(connection).time(now)]).await?;
+    Claim::of(store, connection, claimed, "body").await
 }
 
-/// Claims at most `limit` deliveries that wait for this destination, and whose time began at `begun_by` or before, the
-/// oldest first: to be ended. Bodies are left out.
+/// Claims at most `limit` deliveries that wait for this destination and began their time window at `begun_by` or
+/// before, the oldest first, so that the caller can end them. Bodies are left out.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn claim_expired(
     store: &Store,
     destination: &str,
     begun_by: DateTime<Utc>,
-    now: DateTime<Utc>,
     limit: u64,
 ) -> Result<Claim, StoreError> {
     let connection = &Operation::new(store.connection(), "claim_expired");
     let dialect = Dialect::of(connection);
     let sql = format!(
-        "destination = $3 AND {} AND since <= $4 ORDER BY since, request_id LIMIT {}",
-        waits::FOR_ITS_DESTINATION,
+        "destination = $1 AND {} AND window_started_at <= $2 ORDER BY window_started_at, request_id LIMIT {}",
+        index_predicates::FOR_ITS_DESTINATION,
         limit_of(limit)
     );
-    let parameters = vec![dialect::text(destination).into(), dialect.time(begun_by)];
-    let until = end_of_claim(now);
-    let claimed = claim(connection, &sql, now, until, parameters).await?;
-    Claim::of(store, connection, claimed, until, dialect.no_bytes()).await
+    let parameters = [dialect::text(destination).into(), dialect.time(begun_by)];
+    let claimed = claim(connection, &sql, parameters).await?;
+    Claim::of(store, connection, claimed, dialect.no_bytes()).await
 }
 
-/// Whether any delivery is due at `now` for this reason, claimed or not.
+/// Returns whether any delivery is due at `now` for this reason, claimed or not.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn is_any_due(session: &impl Session, due: Due, now: DateTime<Utc>) -> Result<bool, StoreError> {
     let connection = &Operation::new(session, "look_for_due");
     let dialect = Dialect::of(connection);
@@ -254,51 +279,48 @@ pub async fn is_any_due(session: &impl Session, due: Due, now: DateTime<Utc>) ->
     Ok(connection.query_one_raw(dialect.statement(sql, [dialect.time(now)])).await?.is_some())
 }
 
-fn end_of_claim(now: DateTime<Utc>) -> DateTime<Utc> {
-    // To the microsecond, as databases keep it: it is compared with what they give.
-    (now + TERM).trunc_subsecs(6)
-}
-
-/// As a number in the text, so that the plan is for so many.
+/// Returns the limit as a number for the statement's text, so that the planner plans for exactly this limit.
 fn limit_of(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// A row that was claimed.
+/// A claimed row.
 #[derive(FromQueryResult)]
 struct Claimed {
     request_id: i64,
     destination: String,
     attempts: i32,
-    spent: i32,
-    since: DateTime<Utc>,
+    counted_attempts: i32,
+    window_started_at: DateTime<Utc>,
     due_at: DateTime<Utc>,
+    until: DateTime<Utc>,
 }
 
-/// Claims what `which` selects of the deliveries, and no other has claimed; in any order. `$1` is the time, and `$2`
-/// the claim's end. What others have locked is left to them.
+/// Claims the deliveries that `which` selects and that carry no other claim, in any order. Rows that other transactions
+/// have locked are skipped.
 async fn claim(
     connection: &impl ConnectionTrait,
     which: &str,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
-    parameters: Vec<Value>,
+    parameters: impl IntoIterator<Item = Value>,
 ) -> Result<Vec<Claimed>, StoreError> {
     let dialect = Dialect::of(connection);
+    // Computed once, so that the end is the same in all rows.
     let sql = format!(
-        "WITH free AS MATERIALIZED ( \
+        "WITH term AS MATERIALIZED (SELECT {} AS ends_at), \
+         free AS MATERIALIZED ( \
              SELECT request_id, destination FROM deliveries WHERE {} AND {which} {}) \
-         UPDATE deliveries SET claimed_until = $2 \
+         UPDATE deliveries SET claimed_until = (SELECT ends_at FROM term) \
          WHERE (request_id, destination) IN (SELECT request_id, destination FROM free) \
-         RETURNING request_id, destination, attempts, spent, since, due_at",
-        waits::is_free("$1"),
+         RETURNING request_id, destination, attempts, counted_attempts, window_started_at, due_at, \
+             claimed_until AS until",
+        dialect.later(TERM),
+        index_predicates::is_free(dialect),
         dialect.lock_free_rows()
     );
-    let parameters = [dialect.time(now), dialect.time(until)].into_iter().chain(parameters);
     Ok(Claimed::find_by_statement(dialect.statement(sql, parameters)).all(connection).await?)
 }
 
-/// What is published of a request.
+/// The columns of a request that are published.
 #[derive(FromQueryResult)]
 struct Request {
     id: i64,
@@ -323,12 +345,12 @@ impl TryFrom<Request> for OutboxRequest {
             content_type: row.content_type,
             trace: trace(row.traceparent, row.tracestate),
             accepted_at: row.accepted_at,
-            held: Vec::new(),
+            destinations: Vec::new(),
         })
     }
 }
 
-/// Requests by their ids, with what `body` is in SQL for their bodies.
+/// Reads requests by their ids; `body` is the SQL expression for their bodies.
 async fn requests(
     connection: &impl ConnectionTrait,
     claimed: &[Claimed],

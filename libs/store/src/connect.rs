@@ -17,8 +17,8 @@ use crate::connection::Database;
 use crate::error::StoreError;
 use crate::postgres::Postgres;
 
-/// Notices in under a minute that a client's machine is gone, and frees the rows it had locked; by
-/// default that takes PostgreSQL two hours. In seconds.
+/// TCP keepalives, in seconds. With them PostgreSQL notices in under a minute that a client's machine is gone, and
+/// releases the rows that it had locked. With the defaults that takes two hours.
 const KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
@@ -27,8 +27,8 @@ pub(crate) async fn connect(settings: &configured::Database) -> Result<Database,
     match url.split_once(':') {
         Some(("postgres" | "postgresql", _)) => postgres(url, settings).await.map(Database::Postgres),
         Some(("sqlite", _)) => sqlite(url, settings).await.map(Database::Sqlite),
-        Some((scheme, _)) => Err(StoreError::Url { problem: format!("{scheme} is not supported") }),
-        None => Err(StoreError::Url { problem: "it names no kind of database".to_owned() }),
+        Some((scheme, _)) => Err(StoreError::Url { problem: format!("unsupported scheme {scheme}") }),
+        None => Err(StoreError::Url { problem: "it has no scheme".to_owned() }),
     }
 }
 
@@ -40,7 +40,7 @@ async fn postgres(url: &str, settings: &configured::Database) -> Result<Postgres
     if options.get_application_name().is_none() {
         options = options.application_name("throughline");
     }
-    // A pool tries again until its time is up and then says only that; a single connection says why.
+    // A pool retries until its timeout and then reports only the timeout; a single connection reports the cause.
     let bounds = Bounds::new(settings.timeout);
     let bounded = options.clone().options(bounds.options());
     let first = tokio::time::timeout(settings.connect_timeout, bounded.connect())
@@ -48,16 +48,16 @@ async fn postgres(url: &str, settings: &configured::Database) -> Result<Postgres
         .map_err(|_| io::Error::from(ErrorKind::TimedOut).into())
         .flatten()
         .map_err(|error| not_connected(&options, error))?;
-    // It has served its purpose; an error now would say nothing about the next one.
+    // The connection was only a test; an error here would say nothing about the next one.
     let _ = first.close().await;
     Ok(Postgres::new(options, bounds, settings.max_connections.get(), settings.connect_timeout))
 }
 
-/// For `sslmode=verify-ca`, sqlx asks rustls for the cryptography of the process, and where several are
-/// compiled in, rustls panics unless one was chosen.
+/// Chooses the process's cryptography provider. For `sslmode=verify-ca`, sqlx uses the default provider of rustls; if
+/// several are compiled in, rustls panics unless one was chosen.
 fn choose_cryptography() {
     if CryptoProvider::get_default().is_none() {
-        // Somebody else may have been faster, and chosen as well.
+        // Fails if another thread has just installed one, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }
@@ -70,7 +70,7 @@ fn not_connected(options: &PgConnectOptions, source: sqlx::Error) -> StoreError 
     let user = options.get_username().to_owned();
     let code = source.as_database_error().and_then(DatabaseError::code);
     match code.as_deref() {
-        // Invalid password; invalid authorization (no such role, or not let in from here).
+        // Invalid password; invalid authorization (no such role, or no access from this host).
         Some("28P01" | "28000") => StoreError::Credentials { server, user, source },
         Some("3D000") => {
             let database = options.get_database().map_or(user, str::to_owned);
@@ -83,8 +83,8 @@ fn not_connected(options: &PgConnectOptions, source: sqlx::Error) -> StoreError 
     }
 }
 
-/// Why TLS did not come about, if that is it: rustls' verdict on a certificate comes as an I/O error, as
-/// does that a file cannot be read, which cannot be said of a host.
+/// Returns why TLS failed, if TLS is the cause. A rejected certificate and an unreadable file are reported as I/O
+/// errors of kinds that the network does not cause.
 fn without_tls(error: &sqlx::Error, options: &PgConnectOptions) -> Option<String> {
     use ErrorKind::{InvalidData, NotFound, PermissionDenied};
     match error {
@@ -96,19 +96,19 @@ fn without_tls(error: &sqlx::Error, options: &PgConnectOptions) -> Option<String
     }
 }
 
-/// One connection: one writer by construction, first come, first served. Several would have to poll for
-/// `SQLite`'s lock, and whoever polls can starve.
+/// Opens a single connection: one writer by construction, first come, first served. Several would have to poll for
+/// `SQLite`'s lock, and a connection that polls can starve.
 ///
-/// The file stays readable for other processes meanwhile (WAL).
+/// Other processes can read the file meanwhile (WAL).
 async fn sqlite(url: &str, settings: &configured::Database) -> Result<DatabaseConnection, StoreError> {
     let options = SqliteConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url { problem: error.to_string() })?
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // Durable at commit, not only at the next checkpoint.
+        // Makes a commit durable at once, not only at the next checkpoint.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        // For another process that has the file open.
+        // Applies when another process has the file open.
         .busy_timeout(settings.connect_timeout);
     let path = options.get_filename().to_owned();
     check_writable(&path)?;
@@ -123,7 +123,7 @@ async fn sqlite(url: &str, settings: &configured::Database) -> Result<DatabaseCo
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
 }
 
-/// `SQLite` opens a file that it may not write to all the same, and fails at the first write.
+/// Checks that the file can be written. `SQLite` opens a read-only file without an error and fails at the first write.
 fn check_writable(path: &Path) -> Result<(), StoreError> {
     match File::options().append(true).open(path) {
         Err(source)
@@ -131,7 +131,7 @@ fn check_writable(path: &Path) -> Result<(), StoreError> {
         {
             Err(StoreError::ReadOnlyFile { path: path.to_owned(), source })
         }
-        // What is wrong otherwise `SQLite` says itself.
+        // `SQLite` itself reports every other problem.
         _ => Ok(()),
     }
 }

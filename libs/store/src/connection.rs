@@ -9,15 +9,15 @@ use tokio::time::timeout;
 use crate::operation::{Operations, Session};
 use crate::postgres::{Answer, Postgres, execution_error, query_error};
 
-/// The connections, for single statements; each has to be answered in time.
+/// The connections, for single statements; each statement has a deadline.
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub(crate) database: Database,
-    pub(crate) patience: Patience,
+    pub(crate) answer_timeout: AnswerTimeout,
     pub(crate) operations: Operations,
 }
 
-/// Either of the two.
+/// The connections of either database.
 #[derive(Debug, Clone)]
 pub(crate) enum Database {
     Postgres(Postgres),
@@ -33,15 +33,15 @@ impl Database {
     }
 }
 
-/// How long the database may take to answer. A host that vanished says nothing, and TCP gives it a quarter of an
-/// hour. PostgreSQL gives up on its own before; see [`Bounds`](crate::bounds::Bounds).
+/// How long the database may take to answer. A host that vanished sends nothing, and TCP waits a quarter of an hour for
+/// it. PostgreSQL's own limits end a statement earlier; see [`Bounds`](crate::bounds::Bounds).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience(pub(crate) Duration);
+pub(crate) struct AnswerTimeout(pub(crate) Duration);
 
-impl Patience {
+impl AnswerTimeout {
     pub(crate) async fn with<T>(self, answer: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
         timeout(self.0, answer).await.unwrap_or_else(|_| {
-            let words = format!("the database has not answered within {:?}", self.0);
+            let words = format!("the database did not answer within {:?}", self.0);
             Err(DbErr::Conn(RuntimeErr::Internal(words)))
         })
     }
@@ -65,7 +65,7 @@ impl ConnectionTrait for Connection {
                 Database::Sqlite(sqlite) => sqlite.execute_raw(statement).await,
             }
         };
-        self.patience.with(executed).await
+        self.answer_timeout.with(executed).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -75,7 +75,7 @@ impl ConnectionTrait for Connection {
                 Database::Sqlite(sqlite) => sqlite.execute_unprepared(sql).await,
             }
         };
-        self.patience.with(executed).await
+        self.answer_timeout.with(executed).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
@@ -87,7 +87,7 @@ impl ConnectionTrait for Connection {
                 Database::Sqlite(sqlite) => sqlite.query_one_raw(statement).await,
             }
         };
-        self.patience.with(found).await
+        self.answer_timeout.with(found).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
@@ -99,7 +99,7 @@ impl ConnectionTrait for Connection {
                 Database::Sqlite(sqlite) => sqlite.query_all_raw(statement).await,
             }
         };
-        self.patience.with(found).await
+        self.answer_timeout.with(found).await
     }
 }
 

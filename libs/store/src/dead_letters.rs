@@ -1,4 +1,4 @@
-//! Deliveries that ended without success: found, sent on their way again, thrown away.
+//! Dead letters, the deliveries that ended without success: list, replay and purge.
 
 use std::fmt::Write as _;
 
@@ -13,20 +13,20 @@ use crate::order;
 use crate::requests::{number, request_id};
 use crate::rows::Rows;
 
-/// Which dead letters are meant; what is none is any.
+/// Selects dead letters. A field that is `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The route their requests came in by.
+    /// The route that accepted their requests.
     pub route: Option<String>,
-    /// The destination that did not get them.
+    /// The destination that did not receive them.
     pub destination: Option<String>,
     /// The name of a [`DeadReason`](throughline_messages::DeadReason).
     pub reason: Option<String>,
     /// The name of an [`ErrorClass`](throughline_messages::ErrorClass).
     pub error_class: Option<String>,
-    /// Died then or later.
+    /// Died at this time or later.
     pub died_since: Option<DateTime<Utc>>,
-    /// Died before.
+    /// Died before this time.
     pub died_before: Option<DateTime<Utc>>,
 }
 
@@ -35,32 +35,32 @@ pub struct Filter {
 pub struct DeadLetter {
     /// The request.
     pub request_id: RequestId,
-    /// The destination that did not get it.
+    /// The destination that did not receive it.
     pub destination: String,
-    /// The route its request came in by.
+    /// The route that accepted its request.
     pub route: String,
     /// When its request was accepted.
     pub accepted_at: DateTime<Utc>,
     /// When it died.
     pub died_at: DateTime<Utc>,
-    /// Why, by the name of a [`DeadReason`](throughline_messages::DeadReason).
+    /// Why it died, by the name of a [`DeadReason`](throughline_messages::DeadReason).
     pub reason: String,
-    /// What kind of error it met last.
+    /// The class of the last error.
     pub error_class: Option<String>,
-    /// The last error, in words.
+    /// The last error, as text.
     pub error: Option<String>,
     /// The status of the last response.
     pub status: Option<u16>,
     /// The beginning of the last response's body.
     pub response_excerpt: Option<String>,
-    /// The trace that shows the last attempt.
+    /// The trace of the last attempt.
     pub trace_id: Option<String>,
     /// How many attempts were made.
     pub attempts: u32,
 }
 
-/// A place in the list of dead letters: behind this one.
-pub type Place = (RequestId, String);
+/// A position in the list of dead letters: directly behind this one.
+pub type Cursor = (RequestId, String);
 
 #[derive(FromQueryResult)]
 struct Row {
@@ -78,32 +78,44 @@ struct Row {
     attempts: i32,
 }
 
-/// Some dead letters, and where to look for more.
+/// A page of dead letters, and where the next one begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Those that are meant.
+    /// The dead letters that match the filter.
     pub letters: Vec<DeadLetter>,
     /// Where the next page begins; `None` if there are no more.
-    pub next: Option<Place>,
+    pub next: Option<Cursor>,
 }
 
-/// At most `limit` of those that are meant, the youngest requests first, behind `after`. It looks at some thousands
-/// and no more, so they may be fewer, or none, although there are more.
+/// Lists at most `limit` dead letters behind `after` that match the filter, the youngest requests first. One call scans
+/// a few thousand dead letters at most, so a page may have fewer, or none, although more match.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn list(
     session: &impl Session,
     filter: &Filter,
-    after: Option<&Place>,
+    after: Option<&Cursor>,
     limit: u64,
 ) -> Result<Page, StoreError> {
     let connection = &Operation::new(session, "list_dead_letters");
+    let (meant, next) = step(connection, filter, after, Order::YoungestFirst, limit).await?;
+    Ok(Page { letters: letters(connection, &meant).await?, next })
+}
+
+/// Walks on from `after`; returns at most `limit` dead letters that match the filter, and where the next step begins.
+async fn step(
+    connection: &impl ConnectionTrait,
+    filter: &Filter,
+    after: Option<&Cursor>,
+    order: Order,
+    limit: u64,
+) -> Result<(Vec<Key>, Option<Cursor>), StoreError> {
     let after = after.map(|(id, destination)| (id.as_i64(), destination.as_str()));
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let walked = walk(connection, filter, after, Order::YoungestFirst, limit).await?;
-    let next = walked.next.map(|key| Ok::<_, StoreError>((request_id(key.request_id)?, key.destination)));
-    Ok(Page { letters: letters(connection, &walked.meant).await?, next: next.transpose()? })
+    let Walked { meant, next, .. } = walk(connection, filter, after, order, limit).await?;
+    let next = next.map(|key| Ok::<_, StoreError>((request_id(key.request_id)?, key.destination)));
+    Ok((meant, next.transpose()?))
 }
 
 async fn letters(connection: &impl ConnectionTrait, keys: &[Key]) -> Result<Vec<DeadLetter>, StoreError> {
@@ -123,10 +135,10 @@ async fn letters(connection: &impl ConnectionTrait, keys: &[Key]) -> Result<Vec<
     found.into_iter().map(DeadLetter::try_from).collect()
 }
 
-/// Most dead letters that one step of a walk looks at, whatever it finds.
+/// Maximum number of dead letters that one step of a walk scans, whether they match or not.
 const LOOKED_AT: usize = 5000;
 
-/// In the order of requests and destinations, or against it.
+/// The order of a walk, by request and destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     OldestFirst,
@@ -139,7 +151,7 @@ pub(crate) struct Key {
     pub(crate) destination: String,
 }
 
-/// Keys as a table of a statement.
+/// Returns keys as a table of a statement.
 pub(crate) fn rows(keys: &[Key]) -> Rows<'_, Key> {
     Rows::of(keys)
         .column("request_id", |key| key.request_id)
@@ -148,16 +160,16 @@ pub(crate) fn rows(keys: &[Key]) -> Rows<'_, Key> {
 
 /// A step of a walk through dead letters.
 pub(crate) struct Walked {
-    /// Those that are meant, in the walk's order.
+    /// The dead letters that match, in the walk's order.
     pub(crate) meant: Vec<Key>,
-    /// How many were looked at.
+    /// How many were scanned.
     pub(crate) looked_at: usize,
-    /// The last one that was looked at; `None` at the walk's end.
+    /// The last one that was scanned; `None` at the walk's end.
     pub(crate) next: Option<Key>,
 }
 
-/// Looks at the next dead letters behind `after`, until `most` are found that are meant, and no further than a step
-/// goes. An index holds just the dead ones, another one those of each destination.
+/// Scans the dead letters behind `after` until `most` of them match, or one step is complete. A partial index holds
+/// exactly the dead deliveries, another one those of each destination.
 pub(crate) async fn walk(
     connection: &impl ConnectionTrait,
     filter: &Filter,
@@ -172,7 +184,7 @@ pub(crate) async fn walk(
         is_meant: i32,
     }
     let dialect = Dialect::of(connection);
-    let mut meant = Meant::new(dialect, filter);
+    let mut meant = Conditions::new(dialect, filter);
     let (comparison, direction) = match order {
         Order::OldestFirst => (">", "ASC"),
         Order::YoungestFirst => ("<", "DESC"),
@@ -184,7 +196,7 @@ pub(crate) async fn walk(
     }
     if let Some((id, destination)) = after {
         let (id, destination) = (meant.parameter(id), meant.parameter(destination));
-        // The first of them serves the index of one destination.
+        // The first condition alone is enough for the index of one destination.
         let _ = write!(
             within,
             " AND d.request_id {comparison}= {id} \
@@ -239,31 +251,48 @@ impl TryFrom<Row> for DeadLetter {
     }
 }
 
-/// Deletes at most `limit` of those that are meant, with their attempts, and says how many. A request goes with its
-/// last delivery, unless Kafka has not acknowledged it or an idempotency key stands for it at `now`: a client that
-/// repeats it under the key is answered with an id that exists. To be called in a transaction.
+/// The result of a purge, and where the next step begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purged {
+    /// How many dead letters were deleted.
+    pub purged: u64,
+    /// Where the next step begins; `None` if there are no more.
+    pub next: Option<Cursor>,
+}
+
+/// Deletes at most `limit` dead letters behind `after` that match the filter, with their attempts, the oldest requests
+/// first. One call scans a few thousand dead letters at most, as [`list`] does.
+///
+/// A request is deleted with its last delivery, unless Kafka has not acknowledged it or an idempotency key stands for
+/// it at `now`: a client that repeats the request under that key gets an id that exists. Must run in a transaction.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn purge(
     session: &impl Session,
     filter: &Filter,
+    after: Option<&Cursor>,
     limit: u64,
     now: DateTime<Utc>,
-) -> Result<u64, StoreError> {
+) -> Result<Purged, StoreError> {
     let connection = &Operation::new(session, "purge_dead_letters");
     let dialect = Dialect::of(connection);
-    let meant = Meant::new(dialect, filter);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let (found, next) = step(connection, filter, after, Order::OldestFirst, limit).await?;
+    if found.is_empty() {
+        return Ok(Purged { purged: 0, next });
+    }
+    // A replay may have revived some since the step read them.
+    let meant = Conditions::new(dialect, filter);
     let sql = format!(
-        "SELECT d.request_id, d.destination FROM deliveries AS d WHERE {} \
-         ORDER BY d.request_id, d.destination LIMIT {limit} {}",
+        "SELECT d.request_id, d.destination FROM deliveries AS d \
+         WHERE (d.request_id, d.destination) IN (SELECT request_id, destination FROM r) AND {} \
+         ORDER BY d.request_id, d.destination {}",
         meant.sql,
         dialect.lock_rows_of("d")
     );
-    let keys = Key::find_by_statement(dialect.statement(sql, meant.parameters)).all(connection).await?;
+    let keys: Vec<Key> = rows(&found).query(connection, meant.parameters, &sql).await?;
     if keys.is_empty() {
-        return Ok(0);
+        return Ok(Purged { purged: 0, next });
     }
     let sql =
         "DELETE FROM deliveries WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)";
@@ -274,10 +303,10 @@ pub async fn purge(
          AND NOT EXISTS (SELECT 1 FROM idempotency_keys AS k \
              WHERE k.request_id = requests.id AND k.expires_at > $1)";
     rows(&keys).execute(connection, vec![dialect.time(now)], sql).await?;
-    Ok(purged)
+    Ok(Purged { purged, next })
 }
 
-/// What became of a wish to deliver a dead letter after all.
+/// The result of a replay of one dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replayed {
     /// It is due.
@@ -288,11 +317,11 @@ pub enum Replayed {
     Unknown,
 }
 
-/// Has one dead delivery be due at `now`, or when its turn in its lane has come, with all its attempts before it
-/// again. To be called in a transaction.
+/// Makes one dead delivery due at `now`, or once it is the first of its ordering group, with its full number of
+/// attempts. Must run in a transaction.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn replay(
     session: &impl Session,
     id: RequestId,
@@ -303,7 +332,7 @@ pub async fn replay(
     order::enter(connection, &[id]).await?;
     let dialect = Dialect::of(connection);
     let key = || [Value::from(id.as_i64()), dialect::text(destination).into()];
-    let sql = format!("{REVIVE} WHERE request_id = $2 AND destination = $3 AND state = 'dead'");
+    let sql = format!("{REPLAYED} WHERE request_id = $2 AND destination = $3 AND state = 'dead'");
     let parameters = [dialect.time(now)].into_iter().chain(key());
     let replayed = connection.execute_raw(dialect.statement(sql, parameters)).await?.rows_affected();
     if replayed > 0 {
@@ -315,21 +344,21 @@ pub async fn replay(
     Ok(if known { Replayed::NotDead } else { Replayed::Unknown })
 }
 
-/// A dead delivery's second life, which begins at `$1`. What was tried stays known.
-pub(crate) const REVIVE: &str = "UPDATE deliveries SET state = 'pending', reason = NULL, spent = 0, \
-     since = $1, due_at = $1, published_at = NULL, deferred_by = NULL, updated_at = $1";
+/// Revives a dead delivery: its time window begins at `$1`. Earlier attempts are kept.
+pub(crate) const REPLAYED: &str = "UPDATE deliveries SET state = 'pending', reason = NULL, counted_attempts = 0, \
+     window_started_at = $1, due_at = $1, published_at = NULL, deferred_by = NULL, updated_at = $1";
 
-/// The conditions of a filter, on deliveries as `d`.
-pub(crate) struct Meant {
+/// The conditions of a filter, with `d` as the alias of the deliveries.
+pub(crate) struct Conditions {
     pub(crate) sql: String,
     pub(crate) parameters: Vec<Value>,
 }
 
-impl Meant {
+impl Conditions {
     pub(crate) fn new(dialect: Dialect, filter: &Filter) -> Self {
         let mut meant = Self { sql: "d.state = 'dead'".to_owned(), parameters: Vec::new() };
         let texts = [
-            // Asked of each dead letter: a join might go through all requests instead.
+            // A subquery for each dead letter: a join might read all requests.
             ("(SELECT route FROM requests WHERE id = d.request_id) =", &filter.route),
             ("d.destination =", &filter.destination),
             ("d.reason =", &filter.reason),

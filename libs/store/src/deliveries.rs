@@ -8,30 +8,30 @@ use throughline_snowflake::RequestId;
 
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
+use crate::index_predicates;
 use crate::operation::{Operation, Session};
 use crate::order;
 use crate::rows::Rows;
-use crate::waits;
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
-    /// No attempt was heard of yet.
+    /// No attempt was reported yet.
     Pending,
-    /// An attempt failed, and there is another to come.
+    /// An attempt failed, and a retry follows.
     Retrying,
-    /// The third party has it.
+    /// The third party accepted it.
     Delivered,
     /// It ended without success.
     Dead,
-    /// It was called off.
+    /// It was cancelled.
     Cancelled,
 }
 
 impl DeliveryState {
-    /// The state's name, as in the database and in answers.
+    /// Returns the state's name, as in the database and in responses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,47 +44,47 @@ impl DeliveryState {
     }
 }
 
-/// When the next delivery is due that waits for its time, or the next may be let go by a [hold](crate::holds); `None`
-/// if none is.
+/// Returns when the next delivery that waits for its due time is due, or when a [slow start](crate::slow_starts)
+/// releases the next ones, whichever is earlier; `None` if there is neither.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn next_due(session: &impl Session) -> Result<Option<DateTime<Utc>>, StoreError> {
     #[derive(FromQueryResult)]
     struct Next {
         at: Option<DateTime<Utc>>,
     }
     let connection = &Operation::new(session, "find_next_due");
-    // Each is the beginning of an index.
+    // Each minimum is the first entry of an index.
     let sql = format!(
         "SELECT min(at) AS at FROM ( \
              SELECT min(due_at) AS at FROM deliveries WHERE {} \
-             UNION ALL SELECT min(next_at) FROM holds \
+             UNION ALL SELECT min(next_at) FROM slow_starts \
          ) AS next",
-        waits::FOR_ITS_TIME
+        index_predicates::FOR_ITS_TIME
     );
     let statement = Dialect::of(connection).statement(sql, []);
     Ok(Next::find_by_statement(statement).one(connection).await?.and_then(|next| next.at))
 }
 
-/// What became of a wish to call deliveries off.
+/// The result of a cancellation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancelled {
-    /// Those to these destinations were called off.
+    /// The deliveries to these destinations were cancelled.
     Some(Vec<String>),
-    /// There is none that has not ended.
+    /// All matching deliveries had already ended.
     AllEnded,
     /// There is no such request, or it has no such delivery.
     Unknown,
 }
 
-/// Calls off what has not ended of a request: all of it, or the delivery to one destination. What is not
-/// published yet will not be; a call that is on its way is made, and recorded.
+/// Cancels the deliveries of a request that have not ended: all of them, or the one to `destination`. Unpublished
+/// deliveries are not published; a call in flight is completed and recorded.
 ///
-/// To be called in a transaction.
+/// Must run in a transaction.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn cancel(
     session: &impl Session,
     id: RequestId,
@@ -117,11 +117,11 @@ pub async fn cancel(
     Ok(Cancelled::Some(cancelled))
 }
 
-/// Has the published deliveries of these requests be due as silent at `due_at`, if they were due earlier:
-/// they were published only now.
+/// Postpones the published deliveries of these requests: they are due as silent at `due_at` if they were due earlier,
+/// because they were published only now.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn postpone_all(
     session: &impl Session,
     ids: &[RequestId],
@@ -134,7 +134,7 @@ pub async fn postpone_all(
     let sql = "UPDATE deliveries SET due_at = r.due_at FROM r \
          WHERE deliveries.request_id = r.request_id AND deliveries.published_at IS NOT NULL \
          AND deliveries.due_at < r.due_at";
-    // In the order of who records, so that two do not wait for each other.
+    // In the recorder's order, which prevents deadlocks.
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     Rows::of(&ids)
@@ -145,36 +145,36 @@ pub async fn postpone_all(
     Ok(())
 }
 
-/// What can never be published.
+/// A delivery that can never be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The request.
     pub request_id: RequestId,
-    /// The delivery to this destination; all that have not ended if there is none.
+    /// The destination of the delivery; `None` for all deliveries of the request that have not ended.
     pub destination: Option<String>,
-    /// Why.
+    /// Why it is dead.
     pub reason: DeadReason,
-    /// What kind of error it is.
+    /// The class of the error.
     pub class: ErrorClass,
-    /// The error in words.
+    /// The error, as text.
     pub error: String,
 }
 
-/// A delivery that has ended by what was reported of it, or because it cannot be published.
+/// A delivery that has ended, because of a report or because it cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct Ended {
-    /// Where it was to go.
+    /// Its destination.
     pub destination: String,
     /// Why it is dead; `None` if it was delivered.
     pub reason: Option<String>,
-    /// What kind of error it died of.
+    /// The class of the error that ended it.
     pub error_class: Option<String>,
 }
 
-/// Ends deliveries that cannot be published, and gives them. To be called in a transaction.
+/// Ends deliveries that cannot be published, and returns them. Must run in a transaction.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn refuse(
     session: &impl Session,
     refusals: &[Refusal],
@@ -186,7 +186,7 @@ pub async fn refuse(
     end_refused(&Operation::new(session, "refuse"), refusals, None, now).await
 }
 
-/// Ends those that are refused; of those that were claimed, the ones that carry the claim still.
+/// Ends the refused deliveries. With `claimed_until`, ends only those that still carry that claim.
 pub(crate) async fn end_refused(
     connection: &impl ConnectionTrait,
     refusals: &[Refusal],
@@ -196,7 +196,7 @@ pub(crate) async fn end_refused(
     let dialect = Dialect::of(connection);
     let ids: Vec<_> = refusals.iter().map(|refusal| refusal.request_id).collect();
     order::enter(connection, &ids).await?;
-    // Locked in the order of the recorder, so that two cannot wait for each other.
+    // Locks the rows in the recorder's order, which prevents deadlocks.
     let sql = format!(
         ", own AS MATERIALIZED ( \
              SELECT d.request_id, d.destination, r.reason, r.class, r.error FROM deliveries AS d \
@@ -223,18 +223,18 @@ pub(crate) async fn end_refused(
     Ok(ended)
 }
 
-/// Has every delivery that is published and has not ended be due at `now`, except those of requests in the
-/// outbox, which are published from there, and says how many; no claim outlasts it. For a broker that forgets at its
-/// end, and the only ingest that there is.
+/// Makes every published delivery that has not ended due at `now`, except those of requests in the outbox, which are
+/// published from there. Returns their number. Also removes the claims of these deliveries and of those that wait for
+/// their due time alone. Intended for a broker that loses its records when it stops, and for a single ingest.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn make_published_due(session: &impl Session, now: DateTime<Utc>) -> Result<u64, StoreError> {
     let connection = &Operation::new(session, "make_published_due");
     let dialect = Dialect::of(connection);
     let free = format!(
         "UPDATE deliveries SET claimed_until = NULL WHERE {} AND claimed_until IS NOT NULL",
-        waits::FOR_ITS_TIME
+        index_predicates::FOR_ITS_TIME
     );
     connection.execute_raw(dialect.statement(free, [])).await?;
     let sql = "UPDATE deliveries SET due_at = $1, claimed_until = NULL \

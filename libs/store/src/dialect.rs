@@ -1,9 +1,9 @@
-//! Where the two databases differ, but for [`rows`](crate::rows).
+//! The differences between the two databases, except those in [`rows`](crate::rows).
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
-/// Which of the two it is.
+/// The kind of database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Postgres,
@@ -18,7 +18,7 @@ impl Dialect {
         }
     }
 
-    /// What OpenTelemetry calls it.
+    /// Returns OpenTelemetry's name of the database.
     pub(crate) fn system(self) -> &'static str {
         match self {
             Self::Postgres => "postgresql",
@@ -26,7 +26,7 @@ impl Dialect {
         }
     }
 
-    /// A statement with its parameters, which both databases number `$1`, `$2`, ….
+    /// Returns a statement with its parameters, which both databases number `$1`, `$2`, ….
     pub(crate) fn statement(
         self,
         sql: impl Into<String>,
@@ -39,7 +39,7 @@ impl Dialect {
         Statement::from_sql_and_values(backend, sql, parameters)
     }
 
-    /// A time as a parameter.
+    /// Returns a time as a parameter.
     pub(crate) fn time(self, at: DateTime<Utc>) -> Value {
         match self {
             Self::Postgres => at.into(),
@@ -47,7 +47,7 @@ impl Dialect {
         }
     }
 
-    /// A time as a parameter, or null.
+    /// Returns a time as a parameter, or null.
     pub(crate) fn nullable_time(self, at: Option<DateTime<Utc>>) -> Value {
         match self {
             Self::Postgres => at.into(),
@@ -55,11 +55,11 @@ impl Dialect {
         }
     }
 
-    /// The time by the database's own clock: not that of the transaction's begin, which may have waited
-    /// for a lock since.
+    /// Returns SQL for the current time of the database's own clock. It is not the time at which the transaction began,
+    /// since the transaction may have waited for a lock.
     ///
-    /// On PostgreSQL it must be volatile, which `now()` is not: what a lease allows is decided by it, and after a wait
-    /// for a row PostgreSQL looks at the condition again.
+    /// On PostgreSQL the expression must be volatile, which `now()` is not: it decides whether a lease still holds, and
+    /// after a wait for a row PostgreSQL evaluates the condition again.
     pub(crate) fn now(self) -> &'static str {
         match self {
             Self::Postgres => "clock_timestamp()",
@@ -67,7 +67,7 @@ impl Dialect {
         }
     }
 
-    /// [`now`](Self::now) and a number of milliseconds more, which is a parameter.
+    /// Returns SQL for [`now`](Self::now) plus a number of milliseconds, which is a parameter.
     pub(crate) fn later(self, millis: &str) -> String {
         match self {
             Self::Postgres => format!("clock_timestamp() + {millis} * interval '1 millisecond'"),
@@ -77,7 +77,7 @@ impl Dialect {
         }
     }
 
-    /// Ends a SELECT so that the rows it reads of a table are locked. `SQLite` has one writer, who needs
+    /// Returns the end of a SELECT that locks the rows it reads of a table. `SQLite` has a single writer, which needs
     /// no locks.
     pub(crate) fn lock_rows_of(self, table: &str) -> String {
         match self {
@@ -86,7 +86,7 @@ impl Dialect {
         }
     }
 
-    /// Bytes of which there are none.
+    /// Returns the literal of an empty byte string.
     pub(crate) fn no_bytes(self) -> &'static str {
         match self {
             Self::Postgres => "''::bytea",
@@ -94,7 +94,7 @@ impl Dialect {
         }
     }
 
-    /// A parameter that is text or null, where nothing else says so.
+    /// Returns a parameter that is text or null, with its type where the statement does not imply it.
     pub(crate) fn nullable_text(self, parameter: &str) -> String {
         match self {
             Self::Postgres => format!("{parameter}::text"),
@@ -102,7 +102,7 @@ impl Dialect {
         }
     }
 
-    /// Ends a SELECT so that it leaves out rows that others have locked, and locks the rest, to be deleted.
+    /// Returns the end of a SELECT that skips rows locked by other transactions and locks the rest for deletion.
     pub(crate) fn lock_free_rows(self) -> &'static str {
         match self {
             Self::Postgres => "FOR UPDATE SKIP LOCKED",
@@ -111,13 +111,13 @@ impl Dialect {
     }
 }
 
-/// A time as text of one length, to the microsecond, which both databases read; `SQLite` keeps it so.
+/// Returns a time as text of fixed length, to the microsecond. Both databases read it; `SQLite` stores it in this form.
 pub(crate) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, false)
 }
 
-/// Text as both databases keep it: PostgreSQL knows no NUL, and one in a third party's answer or in a
-/// foreign record must not stop what comes with it.
+/// Returns text as both databases can store it. PostgreSQL rejects NUL, and a NUL in a third party's response or in a
+/// foreign record must not block the rows of the same batch.
 pub(crate) fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

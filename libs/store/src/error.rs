@@ -6,45 +6,45 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
 use throughline_snowflake::NodeId;
 
-/// Why the database did not do what it was asked. No text of it holds a password.
+/// Why a database operation failed. No error text contains a password.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// `database.url` cannot be read.
     #[error(
-        "database.url cannot be read ({problem}); it looks like postgres://user:password@host:5432/database \
+        "invalid database.url ({problem}); expected postgres://user:password@host:5432/database \
          or sqlite://path/to/file.db"
     )]
     Url {
-        /// What is wrong with it.
+        /// Why it cannot be read.
         problem: String,
     },
-    /// Nothing answers as PostgreSQL.
-    #[error("PostgreSQL at {server} cannot be reached: {source}; start it, or change database.url")]
+    /// PostgreSQL cannot be reached.
+    #[error("cannot connect to PostgreSQL at {server}: {source}; start PostgreSQL, or change database.url")]
     Unreachable {
         /// Host and port, or the socket.
         server: String,
-        /// Why not.
+        /// The cause.
         source: sqlx::Error,
     },
-    /// TLS with PostgreSQL did not come about.
+    /// The TLS connection to PostgreSQL failed.
     #[error(
-        "no secure connection to PostgreSQL at {server}: {reason}; check sslmode, sslrootcert, sslcert and \
+        "no TLS connection to PostgreSQL at {server}: {reason}; check sslmode, sslrootcert, sslcert and \
          sslkey in database.url, and that the server offers TLS"
     )]
     Tls {
         /// Host and port, or the socket.
         server: String,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
-    /// PostgreSQL does not let this user in.
-    #[error("PostgreSQL at {server} does not let in the user {user}: {source}; change database.url")]
+    /// PostgreSQL rejects the user.
+    #[error("PostgreSQL at {server} rejected the user {user}: {source}; change database.url")]
     Credentials {
         /// Host and port, or the socket.
         server: String,
         /// The user of `database.url`.
         user: String,
-        /// What it says.
+        /// PostgreSQL's error.
         source: sqlx::Error,
     },
     /// PostgreSQL has no such database.
@@ -57,24 +57,24 @@ pub enum StoreError {
     },
     /// The `SQLite` file cannot be used.
     #[error(
-        "the SQLite file {} cannot be opened: {source}; its folder must exist and be writable, or change \
+        "cannot open the SQLite file {}: {source}; create its folder and make it writable, or change \
          database.url (--database)", path.display()
     )]
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: sqlx::Error,
     },
-    /// The `SQLite` file is there, and may not be written to.
+    /// The `SQLite` file exists and is read-only.
     #[error(
-        "the SQLite file {} cannot be written: {source}; make it writable, or change database.url \
+        "cannot write the SQLite file {}: {source}; make it writable, or change database.url \
          (--database)", path.display()
     )]
     ReadOnlyFile {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The schema lacks migrations that this program needs.
@@ -83,40 +83,40 @@ pub enum StoreError {
         /// Names of the migrations, in order.
         missing: Vec<String>,
     },
-    /// The schema has migrations that this program should know, and does not.
+    /// The schema has migrations that this program should know but does not.
     #[error(
-        "the database has {}, which this program does not know: it is that of another program, or of a version that was \
-         never released",
+        "the database has {}, which this program does not know: the database belongs to another program or to an \
+         unreleased version",
         listed(unknown)
     )]
     SchemaUnknown {
         /// Versions of the migrations, in order.
         unknown: Vec<String>,
     },
-    /// A migration was applied with another text than this program's.
-    #[error("migration {name} was applied to the database with another text than this program's")]
+    /// The text of an applied migration differs from this program's.
+    #[error("migration {name} in the database differs from the migration in this program")]
     SchemaDiffers {
         /// The migration's name.
         name: String,
     },
-    /// A migration failed; it left nothing behind.
-    #[error("the database cannot be migrated: {0}")]
+    /// A migration failed and left no changes.
+    #[error("cannot migrate the database: {0}")]
     Migration(#[from] MigrateError),
-    /// The database failed at a statement, or could not be asked.
+    /// A statement failed, or the database is unreachable.
     #[error("{0}")]
     Database(#[from] DbErr),
-    /// Nothing may be written under a lease that is over.
-    #[error("the lease of node id {node} has run out, or another process has it")]
+    /// The lease has ended, so nothing may be written under it.
+    #[error("the lease of node id {node} has expired, or another process holds it")]
     LeaseOver {
         /// The node id.
         node: NodeId,
     },
-    /// A row does not hold what was written there.
-    #[error("the database holds a {what} that is not one: {problem}")]
+    /// A row holds an invalid value.
+    #[error("the database contains an invalid {what}: {problem}")]
     Foreign {
-        /// What should be there.
+        /// The expected kind of value.
         what: &'static str,
-        /// What is wrong with it.
+        /// Why the value is invalid.
         problem: String,
     },
 }
@@ -130,12 +130,12 @@ impl StoreError {
         Self::Foreign { what, problem: problem.into() }
     }
 
-    /// Whether the same call may succeed later: the database is away, overloaded, out of space, or two
-    /// transactions stood in each other's way.
+    /// Returns whether the same call may succeed later: the database is unreachable, overloaded or out of space, or two
+    /// transactions conflicted.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match self {
-            // Renewed, it goes on; taken over, the process ends.
+            // If the lease is renewed, a retry succeeds; if another process has taken it over, this process ends.
             Self::Unreachable { .. } | Self::LeaseOver { .. } => true,
             Self::Database(error) => is_passing(error),
             Self::Migration(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
@@ -157,8 +157,8 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Whether it lies with what was to be written, and not with the database: tried again, it fails again,
-    /// and what comes beside it does not.
+    /// Returns whether the written data causes the error, not the database: a retry fails again, and other rows of the
+    /// batch can be written.
     #[must_use]
     pub fn is_about_data(&self) -> bool {
         match self {
@@ -175,7 +175,7 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Whether the database said so itself: it is there, and answers.
+    /// Returns whether the database itself reported the error, so it is reachable.
     #[must_use]
     pub fn was_answered(&self) -> bool {
         match self {
@@ -201,7 +201,7 @@ fn is_code_about_data(code: &str) -> bool {
 
 fn is_passing(error: &DbErr) -> bool {
     match error {
-        // The latter where nothing was answered in time.
+        // `Internal` is the timeout of `AnswerTimeout`.
         DbErr::ConnectionAcquire(_) | DbErr::Conn(RuntimeErr::Internal(_)) => true,
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
@@ -210,13 +210,13 @@ fn is_passing(error: &DbErr) -> bool {
     }
 }
 
-/// Whether a statement was prepared for a schema that has changed since, or the server has forgotten it. The same
-/// statement is well on another connection.
+/// Returns whether a statement was prepared for a schema that has changed since, or the server no longer has it. The
+/// same statement succeeds on another connection.
 pub(crate) fn is_outdated(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() else { return false };
     match postgres.code() {
-        // "cached plan must not change result type", in whatever language; anything else is not supported for good.
+        // "cached plan must not change result type", in any language; every other unsupported feature is permanent.
         "0A000" => postgres.routine() == Some("RevalidateCachedQuery"),
         "26000" => true,
         _ => false,
@@ -227,7 +227,7 @@ fn is_passing_in_sqlx(error: &sqlx::Error) -> bool {
     match error {
         error if is_outdated(error) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| is_passing_code(&code)),
-        // `Protocol`: what a connection that broke in the middle of a message leaves behind.
+        // `Protocol`: the error after a connection that broke in the middle of a message.
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
@@ -238,7 +238,7 @@ fn is_passing_in_sqlx(error: &sqlx::Error) -> bool {
     }
 }
 
-/// PostgreSQL's codes have five characters, `SQLite`'s are numbers below 10000.
+/// Codes of PostgreSQL have five characters; those of `SQLite` are numbers below 10000.
 ///
 /// See <https://www.postgresql.org/docs/current/errcodes-appendix.html> and
 /// <https://www.sqlite.org/rescode.html>.
@@ -249,7 +249,7 @@ fn is_passing_code(code: &str) -> bool {
         _ => {
             // Connection, rollback (serialization, deadlock), resources, intervention, system error.
             ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-                // Lock not available; a transaction that stood idle for too long; read-only, as a primary is that has
+                // Lock not available; a transaction that was idle for too long; read-only, as on a primary that has
                 // just become a standby.
                 || matches!(code, "55P03" | "25P03" | "25006")
         }
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_with_the_data_is_told_from_what_lies_with_the_database() {
+    fn errors_in_the_data_are_distinguished_from_errors_of_the_database() {
         // Unique, foreign key, NUL in text, statement too complex; CONSTRAINT_UNIQUE, CONSTRAINT_CHECK, TOOBIG.
         for code in ["23505", "23503", "22021", "54001", "2067", "275", "18"] {
             assert!(is_code_about_data(code), "{code}");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_from_what_will_not() {
+    fn temporary_errors_are_distinguished_from_permanent_ones() {
         // Deadlock, serialization, shutdown, no more connections, disk full, read-only standby; the server's own bounds
         // on locks, statements and idle transactions.
         for code in ["40P01", "40001", "57P01", "53300", "53100", "08006", "25006", "55P03", "57014", "25P03"]

@@ -1,8 +1,9 @@
 //! The requests that idempotency keys stand for.
 //!
-//! On PostgreSQL a claim never waits for another one: a transaction that claims a key holds an advisory lock for
-//! it until it ends, and a claim that does not get the lock is [in flight](Verdict::InFlight). So a key that a slow
-//! or vanished session holds delays no other key of the batch. On `SQLite` one transaction writes at a time.
+//! On PostgreSQL a claim never waits for another one: a transaction that claims a key holds an advisory lock for the
+//! key until the transaction ends, and a claim that does not get the lock is [in flight](ClaimResult::InFlight). A key
+//! that a slow or vanished session holds therefore delays no other key of the batch. On `SQLite` one transaction writes
+//! at a time.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,11 +22,11 @@ use crate::rows::Rows;
 
 /// The claims to decide, on `SQLite`: all of them.
 const ALL: &str = "";
-/// The claims to decide, on PostgreSQL: those whose lock is free. Two keys with the same 64-bit hash share a lock,
-/// so one of them may be in flight without need.
+/// The claims to decide, on PostgreSQL: those with a free lock. Two keys with the same 64-bit hash share a lock, so one
+/// of them may be reported as in flight unnecessarily.
 const LOCKED: &str = "WHERE pg_try_advisory_xact_lock(hashtextextended(key, hashtextextended(scope, hashtextextended(route, 0))))";
 
-/// Claims the keys that are free or have expired, and returns the holder of each key that could be decided.
+/// Returns SQL that claims the keys that are free or have expired, and returns the holder of each decided key.
 fn claim_sql(dialect: Dialect) -> String {
     let condition = match dialect {
         Dialect::Postgres => LOCKED,
@@ -45,7 +46,7 @@ fn claim_sql(dialect: Dialect) -> String {
     )
 }
 
-/// Whose key it is. The same key in two scopes stands for two requests.
+/// The owner of a key. The same key in two scopes stands for two requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The configured client of this name.
@@ -66,9 +67,9 @@ impl Scope {
 /// An idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The route that it is used on.
+    /// The route on which it is used.
     pub route: String,
-    /// Whose key it is.
+    /// The owner of the key.
     pub scope: Scope,
     /// The key itself.
     pub key: String,
@@ -81,37 +82,37 @@ pub struct Claim {
     pub key: Key,
     /// The request.
     pub request_id: RequestId,
-    /// What tells its body from others.
+    /// A digest of the request's body.
     pub fingerprint: [u8; 32],
-    /// Until when the key stands for it.
+    /// When the key expires.
     pub expires_at: DateTime<Utc>,
 }
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ClaimResult {
     /// The key stands for this request from now on.
     New,
-    /// The key stands for a request of the same body.
+    /// The key stands for a request with the same body.
     Repeats(RequestId),
-    /// The key stands for a request of another body.
+    /// The key stands for a request with another body.
     Conflicts,
-    /// Another transaction that claims the key has not ended; nothing is known of its request yet.
+    /// Another transaction that claims the key has not ended; its request is not known yet.
     InFlight,
 }
 
-/// Claims keys, and says of each claim, in order, what came of it. A key that has expired at `now` is
-/// free. No two claims may name the same key.
+/// Claims keys and returns the result of each claim, in order. A key that has expired at `now` is free. No two claims
+/// may name the same key.
 ///
-/// The claims hold until the caller's transaction ends, and are in flight for others meanwhile.
+/// The claims hold until the caller's transaction ends; until then they are in flight for other transactions.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn claim(
     session: &impl Session,
     claims: &[Claim],
     now: DateTime<Utc>,
-) -> Result<Vec<Verdict>, StoreError> {
+) -> Result<Vec<ClaimResult>, StoreError> {
     let connection = &Operation::new(session, "claim_keys");
     if claims.is_empty() {
         return Ok(Vec::new());
@@ -132,30 +133,30 @@ pub async fn claim(
         let Key { route, scope, key } = &claim.key;
         let Some(held) = held.get(&(dialect::text(route), dialect::text(&scope.text()), dialect::text(key)))
         else {
-            return Ok(Verdict::InFlight);
+            return Ok(ClaimResult::InFlight);
         };
         Ok(if held.request_id == claim.request_id.as_i64() {
-            Verdict::New
+            ClaimResult::New
         } else if held.fingerprint == claim.fingerprint {
-            Verdict::Repeats(request_id(held.request_id)?)
+            ClaimResult::Repeats(request_id(held.request_id)?)
         } else {
-            Verdict::Conflicts
+            ClaimResult::Conflicts
         })
     };
     claims.iter().map(verdict).collect()
 }
 
-/// Deletes at most `limit` keys that have expired at `now`, those first that expired first, and says how many. A key
-/// that a transaction has locked is left: its claim may make it stand for another request.
+/// Deletes at most `limit` keys that have expired at `now`, the earliest first, and returns their number. A key that a
+/// transaction has locked is skipped: that transaction's claim may make it stand for another request.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn purge(session: &impl Session, now: DateTime<Utc>, limit: u64) -> Result<u64, StoreError> {
     let connection = &Operation::new(session, "purge_keys");
     let dialect = Dialect::of(connection);
-    // As a number, so that the plan is for so many, and not for a part of all that are there.
+    // A number in the text, so that the planner plans for exactly this limit and not for a fraction of all rows.
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    // In the order of the index, so that no plan reads the whole table.
+    // Ordered as the index is, so that no plan reads the whole table.
     let sql = format!(
         "WITH expired AS MATERIALIZED \
          (SELECT route, scope, key FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at \

@@ -1,35 +1,33 @@
 //! The database: PostgreSQL, or `SQLite` when embedded.
 //!
-//! [`Store`] connects, migrates and begins transactions. What is kept is read and written by functions
-//! over `&impl` [`Session`], so that a pool and a transaction both serve, and whoever calls them owns the
-//! transaction. They work on many rows at once in a few statements: a batch costs the
-//! same number of round trips as one row.
+//! [`Store`] connects, migrates and begins transactions. Functions over `&impl` [`Session`] read and write the data, so
+//! both a pool and a transaction can be passed, and the caller owns the transaction. They work on many rows at once in
+//! a few statements: a batch costs the same number of round trips as one row.
 //!
-//! | module | what it keeps |
+//! | module | contents |
 //! |---|---|
-//! | [`requests`] | bodies as they came, and what a client asks about them |
+//! | [`requests`] | bodies as received, and the status of a request |
 //! | [`idempotency`] | the requests that idempotency keys stand for |
-//! | [`outbox`] | what is committed and not yet acknowledged by the broker |
+//! | [`outbox`] | requests that are committed and not yet acknowledged by the broker |
 //! | [`deliveries`] | the state of a request at a destination, and when to act on it |
 //! | [`claims`] | deliveries that one ingest is publishing |
-//! | [`outcomes`] | what became of attempts |
+//! | [`outcomes`] | reports of attempts |
 //! | [`order`] | deliveries that are made one after the other |
-//! | [`holds`] | destinations that cannot take all that waits for them |
+//! | [`slow_starts`] | destinations that cannot take all deliveries that wait for them |
 //! | [`dead_letters`] | deliveries that ended without success |
-//! | [`replays`] | many of them on their way back |
-//! | [`backlog`] | how much of all that waits |
-//! | [`retention`] | what ended long ago, deleted |
-//! | [`nodes`] | who may make ids under which node id |
+//! | [`replays`] | dead letters that are delivered again, many at a time |
+//! | [`backlog`] | counts of pending work |
+//! | [`retention`] | deletion of requests that ended long ago |
+//! | [`nodes`] | leases of node ids, under which request ids are made |
 //!
-//! Measured are these functions, each as an operation of its own, and the connections.
+//! Each of these functions is measured as an operation of its own, and the connections are counted.
 //!
-//! Bodies come back byte for byte, times to the microsecond.
+//! Bodies are read back byte for byte, times to the microsecond.
 
 pub mod backlog;
 pub mod claims;
 pub mod dead_letters;
 pub mod deliveries;
-pub mod holds;
 pub mod idempotency;
 pub mod nodes;
 pub mod order;
@@ -38,6 +36,7 @@ pub mod outcomes;
 pub mod replays;
 pub mod requests;
 pub mod retention;
+pub mod slow_starts;
 
 mod bounds;
 mod connect;
@@ -45,7 +44,7 @@ mod connection;
 mod dialect;
 mod entity;
 mod error;
-mod life;
+mod index_predicates;
 mod migrations;
 mod operation;
 mod pool;
@@ -53,7 +52,7 @@ mod postgres;
 mod rows;
 mod store;
 mod transaction;
-mod waits;
+mod transition;
 
 pub use sea_orm::ConnectionTrait;
 

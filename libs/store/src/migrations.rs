@@ -1,6 +1,6 @@
 //! The schema: plain SQL in `migrations/`, embedded.
 //!
-//! The bookkeeping is that of sqlx-cli, so that either may be used on the same database.
+//! The bookkeeping is that of sqlx-cli, so that both can be used on the same database.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 const TABLE: &str = "_sqlx_migrations";
 
-/// A migration takes as long as it takes: that of a large table, or of another process that migrates too.
+/// A migration has no time limit: it may change a large table, or wait for another process that migrates.
 const UNBOUNDED: &str = "SET lock_timeout = 0; SET statement_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0";
 
@@ -29,24 +29,24 @@ pub(crate) async fn migrate(database: &Database) -> Result<Vec<String>, StoreErr
 }
 
 async fn migrate_postgres(pool: &PgPool) -> Result<Vec<String>, StoreError> {
-    // The lock belongs to the session: a connection of its own, so that an error frees it too.
+    // The lock belongs to the session. A connection of its own releases it on an error too.
     let mut connection = pool.acquire().await.map_err(MigrateError::from)?.detach();
     connection.execute(UNBOUNDED).await.map_err(MigrateError::from)?;
     let applied = apply_missing(&POSTGRES, &mut connection).await;
-    // What was applied is committed, whatever this says.
+    // The migrations are committed, whatever the result of closing.
     let _ = connection.close().await;
     applied
 }
 
 async fn migrate_sqlite(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
-    // sqlx locks nothing here. Within, each migration's own transaction is a savepoint.
+    // sqlx takes no lock on SQLite. Inside this transaction, each migration's own transaction is a savepoint.
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(MigrateError::from)?;
     let applied = apply_missing(&SQLITE, &mut *transaction).await?;
     transaction.commit().await.map_err(MigrateError::from)?;
     Ok(applied)
 }
 
-/// Locks others out, looks what is missing, and applies that.
+/// Locks out other processes, then applies the missing migrations.
 async fn apply_missing<C: Migrate>(known: &Migrator, connection: &mut C) -> Result<Vec<String>, StoreError> {
     connection.lock().await?;
     connection.ensure_migrations_table(TABLE).await?;
@@ -82,7 +82,7 @@ struct AppliedRow {
     checksum: Vec<u8>,
 }
 
-/// Without creating the table, unlike sqlx: whoever checks may not be allowed to.
+/// Reads the applied migrations. Unlike sqlx it does not create the table: the database user may lack the permission.
 async fn applied(connection: &Connection) -> Result<Applied, StoreError> {
     let dialect = Dialect::of(connection);
     let exists = match dialect {
@@ -98,13 +98,13 @@ async fn applied(connection: &Connection) -> Result<Applied, StoreError> {
     Ok(rows.into_iter().map(|row| (row.version, row.checksum)).collect())
 }
 
-/// The known migrations that are not applied, in order.
+/// Returns the known migrations that are not applied, in order.
 ///
-/// Those that are newer than all that are known are of a later release, which is being rolled out, or was: they only
-/// add to what is there, so this program goes on with what it knows.
+/// Applied migrations newer than all known ones belong to a later release that is, or was, being rolled out. They only
+/// add to the schema, so this program continues with the part that it knows.
 ///
 /// # Errors
-/// If one was applied between those that are known, or that was another then.
+/// If an applied migration that is not newer is unknown, or if its text differs.
 fn missing<'m>(known: &'m Migrator, applied: &Applied) -> Result<Vec<&'m Migration>, StoreError> {
     let newest = known.iter().map(|migration| migration.version).max().unwrap_or_default();
     let of_this_release = applied.range(..=newest).map(|(version, _)| version);

@@ -1,6 +1,6 @@
-//! Leases of node ids: who may make request ids under which node id, and until when.
+//! Leases of node ids: the right to make request ids under a node id until a given time.
 //!
-//! All times are of the database's own clock, so that replicas whose clocks differ agree.
+//! All times are of the database's own clock, so that replicas with different clocks agree.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -15,32 +15,32 @@ use crate::operation::{Operation, Session};
 use crate::requests::{number, request_id};
 use crate::store::Store;
 
-/// How far ids may be ahead of the database's clock. Were they further ahead, all later ones would have to be too,
-/// and retention, which goes by ids, would find nothing old.
+/// How far ids may be ahead of the database's clock. If an id were further ahead, all later ids would have to be too,
+/// and retention, which goes by ids, would find no old requests.
 pub const AHEAD: TimeDelta = TimeDelta::hours(1);
 
-/// The right to make ids under a node id, for a while.
+/// The right to make ids under a node id for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The node id.
     pub node: NodeId,
-    /// How many leases of this node id there were, this one included.
+    /// How many leases of this node id have been granted, including this one.
     pub epoch: i64,
-    /// Ids must be younger than the end of the lease before this one, and than all that are there, whatever clock
-    /// they were made by; but for those that are further [ahead](AHEAD) than ids may be. The Unix epoch if there is
-    /// none.
+    /// Ids under this lease must be later than this time. It is the end of the node id's previous lease, or the time of
+    /// the newest request id in the database, whatever clock made it, if that is later. Request ids that are further
+    /// [ahead](AHEAD) than allowed do not count. The Unix epoch if there is neither.
     pub not_before: DateTime<Utc>,
-    /// The database's clock when it was granted.
+    /// The database's time when the lease was granted.
     pub granted_at: DateTime<Utc>,
-    /// When it runs out, as long as it is not renewed.
+    /// When the lease expires unless it is renewed.
     pub expires_at: DateTime<Utc>,
 }
 
-/// Leases one of these node ids to `holder`: the lowest that nobody ever had, else the one that is free for longest.
-/// `None` if all of them are taken.
+/// Leases one of these node ids to `holder`: the lowest that was never leased, otherwise the one that has been free for
+/// longest. Returns `None` if all of them are leased.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn acquire(
     store: &Store,
     holder: &str,
@@ -51,7 +51,7 @@ pub async fn acquire(
     let operation = Operation::new(&transaction, "lease_node");
     let dialect = Dialect::of(&operation);
     if dialect == Dialect::Postgres {
-        // Who else acquires waits, so that no two choose the same id; SQLite has one writer anyway.
+        // Concurrent calls wait here, so that no two choose the same id. SQLite has a single writer anyway.
         operation.execute_unprepared("LOCK TABLE nodes IN SHARE ROW EXCLUSIVE MODE").await?;
     }
     let Some(free) = find_free(&operation, ids).await? else { return Ok(None) };
@@ -66,7 +66,7 @@ pub async fn acquire(
     let values = [i64::from(free.node_id).into(), dialect::text(holder).into(), millis(ttl)];
     let statement = dialect.statement(sql, values);
     let row = Fresh::find_by_statement(statement).one(&operation).await?;
-    let row = row.ok_or_else(|| StoreError::foreign("lease", "it was not returned"))?;
+    let row = row.ok_or_else(|| StoreError::foreign("lease", "the statement returned none"))?;
     let newest = newest_id(&operation, row.granted_at + AHEAD).await?;
     drop(operation);
     transaction.commit().await?;
@@ -77,10 +77,11 @@ pub async fn acquire(
     Ok(Some(Lease { node, epoch, not_before, granted_at, expires_at }))
 }
 
-/// Has a lease end `ttl` from now, and gives that now; `None` if another process has taken the node id over.
+/// Extends a lease to `ttl` from now, and returns the database's time; `None` if another process has taken the node id
+/// over.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn renew(
     session: &impl Session,
     lease: &Lease,
@@ -92,10 +93,10 @@ pub async fn renew(
     end_at(connection, lease, holder, &expires_at, Some(millis(ttl))).await
 }
 
-/// Ends a lease now, unless somebody else has taken the node id over.
+/// Ends a lease now, unless another process has taken the node id over.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn release(session: &impl Session, lease: &Lease, holder: &str) -> Result<(), StoreError> {
     let connection = &Operation::new(session, "release_lease");
     let now = Dialect::of(connection).now();
@@ -104,10 +105,11 @@ pub async fn release(session: &impl Session, lease: &Lease, holder: &str) -> Res
 }
 
 impl Lease {
-    /// A condition that holds as long as the lease does, and the values of the two parameters in it, from `$first` on.
+    /// Returns a condition that is true while the lease holds, and the values of its two parameters, numbered from
+    /// `$first`.
     ///
-    /// It is part of the statement that writes under the lease, so that no process writes after another one has taken
-    /// its node id over, however long it stood still in between.
+    /// It is part of the statement that writes under the lease. A process that was frozen therefore cannot write after
+    /// another one has taken over its node id.
     pub(crate) fn condition(&self, dialect: Dialect, first: usize) -> (String, [Value; 2]) {
         let sql = format!(
             "EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = ${first} AND nodes.epoch = ${} \
@@ -130,7 +132,7 @@ struct Fresh {
 #[derive(FromQueryResult)]
 struct Free {
     node_id: i32,
-    /// When its last lease ended, if there ever was one.
+    /// When its last lease ended; `None` if it was never leased.
     expires_at: Option<DateTime<Utc>>,
 }
 
@@ -167,7 +169,7 @@ async fn newest_id(
     newest.and_then(|newest| newest.id).map(request_id).transpose()
 }
 
-/// When that was, if the lease was still the holder's.
+/// Sets the end of a lease. Returns the database's time, or `None` if the lease is no longer the holder's.
 async fn end_at(
     connection: &impl ConnectionTrait,
     lease: &Lease,
@@ -192,7 +194,7 @@ async fn end_at(
     Ok(ended.map(|ended| ended.at))
 }
 
-/// At most some centuries, which is for good.
+/// Returns milliseconds, capped at `i64::MAX`, which is practically forever.
 fn millis(duration: Duration) -> Value {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).into()
 }

@@ -1,7 +1,7 @@
-//! What is measured of the database: how long operations take.
+//! Metrics of the database: how long operations take.
 //!
-//! An operation is what a function of this library asks the database, in one statement or several; beginning a
-//! transaction and committing it are operations of their own. What the caller does in between does not count.
+//! An operation is one function of this library, with one statement or several. Beginning a transaction and committing
+//! it are operations of their own. The time that the caller spends between them does not count.
 
 use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,13 @@ use tokio::time::Instant;
 
 use crate::dialect::Dialect;
 
-/// What can be asked: the connections, or a transaction.
+/// A session in which statements run: the connections, or a transaction.
 pub trait Session: ConnectionTrait {
-    /// Where it is measured how long that takes.
+    /// Returns the metrics that measure its operations.
     fn operations(&self) -> &Operations;
 }
 
-/// Measures operations; opaque.
+/// Measures the duration of operations. Opaque.
 #[derive(Debug, Clone)]
 pub struct Operations {
     duration: Histogram<f64>,
@@ -34,13 +34,13 @@ impl Operations {
         let duration = meter
             .f64_histogram("db.client.operation.duration")
             .with_unit("s")
-            .with_description("How long the database takes for what it is asked.")
+            .with_description("Duration of database operations.")
             .with_boundaries(SHORT.to_vec())
             .build();
         Self { duration, system: dialect.system() }
     }
 
-    /// An operation of one question.
+    /// Measures an operation of one statement.
     pub(crate) async fn time<T>(
         &self,
         name: &'static str,
@@ -50,7 +50,8 @@ impl Operations {
     }
 }
 
-/// A session in which one operation is made. It ends when this is dropped; one that asks nothing is none.
+/// A session that measures its statements as one operation, which ends when this is dropped. Without a statement
+/// nothing is recorded.
 pub(crate) struct Operation<'a, S> {
     session: &'a S,
     watch: Watch<'a>,
@@ -85,7 +86,7 @@ impl<S: Session> ConnectionTrait for Operation<'_, S> {
     }
 }
 
-/// Measures one operation, from its first question until it is dropped.
+/// Measures one operation, from its first statement until it is dropped.
 struct Watch<'a> {
     operations: &'a Operations,
     name: &'static str,
@@ -128,7 +129,7 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         let Seen { since, is_waiting, error } = std::mem::take(&mut *self.seen());
         let Some(since) = since else { return };
-        // Whoever waited lost patience.
+        // Dropped during a statement: the caller stopped waiting.
         let error = if is_waiting { Some(Cow::Borrowed("cancelled")) } else { error };
         let mut attributes = vec![
             KeyValue::new("db.system.name", self.operations.system),
@@ -139,11 +140,11 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// The database's code of the error, where it has answered at all.
+/// Returns the database's error code if the database has answered, otherwise a name for the error.
 fn error_type(error: &DbErr) -> Cow<'static, str> {
     match error {
         DbErr::ConnectionAcquire(_) => "no_connection".into(),
-        // See `Patience`.
+        // See `AnswerTimeout`.
         DbErr::Conn(RuntimeErr::Internal(_)) => "timeout".into(),
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
@@ -161,5 +162,5 @@ fn code(error: &dyn DatabaseError) -> Cow<'static, str> {
     error.code().map_or(OTHER.into(), |code| code.into_owned().into())
 }
 
-/// What the conventions call an error that has no name.
+/// The name in the OpenTelemetry conventions for an error without a name.
 const OTHER: &str = "_OTHER";

@@ -1,11 +1,12 @@
-//! Lanes: deliveries that are made one after the other.
+//! Ordering groups: deliveries that are made one after the other.
 //!
-//! A delivery that is accepted while another of its lane has not ended, at the same destination, waits as
-//! deferred by `order`, and is not published. When nobody is before it any more, it is due.
+//! If a delivery is accepted while another one of its ordering group to the same destination has not ended, it waits as
+//! deferred by `order` and is not published. When no earlier delivery is left, it becomes due.
 //!
-//! Who adds to a lane and who takes from it must not do so at the same time: either the new one sees that the
-//! one before it has ended, or whoever ends that one sees the new one. On PostgreSQL a lock for each lane
-//! sees to that, until the transaction ends; on `SQLite` there is one writer at a time anyway.
+//! A transaction that adds to an ordering group and one that removes from it must not overlap: either the new delivery
+//! sees that the earlier one has ended, or the transaction that ends the earlier one sees the new one. On PostgreSQL
+//! one lock for each ordering group, held until the transaction ends, ensures this; on `SQLite` there is a single
+//! writer anyway.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult};
@@ -16,10 +17,10 @@ use crate::error::StoreError;
 use crate::requests::{NewRequest, number, request_id};
 use crate::rows::Rows;
 
-/// Who waits in which lane, and for which destination.
+/// An ordering group at a destination.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, FromQueryResult)]
-pub(crate) struct Place {
-    pub(crate) lane: String,
+pub(crate) struct Group {
+    pub(crate) ordering_group: String,
     pub(crate) destination: String,
 }
 
@@ -29,8 +30,8 @@ struct Key {
     destination: String,
 }
 
-/// Begins to change lanes, those in which these requests have deliveries. To be called before any row of them
-/// is locked, so that two cannot wait for each other.
+/// Locks the ordering groups in which these requests have deliveries. Must be called before any of their rows is
+/// locked, which prevents deadlocks.
 pub(crate) async fn enter(
     connection: &impl ConnectionTrait,
     requests: &[RequestId],
@@ -39,37 +40,42 @@ pub(crate) async fn enter(
         return Ok(());
     }
     let sql = lock(
-        "SELECT lane FROM deliveries JOIN r ON deliveries.request_id = r.request_id \
-         WHERE lane IS NOT NULL",
+        "SELECT ordering_group FROM deliveries JOIN r ON deliveries.request_id = r.request_id \
+         WHERE ordering_group IS NOT NULL",
     );
     Rows::of(requests).column("request_id", |id| *id).execute(connection, Vec::new(), &sql).await?;
     Ok(())
 }
 
-/// Has those of new deliveries wait that are not the first of their lane; gives them.
+/// Defers the new deliveries that are not first in their ordering group, and returns them.
 pub(crate) async fn line_up(
     connection: &impl ConnectionTrait,
     requests: &[NewRequest],
 ) -> Result<Vec<(RequestId, String)>, StoreError> {
-    let new: Vec<_> =
-        requests.iter().filter_map(|request| Some((request.id, request.lane.as_deref()?))).collect();
+    let new: Vec<_> = requests
+        .iter()
+        .filter_map(|request| Some((request.id, request.ordering_group.as_deref()?)))
+        .collect();
     if new.is_empty() {
         return Ok(Vec::new());
     }
     if Dialect::of(connection) == Dialect::Postgres {
-        let sql = lock("SELECT lane FROM r");
-        Rows::of(&new).column("lane", |(_, lane)| *lane).execute(connection, Vec::new(), &sql).await?;
+        let sql = lock("SELECT ordering_group FROM r");
+        Rows::of(&new)
+            .column("ordering_group", |(_, ordering_group)| *ordering_group)
+            .execute(connection, Vec::new(), &sql)
+            .await?;
     }
-    let in_lanes = requests.iter().filter(|request| request.lane.is_some());
+    let in_groups = requests.iter().filter(|request| request.ordering_group.is_some());
     let keys = |request: &NewRequest| {
         let id = request.id;
         request.destinations.clone().into_iter().map(move |destination| (id, destination))
     };
-    queue(connection, &in_lanes.flat_map(keys).collect::<Vec<_>>()).await
+    queue(connection, &in_groups.flat_map(keys).collect::<Vec<_>>()).await
 }
 
-/// Has deliveries wait that begin while another one of their lane has not ended; gives them. Of those that come
-/// together, the one with the lowest id is the first.
+/// Defers the deliveries that begin while another one of their ordering group has not ended, and returns them. Among
+/// deliveries that begin together, the one with the lowest id is first.
 pub(crate) async fn queue(
     connection: &impl ConnectionTrait,
     deliveries: &[(RequestId, String)],
@@ -77,8 +83,8 @@ pub(crate) async fn queue(
     let sql = "UPDATE deliveries SET deferred_by = 'order', published_at = NULL \
          WHERE (request_id, destination) IN (SELECT request_id, destination FROM r) AND EXISTS ( \
              SELECT 1 FROM deliveries AS other \
-             WHERE other.lane = deliveries.lane AND other.destination = deliveries.destination \
-             AND other.lane IS NOT NULL AND other.due_at IS NOT NULL \
+             WHERE other.ordering_group = deliveries.ordering_group AND other.destination = deliveries.destination \
+             AND other.ordering_group IS NOT NULL AND other.due_at IS NOT NULL \
              AND (other.request_id < deliveries.request_id \
                   OR (other.request_id, other.destination) NOT IN \
                      (SELECT request_id, destination FROM r))) \
@@ -91,62 +97,62 @@ pub(crate) async fn queue(
     waiting.into_iter().map(|key| Ok((request_id(key.request_id)?, key.destination))).collect()
 }
 
-/// Has the next ones be due at `now`, where nobody is before them any more; says whether there are any. The
-/// lanes were [entered](enter) before.
+/// Makes the next delivery of each group due at `now` if no earlier one is left; returns whether there was any. The
+/// ordering groups must be [entered](enter) before.
 pub(crate) async fn move_up(
     connection: &impl ConnectionTrait,
-    places: &[Place],
+    groups: &[Group],
     now: DateTime<Utc>,
 ) -> Result<bool, StoreError> {
-    if places.is_empty() {
+    if groups.is_empty() {
         return Ok(false);
     }
     let dialect = Dialect::of(connection);
-    // Its time begins now: it did not wait for the third party.
-    let sql = "UPDATE deliveries SET deferred_by = NULL, due_at = $1, since = $1 \
+    // The time window begins now: the delivery did not wait for the third party.
+    let sql = "UPDATE deliveries SET deferred_by = NULL, due_at = $1, window_started_at = $1 \
          WHERE deferred_by = 'order' AND (request_id, destination) IN ( \
              SELECT (SELECT min(d.request_id) FROM deliveries AS d \
-                 WHERE d.lane = r.lane AND d.destination = r.destination \
-                 AND d.lane IS NOT NULL AND d.due_at IS NOT NULL), r.destination \
+                 WHERE d.ordering_group = r.ordering_group AND d.destination = r.destination \
+                 AND d.ordering_group IS NOT NULL AND d.due_at IS NOT NULL), r.destination \
              FROM r WHERE NOT EXISTS (SELECT 1 FROM deliveries AS d \
-                 WHERE d.lane = r.lane AND d.destination = r.destination \
-                 AND d.lane IS NOT NULL AND d.due_at IS NOT NULL \
+                 WHERE d.ordering_group = r.ordering_group AND d.destination = r.destination \
+                 AND d.ordering_group IS NOT NULL AND d.due_at IS NOT NULL \
                  AND d.deferred_by IS DISTINCT FROM 'order'))";
-    let moved = Rows::of(places)
-        .column("lane", |place| place.lane.as_str())
-        .column("destination", |place| place.destination.as_str())
+    let moved = Rows::of(groups)
+        .column("ordering_group", |group| group.ordering_group.as_str())
+        .column("destination", |group| group.destination.as_str())
         .execute(connection, vec![dialect.time(now)], sql)
         .await?;
     Ok(moved > 0)
 }
 
-/// The same behind deliveries of these requests, which have just ended.
+/// Makes the next deliveries due behind the deliveries of these requests that have just ended.
 pub(crate) async fn move_up_behind(
     connection: &impl ConnectionTrait,
     requests: &[RequestId],
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let sql = "SELECT DISTINCT lane, destination FROM deliveries \
-         WHERE lane IS NOT NULL AND due_at IS NULL AND request_id IN (SELECT request_id FROM r)";
-    let places: Vec<Place> =
+    let sql = "SELECT DISTINCT ordering_group, destination FROM deliveries \
+         WHERE ordering_group IS NOT NULL AND due_at IS NULL AND request_id IN (SELECT request_id FROM r)";
+    let groups: Vec<Group> =
         Rows::of(requests).column("request_id", |id| *id).query(connection, Vec::new(), sql).await?;
-    move_up(connection, &places, now).await?;
+    move_up(connection, &groups, now).await?;
     Ok(())
 }
 
-/// Who has to end before a delivery may go on that is deferred by `order`.
+/// The deliveries that have to end before a delivery that is deferred by `order` can continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ahead {
-    /// The request whose turn it is.
+    /// The request that is delivered now.
     pub first: RequestId,
-    /// How many they are, that one included.
+    /// How many there are, including that one.
     pub count: u64,
 }
 
-/// Who is before a delivery in its lane; `None` if it has none, or is the next.
+/// Returns the deliveries ahead of a delivery in its ordering group; `None` if it has no ordering group or is next.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn ahead(
     connection: &impl ConnectionTrait,
     id: RequestId,
@@ -157,13 +163,13 @@ pub async fn ahead(
         first: Option<i64>,
         count: i64,
     }
-    // One that does not wait for its turn has it, whatever its id: others may have come back from the dead.
+    // A delivery that is not deferred by `order` is the first, whatever its id: others may be replayed dead letters.
     let sql = "SELECT coalesce(min(CASE WHEN other.deferred_by = 'order' THEN NULL ELSE other.request_id END), \
              min(other.request_id)) AS first, count(*) AS count \
          FROM deliveries AS own JOIN deliveries AS other \
-         ON other.lane = own.lane AND other.destination = own.destination \
+         ON other.ordering_group = own.ordering_group AND other.destination = own.destination \
          WHERE own.request_id = $1 AND own.destination = $2 AND other.request_id <> own.request_id \
-         AND other.lane IS NOT NULL AND other.due_at IS NOT NULL \
+         AND other.ordering_group IS NOT NULL AND other.due_at IS NOT NULL \
          AND (other.request_id < own.request_id OR coalesce(other.deferred_by, '') <> 'order')";
     let parameters = [id.as_i64().into(), dialect::text(destination).into()];
     let row =
@@ -172,16 +178,17 @@ pub async fn ahead(
     Ok(Some(Ahead { first: request_id(first)?, count: number("number of deliveries", count)? }))
 }
 
-/// Locks the lanes that a query gives, until the transaction ends, in one order, so that two cannot wait for each
-/// other. Each lane has a lock of its own, so that lanes do not wait for one another; PostgreSQL has room for
-/// `max_locks_per_transaction` × `max_connections` of them.
-fn lock(lanes: &str) -> String {
+/// Returns SQL that locks the ordering groups of a query until the transaction ends, in a fixed order, which prevents
+/// deadlocks. Each ordering group has a lock of its own, so that ordering groups do not wait for one another;
+/// PostgreSQL keeps up to `max_locks_per_transaction` × `max_connections` of them.
+fn lock(ordering_groups: &str) -> String {
     format!(
         "SELECT pg_advisory_xact_lock(lock) FROM ( \
-         SELECT DISTINCT hashtextextended(lane, {LOCKS}) AS lock FROM ({lanes}) AS meant \
+         SELECT DISTINCT hashtextextended(ordering_group, {LOCKS}) AS lock FROM ({ordering_groups}) AS meant \
          ORDER BY lock) AS locks"
     )
 }
 
-/// Seeds the hash, so that other programs in the same database, and other locks of ours, have other numbers.
+/// Seeds the hash, so that the numbers differ from those of other programs in the same database and from our other
+/// locks.
 const LOCKS: i64 = 0x7468_726f_6c61_6e65;

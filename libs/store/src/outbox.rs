@@ -1,4 +1,4 @@
-//! What is committed and not yet acknowledged by the broker.
+//! The outbox: requests that are committed and not yet acknowledged by the broker.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::operation::{Operation, Session};
 use crate::requests::{NewRequest, number, request_id, trace};
 use crate::rows::Rows;
 
-/// All of a request that is published.
+/// The parts of a request that are published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRequest {
     /// Its id.
     pub id: RequestId,
-    /// The route it came in by.
+    /// The route that accepted it.
     pub route: String,
     /// Requests with the same key are delivered in order.
     pub ordering_key: Option<String>,
@@ -34,14 +34,17 @@ pub struct OutboxRequest {
     pub trace: Option<TraceContext>,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,
-    /// Its destinations that are not to be called when it is published: their turn has not come, or is over.
-    pub held: Vec<String>,
+    /// The destinations to call once it is published: not those at which the delivery waits for its due time or for its
+    /// ordering group, or has ended.
+    pub destinations: Vec<String>,
 }
 
 impl From<NewRequest> for OutboxRequest {
     fn from(request: NewRequest) -> Self {
-        let NewRequest { id, route, ordering_key, body, content_type, trace, accepted_at, .. } = request;
-        Self { id, route, ordering_key, body, content_type, trace, accepted_at, held: Vec::new() }
+        let NewRequest {
+            id, route, ordering_key, body, content_type, trace, accepted_at, destinations, ..
+        } = request;
+        Self { id, route, ordering_key, body, content_type, trace, accepted_at, destinations }
     }
 }
 
@@ -57,16 +60,16 @@ impl TryFrom<request::Model> for OutboxRequest {
             content_type: row.content_type,
             trace: trace(row.traceparent, row.tracestate),
             accepted_at: row.accepted_at,
-            held: Vec::new(),
+            destinations: Vec::new(),
         })
     }
 }
 
-/// What `node` has to publish with an id beyond `after`, in the order of ids: at most `most_rows`, and of
-/// these as many as it takes for their bodies to reach `most_bytes`.
+/// Returns requests that `node` has to publish with ids beyond `after`, in the order of ids. Reads at most `most_rows`,
+/// and stops when the bodies reach `most_bytes`.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn pending(
     session: &impl Session,
     node: NodeId,
@@ -86,20 +89,21 @@ pub async fn pending(
     let statement = Dialect::of(connection).statement(sql, parameters);
     let rows = request::Model::find_by_statement(statement).all(connection).await?;
     let mut page: Vec<_> = rows.into_iter().map(OutboxRequest::try_from).collect::<Result<_, _>>()?;
-    let mut held = held(connection, &page).await?;
+    let mut destinations = destinations_of(connection, &page).await?;
     for request in &mut page {
-        request.held = held.remove(&request.id.as_i64()).unwrap_or_default();
+        request.destinations = destinations.remove(&request.id.as_i64()).unwrap_or_default();
     }
     Ok(page)
 }
 
-/// Of each request the deliveries that are not waiting for news: they have their own time, or have ended.
-async fn held(
+/// Returns the destinations to call for each request. A delivery that waits for its due time or for its
+/// ordering group, or has ended, has no publication time.
+async fn destinations_of(
     connection: &impl ConnectionTrait,
     page: &[OutboxRequest],
 ) -> Result<HashMap<i64, Vec<String>>, StoreError> {
     #[derive(FromQueryResult)]
-    struct Held {
+    struct Pending {
         request_id: i64,
         destination: String,
     }
@@ -107,18 +111,18 @@ async fn held(
         return Ok(HashMap::new());
     }
     let sql = "SELECT request_id, destination FROM deliveries \
-         WHERE request_id IN (SELECT request_id FROM r) AND published_at IS NULL \
+         WHERE request_id IN (SELECT request_id FROM r) AND published_at IS NOT NULL \
          ORDER BY request_id, destination";
-    let all: Vec<Held> =
+    let all: Vec<Pending> =
         Rows::of(page).column("request_id", |request| request.id).query(connection, Vec::new(), sql).await?;
-    let mut held: HashMap<i64, Vec<String>> = HashMap::new();
-    for Held { request_id, destination } in all {
-        held.entry(request_id).or_default().push(destination);
+    let mut destinations: HashMap<i64, Vec<String>> = HashMap::new();
+    for Pending { request_id, destination } in all {
+        destinations.entry(request_id).or_default().push(destination);
     }
-    Ok(held)
+    Ok(destinations)
 }
 
-/// The length of a body is known without reading it, so that only those of the page are read.
+/// The length of a body is known without reading it, so only the bodies of the page are read.
 fn pending_sql() -> String {
     format!(
         "SELECT {} FROM ( \
@@ -132,11 +136,11 @@ fn pending_sql() -> String {
     )
 }
 
-/// Takes out what the broker has acknowledged, or will never take. That holds whichever node the rows belong to by
-/// now, so no lease is asked for: a row that stayed would be published again.
+/// Removes requests that the broker has acknowledged or will never accept. That holds whichever node owns the rows by
+/// now, so no lease is required: a row left behind would be published again.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn remove(session: &impl Session, ids: &[RequestId]) -> Result<(), StoreError> {
     let connection = &Operation::new(session, "remove_published");
     if ids.is_empty() {
@@ -147,14 +151,14 @@ pub async fn remove(session: &impl Session, ids: &[RequestId]) -> Result<(), Sto
     Ok(())
 }
 
-/// Most rows that are taken over by one statement: it takes a second.
+/// Maximum number of rows that one statement takes over: it takes a second.
 const TAKEN_AT_ONCE: u32 = 50_000;
 
-/// The nodes that have something to publish and no lease, or one that has run out by the database's clock; all but that
-/// of `lease`. Costs as much as there are such nodes, however much they have.
+/// Returns the nodes that have requests to publish but no lease, or one that has expired by the database's clock;
+/// excludes the node of `lease`. The cost grows with the number of such nodes, not with their requests.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn nodes_that_are_gone(session: &impl Session, lease: &Lease) -> Result<Vec<NodeId>, StoreError> {
     #[derive(FromQueryResult)]
     struct Row {
@@ -178,14 +182,14 @@ pub async fn nodes_that_are_gone(session: &impl Session, lease: &Lease) -> Resul
     rows.into_iter().map(|row| node_id(row.node_id)).collect()
 }
 
-/// Gives the node of `lease`, as long as that holds, the next rows of a node that is gone, in the order of ids; says how
-/// many, and none once it has them all.
+/// Assigns the next rows of an expired node to the node of `lease`, in the order of ids, while that lease holds.
+/// Returns their number, which is zero once all rows are taken over.
 ///
-/// Whichever process leases that node id meanwhile waits until this is done. Of two survivors the second waits for the
-/// rows, finds that they belong to another node by now, and takes none.
+/// A process that leases that node id meanwhile waits until the statement is done. If two nodes take over at the same
+/// time, the second waits for the rows, finds that they belong to another node, and takes none.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn take_over(session: &impl Session, lease: &Lease, gone: NodeId) -> Result<u64, StoreError> {
     let connection = &Operation::new(session, "take_over_outbox");
     let dialect = Dialect::of(connection);
@@ -210,28 +214,28 @@ fn node_id(number_of: i16) -> Result<NodeId, StoreError> {
         .map_err(|error| StoreError::foreign("node id", error.to_string()))
 }
 
-/// The node that has a request to publish; `None` once the broker has acknowledged it.
+/// Returns the node that has a request to publish; `None` once the broker has acknowledged it.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn node_of(connection: &impl ConnectionTrait, id: RequestId) -> Result<Option<NodeId>, StoreError> {
     let row = outbox::Entity::find_by_id(id.as_i64()).one(connection).await?;
     row.map(|row| node_id(row.node_id)).transpose()
 }
 
-/// What a node has still to publish.
+/// The requests that a node has not yet published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lag {
     /// How many requests.
     pub requests: u64,
-    /// How long ago the first of them was accepted; zero if there is none.
+    /// How long ago the first one was accepted; zero if there is none.
     pub age: Duration,
 }
 
-/// Counts what `node` has to publish at `now`, `most` of it at most.
+/// Counts the requests that `node` has to publish at `now`, up to `most`.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn lag(
     session: &impl Session,
     node: NodeId,
@@ -252,15 +256,15 @@ pub async fn lag(
     let most = i64::try_from(most).unwrap_or(i64::MAX);
     let statement = Dialect::of(connection).statement(sql, [i64::from(node.as_u16()).into(), most.into()]);
     let row = Row::find_by_statement(statement).one(connection).await?;
-    let row = row.ok_or_else(|| StoreError::foreign("outbox", "it was not counted"))?;
+    let row = row.ok_or_else(|| StoreError::foreign("outbox", "the statement returned no count"))?;
     let age = row.since.map(|since| (now - since).to_std().unwrap_or_default());
     Ok(Lag { requests: number("number of requests", row.requests)?, age: age.unwrap_or_default() })
 }
 
-/// The oldest request that `node` has to publish.
+/// Returns the oldest request that `node` has to publish.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn oldest(session: &impl Session, node: NodeId) -> Result<Option<RequestId>, StoreError> {
     let connection = &Operation::new(session, "find_oldest_in_outbox");
     let row = outbox::Entity::find()

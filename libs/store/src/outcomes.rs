@@ -1,4 +1,4 @@
-//! What became of attempts.
+//! Records the outcomes of attempts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,33 +11,33 @@ use crate::deliveries::Ended;
 use crate::dialect::{self, Dialect};
 use crate::entity::{columns, delivery};
 use crate::error::StoreError;
-use crate::holds::{self, News};
-use crate::life::advance;
 use crate::operation::{Operation, Session};
-use crate::order::{self, Place};
+use crate::order::{self, Group};
 use crate::rows::Rows;
+use crate::slow_starts::{self, Signals};
+use crate::transition::advance;
 
-/// What became of a batch of reports.
+/// The result of a batch of reports.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// The requests that are not in the database, whose reports are ignored.
+    /// Requests that are not in the database. Their reports are ignored.
     pub unknown: Vec<RequestId>,
-    /// The earliest time at which one of the deliveries is due.
+    /// The earliest time at which one of the changed deliveries is due.
     pub earliest: Option<DateTime<Utc>>,
-    /// What has ended by them.
+    /// The deliveries that the reports ended.
     pub ended: Vec<Ended>,
 }
 
-/// Keeps attempts and moves their deliveries on. What ended without a call has made none.
+/// Stores attempts and updates their deliveries. A delivery that ended without a call has no attempt to store.
 ///
-/// The same report again changes nothing, and what comes late counts by what it says (see the life of a
-/// delivery, in `life.rs`). A delivery to a destination that the request did not have when it was accepted
-/// (the configuration has changed since) is added: the call was made, and an auditor must find it.
+/// A repeated report changes nothing, and a late report counts by its content (see `transition.rs`). A delivery that is
+/// not there (it was purged meanwhile, and its request was not) is added: the call was made, and an auditor must find
+/// it.
 ///
-/// To be called in a transaction: it decides on what it has read.
+/// Must run in a transaction, because it decides on the rows that it has read.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn record(
     session: &impl Session,
     reports: &[AttemptReport],
@@ -58,19 +58,19 @@ pub async fn record(
     keep_attempts(connection, &known).await?;
 
     let before = deliveries.clone();
-    let mut news = News::default();
+    let mut signals = Signals::default();
     for report in known {
         let Some(delivery) = deliveries.get_mut(&key(report)) else { continue };
         if advance(delivery, report, now) {
             match &report.outcome {
                 Outcome::Deferred { due_at, cause } => {
-                    news.deferred(&delivery.destination, *cause, delivery.due_at.unwrap_or(*due_at));
+                    signals.deferred(&delivery.destination, *cause, delivery.due_at.unwrap_or(*due_at));
                 }
                 Outcome::Delivered | Outcome::Dead { reason: DeadReason::Rejected, .. } => {
-                    news.answered(&delivery.destination);
+                    signals.answered(&delivery.destination);
                 }
                 Outcome::Dead { .. } if !report.is_of_a_call() => {
-                    news.ended_without_a_call(&delivery.destination);
+                    signals.ended_without_a_call(&delivery.destination);
                 }
                 Outcome::Retry { .. } | Outcome::Dead { .. } => {}
             }
@@ -79,18 +79,19 @@ pub async fn record(
     deliveries.retain(|key, delivery| before.get(key) != Some(delivery));
     let changed: Vec<_> = deliveries.into_values().collect();
     update(connection, &changed).await?;
-    if !news.is_empty() {
-        holds::hear(connection, &news).await?;
+    if !signals.is_empty() {
+        slow_starts::apply(connection, &signals).await?;
     }
     let mut earliest = changed.iter().filter_map(|delivery| delivery.due_at).min();
-    if order::move_up(connection, &places_left(&changed), now).await? {
+    if order::move_up(connection, &groups_left(&changed), now).await? {
         earliest = Some(now);
     }
     let unknown = unknown.into_iter().map(|report| report.request_id).collect();
     Ok(Recorded { unknown, earliest, ended: ended(&changed, &before) })
 }
 
-/// Those whose end is new: from a dead one, delivered is another end.
+/// Returns the deliveries that have ended in a new state. A dead delivery that is reported as delivered ends a second
+/// time.
 fn ended(changed: &[delivery::Model], before: &BTreeMap<Key, delivery::Model>) -> Vec<Ended> {
     let has_ended = |delivery: &&delivery::Model| {
         let known = before.get(&(delivery.request_id, delivery.destination.clone()));
@@ -104,13 +105,16 @@ fn ended(changed: &[delivery::Model], before: &BTreeMap<Key, delivery::Model>) -
     changed.iter().filter(has_ended).map(end).collect()
 }
 
-/// The lanes in which one has ended.
-fn places_left(changed: &[delivery::Model]) -> Vec<Place> {
+/// Returns the ordering groups in which a delivery has ended.
+fn groups_left(changed: &[delivery::Model]) -> Vec<Group> {
     let ended = changed.iter().filter(|delivery| delivery.due_at.is_none());
-    let place = |delivery: &delivery::Model| {
-        Some(Place { lane: delivery.lane.clone()?, destination: delivery.destination.clone() })
+    let group = |delivery: &delivery::Model| {
+        Some(Group {
+            ordering_group: delivery.ordering_group.clone()?,
+            destination: delivery.destination.clone(),
+        })
     };
-    ended.filter_map(place).collect()
+    ended.filter_map(group).collect()
 }
 
 type Key = (i64, String);
@@ -119,8 +123,7 @@ fn key(report: &AttemptReport) -> Key {
     (report.request_id.as_i64(), dialect::text(&report.destination))
 }
 
-/// Reads deliveries and keeps them from changing, in one order whoever does, so that two cannot wait for
-/// each other.
+/// Reads deliveries and locks them. Every transaction locks them in the same order, which prevents deadlocks.
 async fn lock(
     connection: &impl ConnectionTrait,
     keys: &BTreeSet<Key>,
@@ -144,13 +147,14 @@ async fn lock(
     Ok(found.into_iter().map(|row| ((row.request_id, row.destination.clone()), row)).collect())
 }
 
-/// Adds deliveries of requests that are there.
+/// Adds deliveries to requests that exist.
 async fn add(
     connection: &impl ConnectionTrait,
     keys: &BTreeSet<Key>,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let sql = "INSERT INTO deliveries (request_id, destination, state, attempts, since, due_at, updated_at) \
+    let sql = "INSERT INTO deliveries (request_id, destination, state, attempts, window_started_at, due_at, \
+             updated_at) \
          SELECT request_id, destination, 'pending', 0, accepted_at, now, now \
          FROM r JOIN requests ON requests.id = r.request_id WHERE true \
          ON CONFLICT DO NOTHING";
@@ -193,7 +197,7 @@ async fn update(connection: &impl ConnectionTrait, deliveries: &[delivery::Model
     if deliveries.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE deliveries SET state = r.state, attempts = r.attempts, spent = r.spent, \
+    let sql = "UPDATE deliveries SET state = r.state, attempts = r.attempts, counted_attempts = r.counted_attempts, \
          due_at = r.due_at, published_at = r.published_at, claimed_until = r.claimed_until, \
          deferred_by = r.deferred_by, \
          reported_at = r.reported_at, \
@@ -205,7 +209,7 @@ async fn update(connection: &impl ConnectionTrait, deliveries: &[delivery::Model
         .column("destination", |delivery| delivery.destination.as_str())
         .column("state", |delivery| delivery.state)
         .column("attempts", |delivery| delivery.attempts)
-        .column("spent", |delivery| delivery.spent)
+        .column("counted_attempts", |delivery| delivery.counted_attempts)
         .column("due_at", |delivery| delivery.due_at)
         .column("published_at", |delivery| delivery.published_at)
         .column("claimed_until", |delivery| delivery.claimed_until)

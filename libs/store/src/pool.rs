@@ -6,7 +6,7 @@ use sqlx::{PgPool, SqlitePool};
 
 use crate::connection::Database;
 
-/// The connections, to be counted.
+/// A pool with counted connections.
 #[derive(Debug)]
 pub(crate) enum Pool {
     Postgres(PgPool),
@@ -14,7 +14,7 @@ pub(crate) enum Pool {
 }
 
 impl Pool {
-    /// Has the connections of a database counted whenever metrics are collected, as long as the result is kept.
+    /// Counts the connections of a database whenever metrics are collected, for as long as the returned value is kept.
     pub(crate) fn observed(meter: &Meter, name: &'static str, database: &Database) -> Arc<Self> {
         let pool = Arc::new(match database {
             Database::Postgres(postgres) => Self::Postgres(postgres.pool().clone()),
@@ -23,12 +23,12 @@ impl Pool {
         let name = KeyValue::new("db.client.connection.pool.name", name);
         let state = |state| [name.clone(), KeyValue::new("db.client.connection.state", state)];
         let (idle, used) = (state("idle"), state("used"));
-        // A callback stays with the meter, and must not keep connections open.
+        // The meter keeps the callback, which must not keep connections open.
         let of: Weak<Self> = Arc::downgrade(&pool);
         meter
             .i64_observable_up_down_counter("db.client.connection.count")
             .with_unit("{connection}")
-            .with_description("Connections to the database that are used, and that are idle.")
+            .with_description("Database connections that are in use or idle.")
             .with_callback(move |count| {
                 let Some(pool) = of.upgrade() else { return };
                 let all = pool.size();
@@ -41,7 +41,7 @@ impl Pool {
         meter
             .i64_observable_up_down_counter("db.client.connection.max")
             .with_unit("{connection}")
-            .with_description("Most connections to the database that there may be.")
+            .with_description("Maximum number of database connections.")
             .with_callback(move |max| {
                 if let Some(pool) = of.upgrade() {
                     max.observe(pool.max(), std::slice::from_ref(&name));

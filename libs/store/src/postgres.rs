@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL, each of which is used again only once all that it was asked is answered.
+//! Connections to PostgreSQL. A connection is reused only after it has answered every statement.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
@@ -18,9 +18,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::bounds::Bounds;
 use crate::error::is_outdated;
 
-/// How much longer than the server's own bound an answer may take on its way.
+/// How much longer than the server's own limit an answer may take, for the network.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
-/// After that time TCP has given up a machine that is gone.
+/// The time after which TCP has given up on a machine that is gone.
 const GONE: Duration = Duration::from_mins(16);
 
 /// A pool of connections. Clones share it.
@@ -36,7 +36,7 @@ struct Pool {
     abandoned: Semaphore,
 }
 
-/// When the schema was last seen to have changed under statements that were prepared before.
+/// When a changed schema was last seen under statements that were prepared before.
 #[derive(Debug, Default)]
 struct Schema(SyncMutex<Option<Instant>>);
 
@@ -45,14 +45,14 @@ impl Schema {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether a connection of this age was made since.
+    /// Returns whether a connection of this age was opened after the last change.
     fn is_known_to(&self, age: Duration) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|at| age < at.elapsed())
     }
 }
 
 impl Postgres {
-    /// At most `most` connections, each made within `connect_timeout`, when they are needed.
+    /// A pool of at most `most` connections, opened on demand, each within `connect_timeout`.
     pub(crate) fn new(
         server: PgConnectOptions,
         bounds: Bounds,
@@ -73,7 +73,7 @@ impl Postgres {
         Self(Arc::new(Pool { connections, server, bounds, schema, abandoned }))
     }
 
-    /// Other connections to the same server.
+    /// Another pool of connections to the same server.
     pub(crate) fn apart(&self, statement: Duration, most: u32) -> Self {
         let connect_timeout = self.pool().options().get_acquire_timeout();
         Self::new(self.0.server.clone(), self.bounds().within(statement), most, connect_timeout)
@@ -96,11 +96,11 @@ impl Postgres {
         answer.map(Answer::executed).map_err(execution_error)
     }
 
-    /// Runs one statement, by itself.
+    /// Runs one statement outside a transaction.
     pub(crate) async fn answer(&self, statement: Statement) -> Result<Answer, sqlx::Error> {
         let answer = self.acquire().await?.ask(statement.clone().into()).await;
         if answer.as_ref().is_err_and(is_outdated) {
-            // It did nothing, and a new connection knows the schema as it is.
+            // The failed statement had no effect, and a new connection knows the current schema.
             return self.acquire().await?.ask(statement.into()).await;
         }
         answer
@@ -110,7 +110,7 @@ impl Postgres {
     pub(crate) async fn begin(&self, bounds: Bounds) -> Result<Open, DbErr> {
         let mut held = self.held().await?;
         held.bound = bounds.statement();
-        // From here on, whatever the answer says: a connection that has begun one is never used again as it is.
+        // Set before the answer arrives: whatever it is, the connection is not reused before a rollback.
         held.is_open = true;
         held.simple(&bounds.begin()).await.map_err(query_error)?;
         Ok(Open(Box::new(Mutex::new(held))))
@@ -127,34 +127,34 @@ impl Postgres {
         Ok(Held { connection, postgres, bound, is_open: false, is_outdated: false, asked: None })
     }
 
-    /// Gives a connection back once all that it was asked is answered. One that is not answered in time does not keep
-    /// another from taking its place, as long as these are not too many for the server.
+    /// Returns a connection to the pool once it has answered every statement. If it does not answer in time, the pool
+    /// may open another one in its place, unless too many connections to the server are already abandoned.
     async fn recover(self, mut connection: PoolConnection<sqlx::Postgres>, asks: &'static str, by: Instant) {
-        let place = {
+        let permit = {
             let mut answered = pin!(connection.execute(asks));
             let answer = if let Ok(answer) = timeout_at(by, &mut answered).await {
                 Ok(answer)
             } else {
                 tokio::select! {
                     answer = &mut answered => Ok(answer),
-                    place = self.0.abandoned.acquire() => Err(place),
+                    permit = self.0.abandoned.acquire() => Err(permit),
                 }
             };
             match answer {
                 Ok(Ok(_)) => return,
                 Ok(Err(_)) => None,
-                Err(place) => place.ok(),
+                Err(permit) => permit.ok(),
             }
         };
         let mut connection = connection.detach();
-        if place.is_some() {
-            // The server is still at work on it.
+        if permit.is_some() {
+            // The server is still working on the statement.
             let _ = timeout(GONE, connection.execute(asks)).await;
         }
     }
 }
 
-/// A transaction that is open.
+/// An open transaction.
 #[derive(Debug)]
 pub(crate) struct Open(Box<Mutex<Held>>);
 
@@ -181,13 +181,13 @@ impl Open {
 struct Held {
     connection: Option<PoolConnection<sqlx::Postgres>>,
     postgres: Postgres,
-    /// How long the server takes for a statement at most.
+    /// The server's limit for one statement.
     bound: Duration,
-    /// It has begun a transaction.
+    /// A transaction has begun on it.
     is_open: bool,
     /// Its statements were prepared for another schema.
     is_outdated: bool,
-    /// When it was asked what it has not answered yet.
+    /// When the unanswered statement was sent.
     asked: Option<Instant>,
 }
 
@@ -223,7 +223,7 @@ impl Drop for Held {
     }
 }
 
-/// What is asked on a connection.
+/// A statement to run on a connection.
 enum Question {
     Simple(String),
     Prepared(Statement),
@@ -259,7 +259,7 @@ impl From<Statement> for Question {
     }
 }
 
-/// What came of a statement.
+/// The result of a statement.
 #[derive(Default)]
 pub(crate) struct Answer {
     done: PgQueryResult,

@@ -1,4 +1,4 @@
-//! Many dead letters on their way back, at a rate, however often that is interrupted.
+//! Replays: many dead letters delivered again at a given rate, with any number of interruptions.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-use crate::dead_letters::{Filter, Key, Order, REVIVE, Walked, rows, walk};
+use crate::dead_letters::{Filter, Key, Order, REPLAYED, Walked, rows, walk};
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
@@ -14,27 +14,28 @@ use crate::order;
 use crate::requests::{number, request_id};
 use crate::store::Store;
 
-/// Most that are taken at once, whatever the rate: a transaction should be short.
+/// Maximum number of dead letters that one step takes, whatever the rate, to keep the transaction short.
 const MOST: i64 = 500;
-/// Most replays that run at a time: each costs a step that looks at some thousand dead letters, in turn.
+/// Maximum number of replays that run at the same time: each costs a step that scans a few thousand dead letters, in
+/// turn.
 pub const MOST_RUNNING: u32 = 16;
-/// Tells the lock of who begins a replay from others.
+/// The advisory lock under which a replay begins.
 const LOCK: i64 = 0x7468_726f_7265_706c;
-/// The replay's time has come.
+/// The replay's next step is due.
 const IS_DUE: &str = "state = 'running' AND next_at <= $1";
 
-/// How far a replay has come.
+/// The progress of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
     /// Its number.
     pub id: i64,
-    /// Which dead letters it takes.
+    /// The dead letters that it takes.
     pub filter: Filter,
-    /// So many in that time.
+    /// The rate: this many deliveries in that time.
     pub rate: (NonZeroU32, Duration),
     /// `running`, `done` or `stopped`.
     pub state: String,
-    /// How many it has taken so far.
+    /// How many dead letters it has taken.
     pub replayed: u64,
 }
 
@@ -90,12 +91,13 @@ impl TryFrom<Row> for Replay {
     }
 }
 
-/// Begins to replay what is meant and dead at `now`; gives the replay's number, or none if as many run as may.
+/// Begins to replay the dead letters that match `filter` and are dead at `now`. Returns the replay's number, or `None`
+/// if [`MOST_RUNNING`] replays already run.
 ///
-/// To be called in a transaction.
+/// Must run in a transaction.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn begin(
     session: &impl Session,
     filter: &Filter,
@@ -105,7 +107,7 @@ pub async fn begin(
     let connection = &Operation::new(session, "begin_replay");
     let dialect = Dialect::of(connection);
     if dialect == Dialect::Postgres {
-        // Else two that begin at once would not count each other.
+        // Otherwise two that begin at the same time would not count each other.
         let statement = dialect.statement("SELECT pg_advisory_xact_lock($1)", [LOCK.into()]);
         connection.execute_raw(statement).await?;
     }
@@ -131,10 +133,10 @@ pub async fn begin(
     Ok(row.map(|row| row.try_get("", "id")).transpose()?)
 }
 
-/// How far a replay has come; `None` if there is none of that number.
+/// Returns the progress of a replay; `None` if no replay has this number.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn find(session: &impl Session, id: i64) -> Result<Option<Replay>, StoreError> {
     let connection = &Operation::new(session, "find_replay");
     let sql = format!("SELECT {COLUMNS} FROM replays WHERE id = $1");
@@ -142,10 +144,10 @@ pub async fn find(session: &impl Session, id: i64) -> Result<Option<Replay>, Sto
     Row::find_by_statement(statement).one(connection).await?.map(Replay::try_from).transpose()
 }
 
-/// Stops a replay, unless it is over. What it has taken is on its way.
+/// Stops a replay, unless it has ended. The dead letters that it has already taken are delivered.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn stop(session: &impl Session, id: i64, now: DateTime<Utc>) -> Result<(), StoreError> {
     let connection = &Operation::new(session, "stop_replay");
     let dialect = Dialect::of(connection);
@@ -154,10 +156,10 @@ pub async fn stop(session: &impl Session, id: i64, now: DateTime<Utc>) -> Result
     Ok(())
 }
 
-/// Deletes replays that were over before, and says how many.
+/// Deletes the replays that ended before a time, and returns their number.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn purge(session: &impl Session, over_before: DateTime<Utc>) -> Result<u64, StoreError> {
     let connection = &Operation::new(session, "purge_replays");
     let dialect = Dialect::of(connection);
@@ -166,23 +168,23 @@ pub async fn purge(session: &impl Session, over_before: DateTime<Utc>) -> Result
     Ok(connection.execute_raw(statement).await?.rows_affected())
 }
 
-/// What was done for replays.
+/// The result of one step of all due replays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Step {
-    /// How many dead letters are on their way again.
+    /// How many dead letters are due again.
     pub revived: u64,
-    /// How many were looked at, and are not looked at again.
+    /// How many were scanned and will not be scanned again.
     pub looked_at: u64,
 }
 
-/// Looks at the next dead letters of each replay whose time has come, and takes those that it means. Several may call
-/// it at once and share the replays.
+/// Scans the next dead letters of each due replay and takes those that match its filter. Concurrent calls share the
+/// replays.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn go_on(store: &Store, now: DateTime<Utc>) -> Result<Step, StoreError> {
     let dialect = Dialect::of(store.connection());
-    // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
+    // On SQLite an open transaction blocks all other work, so it begins only if a replay is due.
     let due = format!("SELECT id FROM replays WHERE {IS_DUE} ORDER BY next_at");
     let connection = Operation::new(store.connection(), "look_at_replays");
     let due = connection.query_all_raw(dialect.statement(due, [dialect.time(now)])).await?;
@@ -196,10 +198,10 @@ pub async fn go_on(store: &Store, now: DateTime<Utc>) -> Result<Step, StoreError
     Ok(all)
 }
 
-/// When the next replay goes on; `None` if none runs.
+/// Returns when the next step of any replay is due; `None` if none runs.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn next(session: &impl Session) -> Result<Option<DateTime<Utc>>, StoreError> {
     #[derive(FromQueryResult)]
     struct Next {
@@ -211,7 +213,8 @@ pub async fn next(session: &impl Session) -> Result<Option<DateTime<Utc>>, Store
     Ok(next.and_then(|next| next.at))
 }
 
-/// In a transaction of its own: each enters the lanes that it changes before it locks deliveries, as recorders do.
+/// Runs one step in a transaction of its own: each enters the ordering groups that it changes before it locks
+/// deliveries, as recorders do.
 async fn go_on_with(store: &Store, id: i64, now: DateTime<Utc>) -> Result<Step, StoreError> {
     let dialect = Dialect::of(store.connection());
     let transaction = store.begin().await?;
@@ -230,7 +233,7 @@ async fn go_on_with(store: &Store, id: i64, now: DateTime<Utc>) -> Result<Step, 
 }
 
 impl Row {
-    /// No more than in a second, so that a rate of so many an hour comes evenly.
+    /// At most one second's share of the rate, so that a rate per hour is spread evenly.
     fn most(&self) -> usize {
         let in_a_second = (i64::from(self.rate_count) * 1000 + self.rate_millis - 1) / self.rate_millis;
         usize::try_from(in_a_second.clamp(1, MOST)).unwrap_or(1)
@@ -249,14 +252,15 @@ async fn revive(
     let requests = keys.iter().map(|key| request_id(key.request_id)).collect::<Result<Vec<_>, _>>()?;
     order::enter(connection, &requests).await?;
     let dead = lock_dead(connection, dialect, keys).await?;
-    let sql = format!("{REVIVE} WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)");
+    let sql =
+        format!("{REPLAYED} WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)");
     let revived = rows(&dead).execute(connection, vec![dialect.time(now)], &sql).await?;
     let revived_keys = dead.into_iter().map(|key| Ok((request_id(key.request_id)?, key.destination)));
     order::queue(connection, &revived_keys.collect::<Result<Vec<_>, StoreError>>()?).await?;
     Ok(revived)
 }
 
-/// Notes how far it has come, whether it has found any or not.
+/// Saves the replay's progress, whether the step has found any dead letter or not.
 async fn save(
     connection: &impl ConnectionTrait,
     dialect: Dialect,
@@ -280,7 +284,8 @@ async fn save(
         i64::try_from(revived).unwrap_or(i64::MAX).into(),
         last_request.into(),
         last_destination.into(),
-        // From when it was due: what was late is made up for, but for long interruptions.
+        // Counted from the time at which the step was due, so that a short delay does not slow the replay. A longer
+        // interruption is not caught up.
         dialect.time((replay.next_at + pause).max(now)),
         dialect.time(now),
         state.into(),
@@ -289,8 +294,7 @@ async fn save(
     Ok(())
 }
 
-/// Those that are dead still, which nobody else changes meanwhile. In one order whoever does, so that two cannot
-/// wait for each other.
+/// Locks the deliveries that are still dead. Every transaction locks them in the same order, which prevents deadlocks.
 async fn lock_dead(
     connection: &impl ConnectionTrait,
     dialect: Dialect,

@@ -1,4 +1,4 @@
-//! Requests as they came, and what became of them.
+//! Requests as received, and their status.
 
 use std::collections::HashMap;
 
@@ -18,12 +18,12 @@ use crate::operation::{Operation, Session};
 use crate::order;
 use crate::rows::Rows;
 
-/// A request to keep, with a delivery to each destination.
+/// A request to store, with one delivery to each destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRequest {
     /// Its id.
     pub id: RequestId,
-    /// The route it came in by.
+    /// The route that accepted it.
     pub route: String,
     /// Requests with the same key are delivered in order.
     pub ordering_key: Option<String>,
@@ -35,44 +35,45 @@ pub struct NewRequest {
     pub headers: Vec<(String, String)>,
     /// The trace it belongs to.
     pub trace: Option<TraceContext>,
-    /// The name of the client that sent it, where clients are known.
+    /// The name of the client that sent it, if clients are configured.
     pub client: Option<String>,
-    /// The record that it was adopted from.
+    /// The record from which it was adopted.
     pub origin: Option<Adopted>,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,
     /// Names of its destinations, each once.
     pub destinations: Vec<String>,
-    /// When to act on a delivery of which nothing was heard.
+    /// When to act on a delivery without a reported outcome.
     pub due_at: DateTime<Utc>,
-    /// Its deliveries are made after those of the same lane that were accepted before and have not ended.
-    pub lane: Option<String>,
+    /// The ordering group, if any: its deliveries are made after those of the same ordering group that were accepted
+    /// before and have not ended.
+    pub ordering_group: Option<String>,
 }
 
-/// A record that is adopted: once, as long as its request is kept.
+/// An adopted record. It is adopted once, for as long as its request is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopted {
-    /// Where it is.
+    /// Its position in Kafka.
     pub origin: Origin,
-    /// What tells it from all other records.
+    /// A digest that distinguishes it from all other records.
     pub identity: [u8; 32],
 }
 
-/// A request, its deliveries, their attempts.
+/// A request with its deliveries and their attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredStatus {
     /// The request.
     pub request: StoredRequest,
-    /// Its deliveries, by destination.
+    /// Its deliveries, ordered by destination.
     pub deliveries: Vec<StoredDelivery>,
 }
 
-/// What is kept of a request beside its body.
+/// The stored data of a request, except its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRequest {
     /// Its id.
     pub id: RequestId,
-    /// The route it came in by.
+    /// The route that accepted it.
     pub route: String,
     /// Requests with the same key are delivered in order.
     pub ordering_key: Option<String>,
@@ -84,9 +85,9 @@ pub struct StoredRequest {
     pub headers: Vec<(String, String)>,
     /// The trace it belongs to.
     pub trace: Option<TraceContext>,
-    /// The name of the client that sent it, where clients are known.
+    /// The name of the client that sent it, if clients are configured.
     pub client: Option<String>,
-    /// `topic/partition/offset` of the record that it was adopted from.
+    /// `topic/partition/offset` of the record from which it was adopted.
     pub origin: Option<String>,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,
@@ -97,31 +98,33 @@ pub struct StoredRequest {
 pub struct StoredDelivery {
     /// The destination's name.
     pub destination: String,
-    /// Where it stands.
+    /// Its state.
     pub state: DeliveryState,
-    /// How many attempts it took so far.
+    /// How many attempts were made.
     pub attempt_count: u32,
-    /// When its time began: when its request was accepted, when it was replayed, or when its turn in its lane came.
-    pub since: DateTime<Utc>,
-    /// When it goes on, or is published again if nothing is heard of it before; none once it has ended.
+    /// When its time window began: when its request was accepted, when it was replayed, or when it became the first of
+    /// its ordering group.
+    pub window_started_at: DateTime<Utc>,
+    /// When it continues, or is published again if no outcome is reported before; `None` once it has ended.
     pub due_at: Option<DateTime<Utc>>,
-    /// When it was published last, unless it waits for its time. Whoever accepts a request publishes it.
+    /// When it was last published; `None` while it waits for its due time. The ingest that accepts a request also
+    /// publishes it, so this is set from the start.
     pub published_at: Option<DateTime<Utc>>,
-    /// What it waits for that was deferred, by the name of a
-    /// [`DeferralCause`](throughline_messages::DeferralCause); or `order`, if others of its lane are before it.
+    /// Why it was deferred, by the name of a [`DeferralCause`](throughline_messages::DeferralCause); or `order`, if
+    /// earlier deliveries of its ordering group have not ended.
     pub deferred_by: Option<String>,
-    /// It is made after those of the same lane that were accepted before and have not ended.
-    pub lane: Option<String>,
+    /// The ordering group, if any: it is made after those of the same ordering group that were accepted before and have
+    /// not ended.
+    pub ordering_group: Option<String>,
     /// The status of the last response.
     pub last_status: Option<u16>,
     /// Why it is dead, by the name of a [`DeadReason`](throughline_messages::DeadReason).
     pub reason: Option<String>,
-    /// What kind of error the last attempt met, by the name of an
-    /// [`ErrorClass`](throughline_messages::ErrorClass).
+    /// The class of the last attempt's error, by the name of an [`ErrorClass`](throughline_messages::ErrorClass).
     pub last_error_class: Option<String>,
-    /// The last error, in words.
+    /// The last error, as text.
     pub last_error: Option<String>,
-    /// When its state changed last.
+    /// When its state last changed.
     pub updated_at: DateTime<Utc>,
     /// Its attempts, in order.
     pub attempts: Vec<StoredAttempt>,
@@ -130,7 +133,7 @@ pub struct StoredDelivery {
 /// One call made for a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAttempt {
-    /// Which attempt of the delivery it was, from 1.
+    /// The number of the attempt within the delivery, from 1.
     pub number: u32,
     /// When it began.
     pub started_at: DateTime<Utc>,
@@ -140,24 +143,24 @@ pub struct StoredAttempt {
     pub outcome: String,
     /// The status of the response, if there was one.
     pub status: Option<u16>,
-    /// What kind of error it met.
+    /// The class of its error.
     pub error_class: Option<String>,
-    /// The error, in words.
+    /// The error, as text.
     pub error: Option<String>,
     /// The beginning of the response's body.
     pub response_excerpt: Option<String>,
-    /// The trace that shows it, 32 hexadecimal digits.
+    /// Its trace id, 32 hexadecimal digits.
     pub trace_id: Option<String>,
-    /// `topic/partition/offset` of the record by which it was made.
+    /// `topic/partition/offset` of the record that led to it.
     pub origin: Option<String>,
 }
 
-/// Keeps requests, their deliveries as `pending`, and their outbox rows, which belong to the node of `lease`; gives
-/// the deliveries whose turn in their lane has not come.
+/// Stores requests, their deliveries as `pending`, and their outbox rows, which belong to the node of `lease`. Returns
+/// the deliveries that wait for earlier ones of their ordering group.
 ///
 /// # Errors
-/// [`StoreError::LeaseOver`] if the lease is; or if one of them cannot be kept. Then none is, once the caller's
-/// transaction is rolled back.
+/// [`StoreError::LeaseOver`] if the lease has ended; or if one of the requests cannot be stored. In both cases none is
+/// stored, once the caller's transaction is rolled back.
 pub async fn insert(
     session: &impl Session,
     lease: &Lease,
@@ -191,10 +194,10 @@ pub async fn insert(
         .column("destination", |(_, destination)| destination.as_str())
         .column("state", |_| DeliveryState::Pending)
         .column("attempts", |_| 0)
-        .column("since", |(request, _)| request.accepted_at)
+        .column("window_started_at", |(request, _)| request.accepted_at)
         .column("due_at", |(request, _)| request.due_at)
         .column("published_at", |(request, _)| request.accepted_at)
-        .column("lane", |(request, _)| request.lane.as_deref())
+        .column("ordering_group", |(request, _)| request.ordering_group.as_deref())
         .column("updated_at", |(request, _)| request.accepted_at)
         .insert(connection, "deliveries", "")
         .await?;
@@ -209,10 +212,10 @@ pub async fn insert(
     order::line_up(connection, requests).await
 }
 
-/// The requests by which records are adopted already, by what tells the records from all others.
+/// Returns the requests as which some of these records are already adopted, by the records' identities.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn adopted(
     session: &impl Session,
     identities: &[[u8; 32]],
@@ -224,7 +227,7 @@ pub async fn adopted(
     }
 
     let connection = &Operation::new(session, "find_adopted");
-    // SQLite takes the tables of a CROSS JOIN in this order.
+    // SQLite joins the tables of a CROSS JOIN in this order.
     let sql = "SELECT requests.id, requests.adoption FROM r CROSS JOIN requests WHERE requests.adoption = r.identity";
     let found: Vec<Found> = Rows::of(identities)
         .column("identity", |identity| identity)
@@ -238,10 +241,10 @@ pub async fn adopted(
     found.into_iter().map(pair).collect()
 }
 
-/// What is known of a request; `None` if there is none of that id.
+/// Returns the status of a request; `None` if no request has this id.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn find(session: &impl Session, id: RequestId) -> Result<Option<StoredStatus>, StoreError> {
     let connection = &Operation::new(session, "find_request");
     let request =
@@ -266,17 +269,17 @@ pub async fn find(session: &impl Session, id: RequestId) -> Result<Option<Stored
     Ok(Some(StoredStatus { request: request.try_into()?, deliveries: stored }))
 }
 
-/// The media type and the body of a request, byte for byte; `None` if there is none of that id.
+/// Returns the media type and the body of a request, byte for byte; `None` if no request has this id.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn body(session: &impl Session, id: RequestId) -> Result<Option<(String, Bytes)>, StoreError> {
     let connection = &Operation::new(session, "find_body");
     let request = request::Entity::find_by_id(id.as_i64()).one(connection).await?;
     Ok(request.map(|request| (request.content_type, request.body.into())))
 }
 
-/// A body may be large, and nobody who asks for the status wants it.
+/// The columns except the body, which may be large and is not part of the status.
 #[derive(DerivePartialModel)]
 #[sea_orm(entity = "request::Entity")]
 struct WithoutBody {
@@ -294,7 +297,7 @@ struct WithoutBody {
     accepted_at: DateTime<Utc>,
 }
 
-/// Known without reading the body, on both databases.
+/// Both databases compute it without reading the body.
 const BODY_BYTES: &str = "CAST(length(body) AS bigint)";
 
 impl TryFrom<WithoutBody> for StoredRequest {
@@ -323,11 +326,11 @@ impl StoredDelivery {
             destination: row.destination,
             state: row.state,
             attempt_count: number("number of attempts", row.attempts)?,
-            since: row.since,
+            window_started_at: row.window_started_at,
             due_at: row.due_at,
             published_at: row.published_at,
             deferred_by: row.deferred_by,
-            lane: row.lane,
+            ordering_group: row.ordering_group,
             last_status: row.last_status.map(|status| number("status", status)).transpose()?,
             reason: row.reason,
             last_error_class: row.last_error_class,
@@ -357,7 +360,7 @@ impl TryFrom<attempt::Model> for StoredAttempt {
     }
 }
 
-/// A number as the database keeps it, which has no unsigned ones.
+/// Converts a number from the database, which has no unsigned types.
 pub(crate) fn number<N, T>(what: &'static str, number: N) -> Result<T, StoreError>
 where
     T: TryFrom<N, Error: std::fmt::Display>,

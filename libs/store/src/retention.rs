@@ -1,12 +1,12 @@
-//! What ended long ago, deleted for good, a batch at a time.
+//! Deletes requests that ended long ago, for good, one batch at a time.
 //!
-//! Requests are looked through in the order of their ids, which is that of their acceptance, until they are too
-//! young to have ended long ago: no index is kept for it. A request goes with its deliveries and their attempts, or
-//! stays with all of them.
+//! Requests are scanned in the order of their ids, which is the order of their acceptance. The scan ends at the first
+//! request that is too young to have ended long ago, so it needs no index of its own. A request is deleted with its
+//! deliveries and their attempts, or all of them stay.
 //!
-//! A batch is one short transaction that waits for nobody: on PostgreSQL it leaves rows that somebody has locked
-//! for the next time. So it stands in nobody's way for longer than that, and no two can wait for each other. What
-//! was found to be old is looked at again once it is locked.
+//! A batch is one short transaction that waits for no lock: on PostgreSQL it skips locked rows until the next run. It
+//! therefore blocks other transactions for no longer than its own duration and cannot deadlock. Old requests are
+//! checked again once they are locked.
 
 use std::collections::HashMap;
 
@@ -21,30 +21,30 @@ use crate::requests::{number, request_id};
 use crate::rows::Rows;
 use crate::store::Store;
 
-/// Most requests that are looked at, and deleted, at once: some 40 ms.
+/// Maximum number of requests that are scanned and deleted at once, which takes some 40 ms.
 const MOST: usize = 500;
-/// Bodies of that many bytes fill a batch: PostgreSQL deletes a large one piece by piece.
+/// Bodies of this many bytes fill a batch: PostgreSQL deletes a large body piece by piece.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// What is old.
+/// The times before which requests are old.
 #[derive(Debug, Clone, Copy)]
 pub struct Cutoff {
-    /// What was delivered or cancelled before.
+    /// Deliveries that were delivered or cancelled before this time are old.
     pub delivered_before: DateTime<Utc>,
-    /// What died before.
+    /// Deliveries that died before this time are old.
     pub dead_before: DateTime<Utc>,
-    /// Idempotency keys that have not expired by then keep their requests.
+    /// The current time. Idempotency keys that have not expired keep their requests.
     pub now: DateTime<Utc>,
 }
 
-/// What was deleted, or would be.
+/// How many rows were deleted, or would be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Purged {
     /// How many requests.
     pub requests: u64,
-    /// How many deliveries they had.
+    /// How many deliveries.
     pub deliveries: u64,
-    /// How many attempts these took.
+    /// How many attempts.
     pub attempts: u64,
 }
 
@@ -56,23 +56,23 @@ impl std::ops::AddAssign for Purged {
     }
 }
 
-/// One batch.
+/// The result of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
-    /// What went with it.
+    /// The rows that it deleted.
     pub purged: Purged,
-    /// Behind which request the next one begins; `None` if no more can be old.
+    /// The request behind which the next batch begins; `None` if no more can be old.
     pub next: Option<RequestId>,
 }
 
-/// Deletes what is old of the next requests behind `after`. What has not ended stays, and so do requests that the
-/// broker has not acknowledged, that an idempotency key stands for, and that a replay is to come to.
+/// Deletes the old requests among the next ones behind `after`. A request stays if it has not ended, if the broker has
+/// not acknowledged it, if an idempotency key stands for it, or if a running replay will reach it.
 ///
 /// # Errors
-/// If the database cannot be asked; what batches before have deleted is gone.
+/// If the database is unreachable or a statement fails. Earlier batches stay deleted.
 pub async fn purge(store: &Store, cutoff: &Cutoff, after: Option<RequestId>) -> Result<Batch, StoreError> {
     let page = look(store.connection(), cutoff, after).await?;
-    // On SQLite a transaction keeps everybody else waiting, so it is not begun for nothing.
+    // On SQLite an open transaction blocks all other work, so it begins only if there are old requests.
     if page.old.is_empty() {
         return Ok(Batch { purged: Purged::default(), next: page.next });
     }
@@ -86,10 +86,10 @@ pub async fn purge(store: &Store, cutoff: &Cutoff, after: Option<RequestId>) -> 
     Ok(Batch { purged, next: page.next })
 }
 
-/// Counts what [`purge`] would delete, and deletes nothing.
+/// Counts the rows that [`purge`] would delete, without deleting them.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn count(
     session: &impl Session,
     cutoff: &Cutoff,
@@ -112,10 +112,10 @@ pub async fn count(
     Ok(Batch { purged, next: page.next })
 }
 
-/// The oldest request that is there.
+/// Returns the oldest stored request.
 ///
 /// # Errors
-/// If the database cannot be asked.
+/// If the database is unreachable or a statement fails.
 pub async fn oldest(session: &impl Session) -> Result<Option<RequestId>, StoreError> {
     #[derive(FromQueryResult)]
     struct Oldest {
@@ -127,7 +127,7 @@ pub async fn oldest(session: &impl Session) -> Result<Option<RequestId>, StoreEr
     oldest.and_then(|oldest| oldest.id).map(request_id).transpose()
 }
 
-/// The next requests, and which of them are old.
+/// The scanned requests that are old, and where the next scan begins.
 struct Page {
     old: Vec<i64>,
     next: Option<RequestId>,
@@ -153,7 +153,7 @@ async fn look(session: &impl Session, cutoff: &Cutoff, after: Option<RequestId>)
     parameters.push(after.map_or(-1, RequestId::as_i64).into());
     let rows = Row::find_by_statement(dialect.statement(sql, parameters)).all(connection).await?;
 
-    // What was accepted later cannot have ended before.
+    // Requests that were accepted later cannot have ended before.
     let youngest = cutoff.delivered_before.max(cutoff.dead_before);
     let mut more = rows.len() == MOST;
     let mut page = Page { old: Vec::new(), next: None };
@@ -179,14 +179,14 @@ async fn look(session: &impl Session, cutoff: &Cutoff, after: Option<RequestId>)
 }
 
 impl Cutoff {
-    /// `$1` to `$3` of [`is_old`].
+    /// Returns the parameters `$1` to `$3` of [`is_old`].
     fn parameters(&self, dialect: Dialect) -> Vec<Value> {
         [self.delivered_before, self.dead_before, self.now].map(|at| dialect.time(at)).into()
     }
 }
 
-/// Whether all of a request ended long ago, and nobody needs it any more. A dead letter that a replay has yet to come
-/// to is on its way.
+/// Returns the condition that all deliveries of a request ended long ago and that nothing refers to it any more. A dead
+/// letter that a running replay has not reached yet counts as pending.
 fn is_old(request: &str) -> String {
     format!(
         "NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = {request}.id) \
@@ -207,13 +207,13 @@ fn is_old(request: &str) -> String {
     )
 }
 
-/// A request that nobody else can change, nor so many of its deliveries.
+/// A locked request, and how many of its deliveries are locked.
 struct Locked {
     id: i64,
     deliveries: i64,
 }
 
-/// Locks those of the requests that are free, and their deliveries that are.
+/// Locks the requests that no other transaction has locked, and likewise their deliveries.
 async fn lock(connection: &impl ConnectionTrait, old: &[i64]) -> Result<Vec<Locked>, StoreError> {
     #[derive(FromQueryResult)]
     struct Row {
@@ -233,7 +233,7 @@ async fn lock(connection: &impl ConnectionTrait, old: &[i64]) -> Result<Vec<Lock
     Ok(requests.into_iter().map(locked).collect())
 }
 
-/// Those that are old now that they cannot change any more, with all their deliveries.
+/// Returns the requests that are still old now that they and all their deliveries are locked.
 async fn still_old(
     connection: &impl ConnectionTrait,
     cutoff: &Cutoff,
@@ -256,7 +256,7 @@ async fn still_old(
     Ok(old.into_iter().map(|row| row.id).collect())
 }
 
-/// One table after the other, from the leaves: set by set, and counted.
+/// Deletes from one table after the other, leaves first, one statement each, and counts the rows.
 async fn delete(connection: &impl ConnectionTrait, old: &[i64]) -> Result<Purged, StoreError> {
     let delete = async |table: &str, column: &str| {
         let sql = format!("DELETE FROM {table} WHERE {column} IN (SELECT id FROM r)");

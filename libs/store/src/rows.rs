@@ -1,7 +1,7 @@
-//! Many rows in one statement, whose text does not depend on how many, so that it is prepared once.
+//! Many rows in one statement. The text of the statement does not depend on their number, so it is prepared once.
 //!
-//! PostgreSQL gets an array for each column (`unnest`), `SQLite` one JSON document (`json_each`). To
-//! the statement both are a table named `r`.
+//! PostgreSQL gets one array for each column (`unnest`), `SQLite` one JSON document (`json_each`). In the statement
+//! both are a table named `r`.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use crate::deliveries::DeliveryState;
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 
-/// Rows made of items, column by column.
+/// Rows built from items, column by column.
 pub(crate) struct Rows<'a, T> {
     items: &'a [T],
     columns: Vec<Column>,
@@ -28,13 +28,13 @@ struct Column {
     cells: Vec<Cell>,
 }
 
-/// What PostgreSQL calls the type.
+/// The type of a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Number,
     Text,
     Bytes,
-    /// Bytes as well, few and sometimes none.
+    /// A short byte string that may be null.
     Digest,
     Time,
     Json,
@@ -47,7 +47,7 @@ pub(crate) enum Cell {
     Bytes(Bytes),
 }
 
-/// What can stand in a column.
+/// A value that fits in a column.
 pub(crate) trait Field {
     const KIND: Kind;
 
@@ -66,7 +66,7 @@ impl<'a, T> Rows<'a, T> {
         self
     }
 
-    /// Inserts the rows, as they are, into a table; `ending` may say what to do with a conflict.
+    /// Inserts the rows into a table as they are. `ending` may say how to handle a conflict.
     pub(crate) async fn insert(
         self,
         connection: &impl ConnectionTrait,
@@ -74,13 +74,14 @@ impl<'a, T> Rows<'a, T> {
         ending: &str,
     ) -> Result<(), StoreError> {
         let names = self.names();
-        // Without WHERE, SQLite takes an ON after FROM for that of a join.
+        // Without WHERE, SQLite parses an ON after FROM as that of a join.
         let sql = format!("INSERT INTO {table} ({names}) SELECT {names} FROM r WHERE true {ending}");
         self.execute(connection, Vec::new(), &sql).await?;
         Ok(())
     }
 
-    /// Runs a statement that reads `r`; its own parameters come first. Says how many rows it wrote.
+    /// Runs a statement that reads `r`, and returns how many rows it changed. The statement's own parameters are
+    /// numbered first.
     pub(crate) async fn execute(
         self,
         connection: &impl ConnectionTrait,
@@ -91,7 +92,7 @@ impl<'a, T> Rows<'a, T> {
         Ok(connection.execute_raw(statement).await?.rows_affected())
     }
 
-    /// The same for a statement that answers with rows.
+    /// Runs a statement that reads `r`, and returns its rows.
     pub(crate) async fn query<M: FromQueryResult>(
         self,
         connection: &impl ConnectionTrait,
@@ -133,7 +134,8 @@ fn array_source(columns: &[Column], first: usize) -> String {
     format!("SELECT * FROM unnest({})", arrays.join(", "))
 }
 
-/// Bytes go as they are. The rest goes as an array's text form, since sea-query's arrays know no null.
+/// Converts a column to an array. Bytes are passed in binary form; other types in the text form of an array, because
+/// sea-query's arrays cannot hold nulls.
 fn array(column: Column) -> Value {
     if column.kind == Kind::Bytes {
         let bytes = column.cells.into_iter().map(|cell| match cell {

@@ -5,7 +5,7 @@ use opentelemetry::metrics::Meter;
 use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use throughline_config as configured;
 
-use crate::connection::{Connection, Database, Patience};
+use crate::connection::{AnswerTimeout, Connection, Database};
 use crate::dialect::Dialect;
 use crate::error::StoreError;
 use crate::operation::Operations;
@@ -23,40 +23,43 @@ pub struct Store {
     meter: Meter,
 }
 
-/// What metrics call the connections by which requests are accepted, published and recorded.
+/// The name in metrics of the connections that accept, publish and record requests.
 const NAME: &str = "throughline";
 
 impl Store {
-    /// Connects. The file of `SQLite` is created when missing. Measured with `meter` are operations and connections.
+    /// Connects to the database. The `SQLite` file is created if it is missing. `meter` measures operations and
+    /// connections.
     ///
     /// # Errors
-    /// If the database cannot be used: one line that says what to change.
+    /// If the database cannot be used. The error is one line that names the change to make.
     pub async fn connect(settings: &configured::Database, meter: &Meter) -> Result<Self, StoreError> {
         let database = connect::connect(settings).await?;
         let counted = Pool::observed(meter, NAME, &database);
-        let (patience, system) = match &database {
-            Database::Postgres(_) => (Patience(settings.timeout + GRACE), Dialect::Postgres),
-            Database::Sqlite(_) => (Patience(settings.timeout), Dialect::Sqlite),
+        let (answer_timeout, system) = match &database {
+            Database::Postgres(_) => (AnswerTimeout(settings.timeout + GRACE), Dialect::Postgres),
+            Database::Sqlite(_) => (AnswerTimeout(settings.timeout), Dialect::Sqlite),
         };
         let operations = Operations::new(meter, system);
-        let connection = Connection { database, patience, operations };
+        let connection = Connection { database, answer_timeout, operations };
         Ok(Self { connection, counted, meter: meter.clone() })
     }
 
-    /// The same database on `most` connections of its own, each statement of which takes `timeout` at most: whatever
-    /// is asked here keeps nothing else waiting for a connection. `SQLite` has the one for all.
+    /// Returns the same database with a pool of its own: at most `most` connections, each statement limited to
+    /// `timeout`. Statements on it keep no other statement waiting for a connection. With `SQLite`, all share the one
+    /// connection.
     #[must_use]
     pub fn apart(&self, name: &'static str, most: u32, timeout: Duration) -> Self {
         let Database::Postgres(postgres) = &self.connection.database else { return self.clone() };
         let postgres = postgres.apart(timeout, most);
-        let patience = Patience(postgres.bounds().statement() + GRACE);
+        let answer_timeout = AnswerTimeout(postgres.bounds().statement() + GRACE);
         let database = Database::Postgres(postgres);
         let counted = Pool::observed(&self.meter, name, &database);
-        let connection = Connection { database, patience, operations: self.connection.operations.clone() };
+        let connection =
+            Connection { database, answer_timeout, operations: self.connection.operations.clone() };
         Self { connection, counted, ..self.clone() }
     }
 
-    /// What OpenTelemetry calls the database: `postgresql` or `sqlite`.
+    /// Returns OpenTelemetry's name of the database: `postgresql` or `sqlite`.
     #[must_use]
     pub fn system(&self) -> &'static str {
         match Dialect::of(&self.connection) {
@@ -65,33 +68,32 @@ impl Store {
         }
     }
 
-    /// Asks the database to answer.
+    /// Checks that the database answers.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.connection.patience.with(self.connection.database.ping()).await?)
+        Ok(self.connection.answer_timeout.with(self.connection.database.ping()).await?)
     }
 
-    /// Applies the migrations that are missing, and returns their names. Who migrates at the same time
-    /// waits.
+    /// Applies the missing migrations and returns their names. Concurrent migrations wait for each other.
     ///
     /// # Errors
-    /// [`StoreError::SchemaUnknown`], [`StoreError::SchemaDiffers`]; or if the database cannot be migrated.
+    /// [`StoreError::SchemaUnknown`], [`StoreError::SchemaDiffers`]; or if the migration fails.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         migrations::migrate(&self.connection.database).await
     }
 
-    /// Looks whether the schema has all that this program knows of it. Changes nothing.
+    /// Checks that the schema has all migrations that this program knows. Changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::SchemaBehind`], [`StoreError::SchemaUnknown`], [`StoreError::SchemaDiffers`]; or if the
-    /// database cannot be asked.
+    /// [`StoreError::SchemaBehind`], [`StoreError::SchemaUnknown`], [`StoreError::SchemaDiffers`]; or if the database
+    /// is unreachable or a statement fails.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         migrations::check(&self.connection).await
     }
 
-    /// The connections, for single statements.
+    /// Returns the connections, for single statements.
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -99,21 +101,21 @@ impl Store {
 
     /// Begins a transaction.
     ///
-    /// On `SQLite` it has the only connection: who holds it must not ask for another, and should not
-    /// wait for anything else meanwhile.
+    /// On `SQLite` the transaction holds the only connection: its holder must not ask for another one, and should not
+    /// wait for anything else while the transaction is open.
     ///
     /// # Errors
-    /// If the database cannot be asked.
+    /// If the database is unreachable or a statement fails.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
         self.begin_within(Duration::MAX).await
     }
 
-    /// The same for a transaction each statement of which takes `timeout` at most.
+    /// Begins a transaction that limits each statement to `timeout`.
     ///
     /// # Errors
-    /// If the database cannot be asked.
+    /// If the database is unreachable or a statement fails.
     pub async fn begin_within(&self, timeout: Duration) -> Result<Transaction, StoreError> {
-        let Connection { database, patience, operations } = &self.connection;
+        let Connection { database, answer_timeout, operations } = &self.connection;
         let begin = Box::pin(async {
             match database {
                 Database::Postgres(postgres) => {
@@ -122,22 +124,22 @@ impl Store {
                 Database::Sqlite(sqlite) => sqlite.begin_with_options(immediate()).await.map(Open::Sqlite),
             }
         });
-        let open = operations.time("begin", patience.with(begin)).await?;
+        let open = operations.time("begin", answer_timeout.with(begin)).await?;
         Ok(Transaction::new(open, self.connection.clone()))
     }
 
-    /// Closes all connections, those of clones included, once they are given back.
+    /// Closes all connections, including those of clones, once they are returned to the pool.
     pub async fn close(self) {
         match &self.connection.database {
             Database::Postgres(postgres) => postgres.pool().close().await,
-            // Fails only for what was never connected.
+            // Fails only for a connection that was never made.
             Database::Sqlite(sqlite) => drop(sqlite.clone().close().await),
         }
     }
 }
 
-/// A transaction that begins to read and writes later may find that another process wrote between; one that begins as a
-/// writer waits its turn.
+/// Begins as a writer, which waits for its turn. A transaction that begins as a reader and writes later may find that
+/// another process wrote in between.
 fn immediate() -> TransactionOptions {
     TransactionOptions {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),

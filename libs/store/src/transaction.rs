@@ -1,18 +1,18 @@
 use sea_orm::entity::prelude::async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 
-use crate::connection::{Connection, Patience};
+use crate::connection::{AnswerTimeout, Connection};
 use crate::error::StoreError;
 use crate::operation::{Operations, Session};
 use crate::postgres::{self, Answer, execution_error, query_error};
 
-/// A transaction that may write. Dropped without [`commit`](Self::commit), it leaves nothing behind.
+/// A transaction that may write. Dropped without [`commit`](Self::commit), it is rolled back.
 ///
-/// On `SQLite` it is the only one, and keeps everybody else waiting while it is open.
+/// On `SQLite` only one can be open, and it blocks all other work.
 #[derive(Debug)]
 pub struct Transaction {
     open: Open,
-    patience: Patience,
+    answer_timeout: AnswerTimeout,
     operations: Operations,
 }
 
@@ -32,16 +32,17 @@ impl Open {
 }
 
 impl Transaction {
-    pub(crate) fn new(open: Open, Connection { patience, operations, .. }: Connection) -> Self {
-        Self { open, patience, operations }
+    pub(crate) fn new(open: Open, Connection { answer_timeout, operations, .. }: Connection) -> Self {
+        Self { open, answer_timeout, operations }
     }
 
-    /// Makes it durable.
+    /// Commits the transaction durably.
     ///
     /// # Errors
-    /// If the database does not say so. When [`StoreError::is_unavailable`], it may be durable all the same.
+    /// If the database does not confirm the commit. If [`StoreError::is_unavailable`] is true, the transaction may be
+    /// durable all the same.
     pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.operations.time("commit", self.patience.with(self.open.commit())).await?)
+        Ok(self.operations.time("commit", self.answer_timeout.with(self.open.commit())).await?)
     }
 }
 
@@ -63,7 +64,7 @@ impl ConnectionTrait for Transaction {
                 Open::Sqlite(open) => open.execute_raw(statement).await,
             }
         };
-        self.patience.with(executed).await
+        self.answer_timeout.with(executed).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -73,7 +74,7 @@ impl ConnectionTrait for Transaction {
                 Open::Sqlite(open) => open.execute_unprepared(sql).await,
             }
         };
-        self.patience.with(executed).await
+        self.answer_timeout.with(executed).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
@@ -83,7 +84,7 @@ impl ConnectionTrait for Transaction {
                 Open::Sqlite(open) => open.query_one_raw(statement).await,
             }
         };
-        self.patience.with(found).await
+        self.answer_timeout.with(found).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
@@ -93,7 +94,7 @@ impl ConnectionTrait for Transaction {
                 Open::Sqlite(open) => open.query_all_raw(statement).await,
             }
         };
-        self.patience.with(found).await
+        self.answer_timeout.with(found).await
     }
 }
 

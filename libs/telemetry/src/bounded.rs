@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 
 use crate::ledger::Ledger;
 
-/// A batch processor that gets only what fits into its queue.
+/// A batch processor that receives only items that fit into its queue.
 #[derive(Debug)]
 pub(crate) struct Bounded<P> {
     inner: P,

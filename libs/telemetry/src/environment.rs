@@ -1,5 +1,5 @@
-//! The standard variables, checked: the SDK ignores what it does not understand, and then nobody knows why
-//! nothing arrives.
+//! Reads and checks the standard variables. The SDK ignores values that it does not understand, and then the cause of
+//! missing telemetry is hard to find.
 //!
 //! See <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/> and
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>.
@@ -20,35 +20,35 @@ use self::variable::Environment;
 use crate::error::TelemetryError;
 use crate::signal::Signal;
 
-/// What the environment asks of telemetry.
+/// The settings of telemetry, as read from the environment.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Directives of `RUST_LOG`.
     pub(crate) log_filter: Option<String>,
     pub(crate) sampler: Sampler,
-    /// Where traces are exported to, if they are.
+    /// The collector of traces, if they are exported.
     pub(crate) traces: Option<Collector>,
-    /// Where logs are exported to, if they are.
+    /// The collector of logs, if they are exported.
     pub(crate) logs: Option<Collector>,
-    /// Where metrics are exported to, if they are.
+    /// The collector of metrics, if they are exported.
     pub(crate) metrics: Option<Collector>,
     pub(crate) span_batches: Batches,
     pub(crate) log_batches: Batches,
-    /// Between two exports of metrics.
+    /// The time between two exports of metrics.
     pub(crate) interval: Duration,
     pub(crate) temporality: Temporality,
-    /// Attributes of the resource, later ones over earlier ones.
+    /// Attributes of the resource; later ones override earlier ones.
     pub(crate) attributes: Vec<(String, String)>,
 }
 
-/// How spans or logs wait for export.
+/// How spans or logs are queued and exported.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Batches {
-    /// For how long at most, while a collector keeps up.
+    /// The maximum time in the queue while the collector keeps up.
     pub(crate) delay: Duration,
-    /// How many at most; what does not fit is dropped.
+    /// The maximum number of queued items; items that do not fit are dropped.
     pub(crate) queue: usize,
-    /// How many are exported at once.
+    /// The maximum number of items per export.
     pub(crate) size: usize,
 }
 
@@ -135,8 +135,7 @@ impl<L: Fn(&str) -> Option<String>> Environment<L> {
         if let Some(variable) = self.get("OTEL_RESOURCE_ATTRIBUTES") {
             for pair in variable.value.split_terminator(',') {
                 attributes.push(attribute(pair).ok_or_else(|| {
-                    variable
-                        .wrong("must be key=value pairs with commas between, percent-encoded where need be")
+                    variable.wrong("must be comma-separated key=value pairs, percent-encoded where necessary")
                 })?);
             }
         }

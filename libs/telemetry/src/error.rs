@@ -6,26 +6,26 @@ use crate::signal::Signal;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TelemetryError {
-    /// A variable of the environment says what cannot be followed.
+    /// An environment variable has an unsupported value.
     #[error("{variable}: {problem}")]
     Variable {
-        /// Its name.
+        /// The name of the variable.
         variable: String,
-        /// What is wrong with it, and what would be right.
+        /// The problem, and the accepted values.
         problem: String,
     },
-    /// The variables that say where to export to, taken together, make no sense.
+    /// The exporter's variables are inconsistent.
     #[error("cannot export {signal}")]
     Exporter {
-        /// What cannot be exported.
+        /// The signal that cannot be exported.
         signal: Signal,
-        /// What the exporter says.
+        /// The exporter's error.
         source: ExporterBuildError,
     },
-    /// Exporting needs a runtime, and there was none.
-    #[error("telemetry is exported on a tokio runtime, and was set up outside of one")]
+    /// Exporting needs a tokio runtime, and none is running.
+    #[error("telemetry must be set up within a Tokio runtime, which exports it")]
     NoRuntime,
-    /// The process has a global subscriber already.
-    #[error("telemetry was set up before in this process")]
+    /// The process already has a global subscriber.
+    #[error("telemetry is already set up in this process")]
     Twice,
 }

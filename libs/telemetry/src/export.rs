@@ -1,4 +1,4 @@
-//! The OTLP exporters, made fit for a collector that is away.
+//! OTLP exporters that cope with an unreachable collector.
 
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,14 +23,15 @@ use crate::environment::{Collector, Protocol};
 use crate::error::TelemetryError;
 use crate::ledger::Ledger;
 
-/// A collector that is away may stay so for days, and each batch would say it again.
+/// The minimum time between two warnings: a collector may be unreachable for days, and each batch would log another
+/// one.
 const BETWEEN_COMPLAINTS: Duration = Duration::from_mins(5);
 
 /// An exporter of one signal.
 ///
-/// The SDK exports from threads of its own, so that no worker of ours ever waits for a collector; what the
-/// exporters wait with needs the runtime's context there. And the SDK says nothing about failures, and waits
-/// for an export as long as that takes.
+/// The SDK exports on threads of its own, so that no runtime worker ever waits for a collector. The exporters'
+/// futures need the runtime's context on those threads. The SDK neither reports failures nor limits the duration of
+/// an export, so this type does both.
 #[derive(Debug)]
 pub(crate) struct Exporter<E> {
     inner: E,
@@ -40,7 +41,7 @@ pub(crate) struct Exporter<E> {
     complained_at: Mutex<Option<Instant>>,
 }
 
-/// The exporter of spans.
+/// Creates the exporter of spans.
 pub(crate) fn traces(
     collector: &Collector,
     ledger: &Arc<Ledger>,
@@ -51,7 +52,7 @@ pub(crate) fn traces(
     })
 }
 
-/// The exporter of logs.
+/// Creates the exporter of logs.
 pub(crate) fn logs(
     collector: &Collector,
     ledger: &Arc<Ledger>,
@@ -62,7 +63,7 @@ pub(crate) fn logs(
     })
 }
 
-/// The exporter of metrics.
+/// Creates the exporter of metrics.
 pub(crate) fn metrics(
     collector: &Collector,
     temporality: Temporality,
@@ -128,7 +129,10 @@ impl<E> Exporter<E> {
             self.ledger.failed(count);
             if self.may_complain() {
                 let signal = self.ledger.signal().name();
-                tracing::warn!(signal, %error, "cannot export; what cannot be exported is dropped");
+                tracing::warn!(
+                    event = "telemetry.export_failed", signal, %error,
+                    "cannot export telemetry; dropping it"
+                );
             }
         }
         exported

@@ -1,4 +1,4 @@
-//! A log line, for people and for programs.
+//! Log lines, readable or as JSON.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -14,12 +14,12 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, format};
 use tracing_subscriber::registry::LookupSpan;
 
-/// One JSON object a line, flat: time, level, message, target, the ids of the trace and the span, and the
-/// event's own fields. One that has the name of another of these comes as `fields.<name>`.
+/// One flat JSON object per line: time, level, message, target, the ids of trace and span, and the event's own
+/// fields. An event field with the name of a standard one becomes `fields.<name>`.
 #[derive(Debug)]
 pub(crate) struct Json;
 
-/// One line for a terminal.
+/// One readable line, for a terminal.
 #[derive(Debug)]
 pub(crate) struct Readable;
 
@@ -89,7 +89,7 @@ where
     }
 }
 
-/// The span that the event happened in, whether or not it is logged itself.
+/// Returns the span that the event occurred in, whether or not the span itself is logged.
 fn current_span() -> Option<SpanContext> {
     Context::map_current(|context| {
         let span = context.span();
@@ -98,7 +98,7 @@ fn current_span() -> Option<SpanContext> {
     })
 }
 
-/// A JSON object as it is written.
+/// A JSON object that is being written.
 struct Object<'a, 'w> {
     writer: &'a mut Writer<'w>,
     is_empty: bool,

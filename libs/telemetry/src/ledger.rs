@@ -10,25 +10,25 @@ use crate::signal::Signal;
 const DROPPED: &str = "throughline.telemetry.dropped";
 const SIGNAL: &str = "throughline.signal";
 
-/// The books on one signal: what waits for export, and what was dropped.
+/// Counts the queued and the dropped items of one signal.
 ///
-/// The SDK drops what does not fit into its queue, and says nothing. So nothing gets there that does not
-/// fit: what is admitted here waits in the queue, or is just about to, or has just left it.
+/// The SDK silently drops items that do not fit into its queue. So only items that fit are passed to it: an admitted
+/// item is in the queue, about to enter it, or has just left it.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     signal: Signal,
-    /// How many may wait.
-    room: usize,
+    /// Maximum number of queued items.
+    most: usize,
     waiting: AtomicUsize,
     refused: AtomicU64,
     failed: AtomicU64,
 }
 
 impl Ledger {
-    pub(crate) fn new(signal: Signal, room: usize) -> Arc<Self> {
+    pub(crate) fn new(signal: Signal, most: usize) -> Arc<Self> {
         Arc::new(Self {
             signal,
-            room,
+            most,
             waiting: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -39,9 +39,9 @@ impl Ledger {
         self.signal
     }
 
-    /// Whether there is room for one more to wait; if not, it is dropped.
+    /// Whether another item fits into the queue; if not, it is dropped.
     pub(crate) fn admits(&self) -> bool {
-        let is_admitted = self.waiting.fetch_add(1, Ordering::Acquire) < self.room;
+        let is_admitted = self.waiting.fetch_add(1, Ordering::Acquire) < self.most;
         if !is_admitted {
             self.waiting.fetch_sub(1, Ordering::Release);
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -49,18 +49,19 @@ impl Ledger {
         is_admitted
     }
 
-    /// So many wait no longer: an export has begun.
+    /// Records that `count` items have left the queue because an export has begun.
     pub(crate) fn left(&self, count: usize) {
         self.waiting.fetch_sub(count, Ordering::Release);
     }
 
-    /// So many were in an export that failed.
+    /// Records that an export of `count` items failed.
     pub(crate) fn failed(&self, count: usize) {
         self.failed.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
-/// Shows in the metrics what was dropped. There is a zero for what was not, so that the first is seen to come.
+/// Exports the number of dropped items as a metric. Counts of zero are exported too, so that the first drop shows as
+/// an increase.
 pub(crate) fn show<const N: usize>(ledgers: [Arc<Ledger>; N], meter: &Meter) {
     let attributes = |ledger: &Ledger, reason| {
         [KeyValue::new(SIGNAL, ledger.signal.name()), KeyValue::new(ERROR_TYPE, reason)]

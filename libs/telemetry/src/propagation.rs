@@ -10,17 +10,19 @@ use tracing_opentelemetry::{OpenTelemetrySpanExt, SetParentError};
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
-/// The W3C context of exactly this span, for what it calls or sends.
+/// Returns the W3C context of this span, for outgoing calls and records.
 ///
-/// None when the span is disabled or telemetry was not set up. The span's parent is settled from here on.
+/// Returns `None` if the span is disabled or telemetry is not set up. Afterwards the span's parent can no longer
+/// change.
 #[must_use]
 pub fn context_of(span: &Span) -> Option<TraceContext> {
     write(&span.context())
 }
 
-/// The trace that a span belongs to: 32 lower-case hexadecimal digits.
+/// Returns the id of the span's trace: 32 lower-case hexadecimal digits.
 ///
-/// None when the span is disabled or telemetry was not set up. The span's parent is settled from here on.
+/// Returns `None` if the span is disabled or telemetry is not set up. Afterwards the span's parent can no longer
+/// change.
 #[must_use]
 pub fn trace_id_of(span: &Span) -> Option<String> {
     let context = span.context();
@@ -30,30 +32,32 @@ pub fn trace_id_of(span: &Span) -> Option<String> {
 
 /// Makes a span the child of a remote one.
 ///
-/// An unreadable context leaves the span as it is. To be called before the span is entered, or asked for
-/// its context.
+/// An unreadable context leaves the span unchanged. Call this before the span is entered or its context is read.
 pub fn set_parent(span: &Span, context: &TraceContext) {
     let Some(parent) = read(context) else { return };
     if let Err(SetParentError::AlreadyStarted) =
         span.set_parent(Context::new().with_remote_span_context(parent))
     {
-        tracing::warn!(parent: span, "the span had begun before it was given its parent: the trace is broken");
+        tracing::warn!(
+            parent: span, event = "trace.broken",
+            "the span started before its parent was set: the trace is broken"
+        );
     }
 }
 
-/// Links a span to a remote one, of the same trace or another. An unreadable context links nothing.
+/// Links a span to a remote one, of the same trace or another. An unreadable context adds no link.
 pub fn add_link(span: &Span, context: &TraceContext) {
     if let Some(linked) = read(context) {
         span.add_link(linked);
     }
 }
 
-/// The context that a peer sent, if it is well formed.
+/// Returns the context that a peer sent, if it is well formed.
 #[must_use]
 pub fn extract(headers: &HeaderMap) -> Option<TraceContext> {
     let mut parents = headers.get_all(TRACEPARENT).iter();
     let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
-    // The one header of the two that may come in several lines.
+    // Unlike `traceparent`, `tracestate` may span several header lines.
     let states: Vec<&str> =
         headers.get_all(TRACESTATE).iter().filter_map(|line| line.to_str().ok()).collect();
     let sent = TraceContext {
@@ -63,9 +67,9 @@ pub fn extract(headers: &HeaderMap) -> Option<TraceContext> {
     write(&Context::new().with_remote_span_context(read(&sent)?))
 }
 
-/// Puts the context of a span onto a request, in place of any that was there.
+/// Sets the context of a span on a request, replacing any existing one.
 ///
-/// Headers stay as they are when the span is disabled or telemetry was not set up.
+/// Leaves the headers unchanged if the span is disabled or telemetry is not set up.
 pub fn inject(span: &Span, headers: &mut HeaderMap) {
     let Some(TraceContext { traceparent, tracestate }) = context_of(span) else { return };
     headers.remove(TRACESTATE);
@@ -94,8 +98,8 @@ fn write(context: &Context) -> Option<TraceContext> {
     })
 }
 
-/// Whether the [fields](https://www.w3.org/TR/trace-context/#traceparent-header-field-values) are as long as
-/// they have to be and lower-case hexadecimal, which the SDK is lenient about. A version after ours may have
+/// Whether the [fields](https://www.w3.org/TR/trace-context/#traceparent-header-field-values) have the required
+/// lengths and are lower-case hexadecimal, which the SDK does not enforce. A later version of the format may have
 /// more fields.
 fn is_well_formed(traceparent: &str) -> bool {
     let is_hex = |field: &str| field.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -107,7 +111,7 @@ fn is_well_formed(traceparent: &str) -> bool {
         && (rest.is_empty() || *version != "00")
 }
 
-/// What the propagator reads from and writes to.
+/// The carrier that the propagator reads and writes.
 #[derive(Default)]
 struct Carrier {
     traceparent: Option<String>,

@@ -2,8 +2,7 @@ use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState}
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
 
-/// The sampler that was asked for; and where that follows the parent, a span that has none but links follows
-/// those.
+/// The configured sampler. If it follows the parent, a span without a parent but with links follows the linked spans.
 ///
 /// So a late attempt is recorded if its request is, and a commit if one of its requests is.
 #[derive(Debug, Clone)]

@@ -33,32 +33,32 @@ use crate::sampler::Following;
 use crate::signal::Signal;
 use crate::{export, ledger, vitals};
 
-/// What all services belong to.
+/// The `service.namespace` of all services.
 const NAMESPACE: &str = "throughline";
 
-/// Who measures what this library does itself.
+/// The instrumentation scope of this library's own metrics.
 const SCOPE: &str = "throughline-telemetry";
 
-/// How long a process waits, at its end, for a collector: to take traces and logs, and then metrics.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a process waits at its end for a collector to receive traces and logs, and then metrics.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 const PATIENCE_FOR_METRICS: Duration = Duration::from_secs(2);
 
-/// What an export itself makes use of. Were it exported, each export would cause the next.
+/// Targets of libraries that an export uses. If their events were exported, each export would cause the next.
 const EXPORT_PATH: [&str; 7] = ["h2", "hyper", "opentelemetry", "reqwest", "rustls", "tonic", "tower"];
 
-/// Libraries that say much at `info` that is nothing to the person who runs the service.
+/// Libraries that log a lot at `info` that does not help operators.
 const NOISY: [&str; 5] = ["hyper", "librdkafka", "rdkafka", "sea_orm", "sqlx"];
 
-/// Keeps telemetry going; to be [shut down](Self::shutdown) before the process ends.
+/// The running telemetry; [shut it down](Self::shutdown) before the process ends.
 #[derive(Debug)]
-#[must_use = "what was not exported yet is lost without `shutdown`"]
+#[must_use = "telemetry that is not exported yet is lost without `shutdown`"]
 pub struct Telemetry {
     traces: SdkTracerProvider,
     logs: Option<SdkLoggerProvider>,
     metrics: Option<SdkMeterProvider>,
 }
 
-/// Who is speaking, unless the standard variables say otherwise.
+/// The identity of a service, unless the standard variables override it.
 #[derive(Debug, Clone, Copy)]
 pub struct Service<'a> {
     /// `service.name`.
@@ -69,15 +69,15 @@ pub struct Service<'a> {
     pub environment: Option<&'a str>,
 }
 
-/// Sets up logs, traces and metrics for the process, as its environment variables ask.
+/// Sets up logs, traces and metrics for the process, as its environment variables configure them.
 ///
 /// # Errors
-/// When the environment asks for something that cannot be done, or telemetry was set up before.
+/// If a variable has an unsupported value, or telemetry was set up before.
 pub fn init(service: Service<'_>) -> Result<Telemetry, TelemetryError> {
     install(service, LevelFilter::INFO)
 }
 
-/// As [`init`], for a program that talks to a person: without `RUST_LOG` only warnings and errors are logged.
+/// Like [`init`], for an interactive program: without `RUST_LOG` only warnings and errors are logged.
 ///
 /// # Errors
 /// As [`init`].
@@ -116,9 +116,9 @@ impl Telemetry {
         Ok(telemetry)
     }
 
-    /// What a part of the process makes its instruments with. The scope is the part's name.
+    /// Returns a meter, from which a part of the process creates its instruments. The scope is the part's name.
     ///
-    /// When no metrics are exported it measures nothing, and costs nothing.
+    /// If no metrics are exported, it records nothing and costs nothing.
     #[must_use]
     pub fn meter(&self, scope: &'static str) -> Meter {
         match &self.metrics {
@@ -137,7 +137,7 @@ impl Telemetry {
     where
         W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
     {
-        // Events go to the logs, which carry the ids of their span; they are not repeated in the span.
+        // Events go to the logs, with the ids of their span; they are not repeated in the span.
         let spans = tracing_opentelemetry::layer()
             .with_tracer(self.traces.tracer(service))
             .with_location(false)
@@ -160,15 +160,15 @@ impl Telemetry {
         Registry::default().with(spans).with(exported).with(lines)
     }
 
-    /// Exports what is still waiting, for 5 seconds at most.
+    /// Exports all queued telemetry, for at most 5 seconds.
     pub async fn shutdown(self) {
         let Self { traces, logs, metrics } = self;
-        // The exporters need the runtime that this waits on: threads that may block do the waiting.
-        let traces = spawn_blocking(move || traces.shutdown_with_timeout(PATIENCE));
-        let logs = spawn_blocking(move || logs.map(|logs| logs.shutdown_with_timeout(PATIENCE)));
-        // An export that failed was logged; nothing is left to be done about it.
+        // The exporters need the runtime that this future runs on, so blocking threads do the waiting.
+        let traces = spawn_blocking(move || traces.shutdown_with_timeout(SHUTDOWN_TIMEOUT));
+        let logs = spawn_blocking(move || logs.map(|logs| logs.shutdown_with_timeout(SHUTDOWN_TIMEOUT)));
+        // A failed export has been logged already, and cannot be repeated here.
         let _ = tokio::join!(traces, logs);
-        // Last, since they tell what of the others was lost.
+        // Metrics are last, since they count the lost traces and logs.
         let metrics = spawn_blocking(move || {
             metrics.map(|metrics| metrics.shutdown_with_timeout(PATIENCE_FOR_METRICS))
         });
@@ -240,7 +240,7 @@ fn without_export_path(level: LevelFilter) -> Targets {
     Targets::new().with_default(level).with_targets(EXPORT_PATH.map(|target| (target, LevelFilter::OFF)))
 }
 
-/// Who is speaking; what the environment says wins.
+/// Builds the resource; attributes from the environment take precedence.
 fn resource(service: Service<'_>, attributes: &[(String, String)]) -> Resource {
     let host = gethostname::gethostname();
     let instance = format!("{}:{}", host.to_string_lossy(), std::process::id());

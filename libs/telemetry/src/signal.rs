@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// What is exported: each of them by itself.
+/// A kind of telemetry; each is exported separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// Spans.
@@ -12,7 +12,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// `traces`, `logs` or `metrics`.
+    /// Returns `traces`, `logs` or `metrics`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -22,7 +22,7 @@ impl Signal {
         }
     }
 
-    /// As the names of its variables have it.
+    /// Returns the signal's name as used in the names of variables.
     pub(crate) fn variable(self) -> &'static str {
         match self {
             Self::Traces => "TRACES",
@@ -31,7 +31,7 @@ impl Signal {
         }
     }
 
-    /// Says how long an export may take, in milliseconds.
+    /// Returns the name of the variable for the timeout of an export, in milliseconds.
     pub(crate) fn deadline_variable(self) -> &'static str {
         match self {
             Self::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
@@ -40,7 +40,7 @@ impl Signal {
         }
     }
 
-    /// Its path below an endpoint that is common to all.
+    /// Returns the signal's path below a common endpoint.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Traces => "/v1/traces",

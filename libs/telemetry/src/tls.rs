@@ -3,35 +3,35 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretSlice};
 
-/// How an exporter and a collector recognise each other.
+/// How an exporter and a collector authenticate each other.
 #[derive(Debug, Default)]
 pub(crate) struct Tls {
-    /// The authorities to trust, in PEM, in place of those that the machine trusts.
+    /// The trusted authorities, in PEM, in place of those of the machine.
     authorities: Option<Vec<u8>>,
-    /// What to show to a collector that asks who is there, in PEM, the own certificate first.
+    /// The client certificate for a collector that requires one, in PEM, followed by its chain.
     certificates: Vec<u8>,
-    /// Its key, in PEM.
+    /// The key of the client certificate, in PEM.
     key: SecretSlice<u8>,
 }
 
 impl Tls {
-    /// Trusts these authorities, and not those that the machine trusts.
+    /// Trusts only these authorities, and not those of the machine.
     pub(crate) fn trust_only(&mut self, authorities: Vec<u8>) -> Result<(), &'static str> {
         check_certificates(&authorities)?;
         self.authorities = Some(authorities);
         Ok(())
     }
 
-    /// Shows this certificate, with those that vouch for it, to a collector that asks.
+    /// Presents this certificate, with its chain, to a collector that requires one.
     pub(crate) fn show(&mut self, certificates: Vec<u8>) -> Result<(), &'static str> {
         check_certificates(&certificates)?;
         self.certificates = certificates;
         Ok(())
     }
 
-    /// The key of what is shown.
+    /// Sets the key of the client certificate.
     pub(crate) fn prove_by(&mut self, key: Vec<u8>) -> Result<(), &'static str> {
-        PrivateKeyDer::from_pem_slice(&key).map_err(|_| "names a file without a private key in PEM")?;
+        PrivateKeyDer::from_pem_slice(&key).map_err(|_| "this file contains no PEM private key")?;
         self.key = key.into();
         Ok(())
     }
@@ -64,11 +64,11 @@ impl Tls {
     }
 }
 
-/// What is no certificate would be passed over, and then nothing be trusted.
+/// Checks that the file contains only certificates: invalid ones would be skipped, and no authority would be trusted.
 fn check_certificates(pem: &[u8]) -> Result<(), &'static str> {
     let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
     if certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok()) {
         return Ok(());
     }
-    Err("names a file without certificates in PEM")
+    Err("this file contains no PEM certificates")
 }

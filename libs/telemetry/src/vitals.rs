@@ -3,7 +3,7 @@ use opentelemetry_semantic_conventions::metric::PROCESS_UPTIME;
 use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::time::Instant;
 
-/// Shows in the metrics how the process and its runtime do. Asked for at each export, by its thread.
+/// Exports metrics of the process and its runtime. They are observed at each export, on its thread.
 pub(crate) fn show(meter: &Meter, runtime: &Handle) {
     show_runtime(meter, runtime.metrics());
     show_uptime(meter);
@@ -30,13 +30,13 @@ fn show_runtime(meter: &Meter, runtime: RuntimeMetrics) {
     meter
         .u64_observable_gauge("tokio.runtime.global_queue_depth")
         .with_unit("{task}")
-        .with_description("Tasks that wait for any worker.")
+        .with_description("Tasks that wait for a worker.")
         .with_callback(move |gauge| gauge.observe(of.global_queue_depth() as u64, &[]))
         .build();
     meter
         .f64_observable_counter("tokio.runtime.busy")
         .with_unit("s")
-        .with_description("The time that workers were busy, all together.")
+        .with_description("Total time for which workers were busy.")
         .with_callback(move |counter| {
             let workers = 0..runtime.num_workers();
             let busy = workers.map(|worker| runtime.worker_total_busy_duration(worker).as_secs_f64());
@@ -50,12 +50,12 @@ fn show_uptime(meter: &Meter) {
     meter
         .f64_observable_gauge(PROCESS_UPTIME)
         .with_unit("s")
-        .with_description("The time that the process has been running.")
+        .with_description("Time since the start of the process.")
         .with_callback(move |gauge| gauge.observe(started.elapsed().as_secs_f64(), &[]))
         .build();
 }
 
-/// What `/proc/self` says. What cannot be read is left out.
+/// Metrics from `/proc/self`. Unreadable values are omitted.
 #[cfg(target_os = "linux")]
 mod linux {
     use opentelemetry::KeyValue;
@@ -81,7 +81,7 @@ mod linux {
         meter
             .i64_observable_up_down_counter(PROCESS_MEMORY_USAGE)
             .with_unit("By")
-            .with_description("Memory in use, as far as it is resident.")
+            .with_description("Resident memory.")
             .with_callback(|counter| {
                 let bytes = stat().map(|stat| stat.rss.saturating_mul(procfs::page_size()));
                 if let Some(Ok(bytes)) = bytes.map(i64::try_from) {
@@ -102,7 +102,7 @@ mod linux {
         meter
             .i64_observable_up_down_counter("process.open_file_descriptor.count")
             .with_unit("{file_descriptor}")
-            .with_description("Open files, sockets and the like.")
+            .with_description("Open file descriptors.")
             .with_callback(|counter| {
                 let count = Process::myself().and_then(|process| process.fd_count());
                 if let Ok(Ok(count)) = count.map(i64::try_from) {
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-    async fn how_the_runtime_does_can_be_seen() {
+    async fn the_runtime_is_measured() {
         let measured = Measured::new();
         show(&measured.meter(), &Handle::current());
         let waiting = tokio::spawn(pending::<()>());
@@ -146,7 +146,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn how_the_process_does_can_be_seen() {
+    async fn the_process_is_measured() {
         let measured = Measured::new();
         show(&measured.meter(), &Handle::current());
         let value = |name, attributes: &[_]| measured.value(name, attributes).unwrap();

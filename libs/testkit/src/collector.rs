@@ -16,10 +16,10 @@ pub use self::received::{Attributes, Link, LogRecord, Metric, Span};
 pub use self::tls::Credentials;
 use crate::measured::{Number, Point};
 
-/// An OpenTelemetry collector in this process, which keeps all that it gets: OTLP over gRPC and over HTTP,
-/// on one port. It goes away when dropped.
+/// An OpenTelemetry collector in this process, which keeps everything that it receives: OTLP over gRPC and over HTTP,
+/// on one port. It closes when dropped.
 ///
-/// It has a thread and a runtime of its own, so that it answers whatever a test does with the test's.
+/// It has its own thread and runtime, so that it responds whatever a test does with the test's runtime.
 #[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
@@ -35,38 +35,38 @@ struct Open {
     thread: JoinHandle<()>,
 }
 
-/// A request that has come in.
+/// A received export request.
 #[derive(Debug, Clone)]
 pub struct Export {
-    /// Its path, which of gRPC is `/<service>/<method>`.
+    /// Its path; over gRPC it is `/<service>/<method>`.
     pub path: String,
     /// Its headers.
     pub headers: HeaderMap,
 }
 
-/// What a collector has got so far.
+/// Everything that a collector has received.
 #[derive(Debug, Default)]
 struct Kept {
     exports: Mutex<Vec<Export>>,
     spans: Mutex<Vec<Span>>,
     logs: Mutex<Vec<LogRecord>>,
-    /// The newest of each name and each resource.
+    /// The newest metric of each name and resource.
     metrics: Mutex<Vec<Metric>>,
 }
 
 impl Collector {
-    /// Opens on a port of its own.
+    /// Opens a collector on a free port.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no port is free.
     pub fn open() -> anyhow::Result<Self> {
         Self::start(None)
     }
 
-    /// Opens on a port of its own, for TLS only.
+    /// Opens a collector on a free port, for TLS only.
     ///
     /// # Errors
-    /// If there is no port, or the credentials are not fit.
+    /// If no port is free, or the credentials are invalid.
     pub fn open_secured(credentials: &Credentials) -> anyhow::Result<Self> {
         Self::start(Some(credentials))
     }
@@ -85,14 +85,14 @@ impl Collector {
         Ok(collector)
     }
 
-    /// Where to export to: `http://…` or `https://…`, for gRPC as it is, for HTTP with the signal's path.
+    /// Returns the endpoint, `http://…` or `https://…`: used unchanged for gRPC, with the signal's path for HTTP.
     #[must_use]
     pub fn endpoint(&self) -> String {
         let scheme = if self.is_secure { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
-    /// What a program finds in its environment to export here, without delay.
+    /// Returns the environment variables that make a program export to this collector without delay.
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         const SOON: &str = "50";
@@ -104,61 +104,61 @@ impl Collector {
         ]
     }
 
-    /// Goes away: connections end, new ones are refused.
+    /// Closes the collector: connections end, new ones are refused.
     pub fn close(&mut self) {
         let Some(Open { close, thread }) = self.open.take() else { return };
-        // Neither can fail, unless the thread has panicked, which has been said.
+        // Neither can fail unless the thread has panicked, which the panic message has reported.
         let _ = close.send(());
         let _ = thread.join();
     }
 
-    /// Comes back on its port, without TLS, after it was closed.
+    /// Reopens a closed collector on the same port, without TLS.
     ///
     /// # Errors
-    /// If somebody else has the port now.
+    /// If another process uses the port.
     pub fn reopen(&mut self) -> anyhow::Result<()> {
         let listener = TcpListener::bind(self.address).context("cannot come back")?;
         self.serve(listener, None)
     }
 
-    /// Takes requests and does not answer them, from now on.
+    /// From now on accepts requests without answering them.
     pub fn hang(&self) {
         self.is_hanging.send_replace(true);
     }
 
-    /// Answers again, also those that still wait for it.
+    /// Answers requests again, including those that are still waiting.
     pub fn answer(&self) {
         self.is_hanging.send_replace(false);
     }
 
-    /// All requests so far.
+    /// Returns all requests so far.
     #[must_use]
     pub fn exports(&self) -> Vec<Export> {
         lock(&self.kept.exports).clone()
     }
 
-    /// All spans so far.
+    /// Returns all spans so far.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {
         lock(&self.kept.spans).clone()
     }
 
-    /// All log records so far.
+    /// Returns all log records so far.
     #[must_use]
     pub fn logs(&self) -> Vec<LogRecord> {
         lock(&self.kept.logs).clone()
     }
 
-    /// What the metrics came to so far, of each process that exports some.
+    /// Returns the latest metrics of each exporting process.
     #[must_use]
     pub fn metrics(&self) -> Vec<Metric> {
         lock(&self.kept.metrics).clone()
     }
 
-    /// What a metric came to so far, where it has these attributes, and maybe more: the sum.
+    /// Returns the latest value of a metric: the sum of all points with at least these attributes.
     ///
     /// # Errors
-    /// If it has not come.
+    /// If the metric has not been received.
     pub fn value(&self, name: &str, attributes: &[(&str, &str)]) -> anyhow::Result<Number> {
         let metrics = self.metrics();
         let points: Vec<&Point> = metrics

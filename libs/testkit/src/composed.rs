@@ -20,16 +20,16 @@ use crate::program::Ended;
 use crate::programs::Programs;
 use crate::stage::Service;
 
-/// Not the one that a developer may have up, and beside it.
+/// Differs from the project that a developer may have running, so that both can run at the same time.
 const PROJECT: &str = "throughline-features";
 
-/// The top of the project, where docker-compose.yml is.
+/// The root of the repository, which contains docker-compose.yml.
 const PROJECT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// For what `docker compose` does to containers that are there. It mostly takes a second.
+/// The deadline for `docker compose` operations on existing containers. They mostly take a second.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// What would change what is tested.
+/// Variables that would change the behaviour under test.
 const UNSET: [&str; 8] = [
     "COMPOSE_PROFILES",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -41,15 +41,16 @@ const UNSET: [&str; 8] = [
     "THROUGHLINE_INSECURE",
 ];
 
-/// WireMock tells of all its calls in one text: bodies of 28 MB are 80 MB of JSON, of which Java makes several copies.
+/// WireMock returns all its calls in one document: bodies of 28 MB are 80 MB of JSON, which Java copies several
+/// times.
 const THIRD_PARTY_MEMORY: &str = "2g";
 
 const DOWN: [&str; 4] = ["down", "--volumes", "--timeout", "1"];
 
-/// Where a wait status has the exit code, in bits from the right: wait(2).
+/// The position of the exit code in a wait status, in bits from the right: wait(2).
 const EXITED: i32 = 8;
 
-/// How containers call each other, and where they listen.
+/// The addresses that containers listen on, and those that they use to reach each other.
 pub(crate) const INSIDE: Addresses<'static> = Addresses {
     http: "0.0.0.0:8099",
     health: "0.0.0.0:8096",
@@ -58,14 +59,14 @@ pub(crate) const INSIDE: Addresses<'static> = Addresses {
     third_party: "http://third-party:8080",
 };
 
-/// docker-compose.yml, up. It goes down when dropped.
+/// The running containers of docker-compose.yml. They are removed when it is dropped.
 ///
-/// Tests see it as its users do: over HTTP, Kafka and SQL at its published ports. That they start, stop and kill its
-/// services they do with `docker compose`.
+/// Tests use them as users do: over HTTP, Kafka and SQL at the published ports. They start, stop and kill services
+/// with `docker compose`.
 pub(crate) struct Composed {
     folder: TempDir,
     ports: Ports,
-    /// Which of the programs that are compiled already the images are built of, if they are.
+    /// The profile of the already compiled programs that the images are built from, if they are.
     profile: Option<OsString>,
 }
 
@@ -78,7 +79,7 @@ struct Ports {
     third_party: u16,
 }
 
-/// A service of it that runs, with what it prints.
+/// A running service, with its output.
 pub(crate) struct Container {
     service: Service,
     output: Output,
@@ -87,10 +88,10 @@ pub(crate) struct Container {
 }
 
 impl Composed {
-    /// Builds the images and starts everything with a configuration, and waits until it is ready.
+    /// Builds the images, starts everything with a configuration, and waits until it is ready.
     ///
     /// # Errors
-    /// What `docker compose` says if it cannot.
+    /// If `docker compose` fails: its output.
     pub(crate) async fn up(configuration: &str) -> anyhow::Result<Self> {
         let ports = Ports {
             ingest: free_port()?,
@@ -102,7 +103,7 @@ impl Composed {
         let folder = TempDir::with_prefix("throughline-")?;
         let composed = Self { folder, ports, profile: profile_on_host()? };
         composed.configure(configuration)?;
-        // Of an earlier run, which was killed.
+        // Remove containers of an earlier run that was killed.
         composed.run(&DOWN, Some(DEADLINE)).await?;
         composed.run(&["build"], None).await?;
         composed.run(&["pull", "--policy", "missing", "--ignore-buildable"], None).await?;
@@ -118,18 +119,19 @@ impl Composed {
         Ok(composed)
     }
 
-    /// Puts another configuration in the place of the one that services find when they are started.
+    /// Replaces the configuration that services read at their start.
     pub(crate) fn configure(&self, text: &str) -> anyhow::Result<()> {
-        // The same file, since that is what is mounted.
+        // The file is overwritten in place, since this file is mounted.
         configuration::write(self.folder.path(), text)
     }
 
-    /// What services find when they are started.
+    /// Returns the configuration that services read at their start.
     pub(crate) fn configuration(&self) -> anyhow::Result<String> {
         configuration::read(self.folder.path())
     }
 
-    /// Clears what an earlier test has left: services that run, others that do not, and all that is in the database.
+    /// Removes the state of an earlier test: stops the services, starts other containers that are down, and empties
+    /// the database.
     pub(crate) async fn clear(&self) -> anyhow::Result<()> {
         self.run(&["kill", "ingest", "dispatch"], Some(DEADLINE)).await?;
         self.run(&["rm", "--force", "ingest", "dispatch"], Some(DEADLINE)).await?;
@@ -142,7 +144,7 @@ impl Composed {
         Ok(())
     }
 
-    /// Starts a service.
+    /// Starts a service and waits until it listens.
     pub(crate) async fn start(&self, service: Service) -> anyhow::Result<Container> {
         let name = name(service);
         self.run(&["up", "--detach", "--no-deps", "--no-build", "--force-recreate", name], Some(DEADLINE))
@@ -158,7 +160,7 @@ impl Composed {
         Ok(Container { service, output, _logs: logs })
     }
 
-    /// Starts a service that is expected to give up.
+    /// Starts a service that is expected to exit by itself.
     pub(crate) async fn start_in_vain(&self, service: Service) -> anyhow::Result<Ended> {
         self.run_to_its_end(&[name(service)]).await
     }
@@ -178,23 +180,23 @@ impl Composed {
         Ok(Ended { status: ended.status, output })
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL to a service.
     pub(crate) async fn kill(&self, container: Container) -> anyhow::Result<()> {
         self.run(&["kill", name(container.service)], Some(DEADLINE)).await?;
         Ok(())
     }
 
-    /// SIGTERM, and waits until it has ended.
+    /// Sends SIGTERM to a service, and waits until it has exited.
     pub(crate) async fn stop(&self, container: Container) -> anyhow::Result<Ended> {
         let Container { service, output, _logs: mut logs } = container;
         self.run(&["stop", name(service)], Some(DEADLINE)).await?;
-        // They end with the container.
+        // The logs end with the container.
         timeout(DEADLINE, logs.wait()).await.context("its logs do not end")??;
         let code: i32 = self.inspect(service, "{{.State.ExitCode}}").await?.parse()?;
         Ok(Ended { status: ExitStatus::from_raw(code << EXITED), output })
     }
 
-    /// Has Kafka begin anew, without the topics of earlier tests: after a kill it would look through all of them.
+    /// Replaces Kafka with an empty one, without the topics of earlier tests: after a kill it would scan all of them.
     pub(crate) async fn renew_kafka(&self) -> anyhow::Result<()> {
         self.run(&["rm", "--stop", "--force", "kafka"], Some(DEADLINE)).await?;
         let volume = format!("{PROJECT}_kafka");
@@ -203,12 +205,12 @@ impl Composed {
         Ok(())
     }
 
-    /// The id of the container that Kafka runs in.
+    /// Returns the id of the container that Kafka runs in.
     pub(crate) async fn kafka(&self) -> anyhow::Result<String> {
         self.run(&["ps", "--all", "--quiet", "kafka"], Some(DEADLINE)).await
     }
 
-    /// Where a service can be reached from here.
+    /// Returns the address of a service, as reachable from here.
     pub(crate) fn address(&self, service: Service) -> SocketAddr {
         let port = match service {
             Service::Ingest => self.ports.ingest,
@@ -217,17 +219,17 @@ impl Composed {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
-    /// The database, from here.
+    /// Returns the URL of the database, as reachable from here.
     pub(crate) fn database(&self) -> String {
         format!("postgres://throughline:throughline@127.0.0.1:{}/throughline", self.ports.postgres)
     }
 
-    /// The port of the broker, from here.
+    /// Returns the port of the broker, as reachable from here.
     pub(crate) fn kafka_port(&self) -> u16 {
         self.ports.kafka
     }
 
-    /// The third party, from here.
+    /// Returns the URL of the third party, as reachable from here.
     pub(crate) fn third_party(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.third_party)
     }
@@ -238,14 +240,14 @@ impl Composed {
         ended_well(inspect.args(["inspect", "--format", format, &id]), Some(DEADLINE)).await
     }
 
-    /// Runs `docker compose`, and gives what it prints.
+    /// Runs `docker compose` and returns its output.
     async fn run(&self, arguments: &[&str], deadline: Option<Duration>) -> anyhow::Result<String> {
         ended_well(&mut self.command(arguments), deadline).await
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
-        // Nothing of what a developer has set for another project: no .env, no override.
+        // No settings that a developer has made for another project: no .env, no override.
         command.args(["compose", "--project-name", PROJECT, "--file", "docker-compose.yml"]);
         command.args(["--env-file", "/dev/null"]).args(arguments).current_dir(PROJECT_FOLDER);
         let ports = [
@@ -285,7 +287,8 @@ impl Container {
     }
 }
 
-/// With `BINARIES=host`, the profile of the programs that are tested: images are to be built of them, and of no others.
+/// With `BINARIES=host`, returns the profile of the tested programs: the images must be built from these and no
+/// others.
 fn profile_on_host() -> anyhow::Result<Option<OsString>> {
     if var_os("BINARIES").is_none_or(|value| value != "host") {
         return Ok(None);
@@ -309,7 +312,7 @@ fn name(service: Service) -> &'static str {
     }
 }
 
-/// Runs a command to its good end, and gives what it printed.
+/// Runs a command that must succeed, and returns its output.
 async fn ended_well(command: &mut Command, deadline: Option<Duration>) -> anyhow::Result<String> {
     let ended = ended(command, deadline).await?;
     if !ended.status.success() {
@@ -319,7 +322,7 @@ async fn ended_well(command: &mut Command, deadline: Option<Duration>) -> anyhow
     Ok(String::from_utf8(ended.stdout)?.trim().to_owned())
 }
 
-/// Runs a command to its end.
+/// Runs a command until it exits.
 async fn ended(command: &mut Command, deadline: Option<Duration>) -> anyhow::Result<process::Output> {
     let ended = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let ended = match deadline {

@@ -5,16 +5,16 @@ use throughline_config::{Flags, Settings};
 
 use crate::third_party::{CLIENT_ID, CLIENT_SECRET};
 
-/// Where the programs look when nobody tells them.
+/// The file that programs read without a flag or variable.
 const FILE: &str = "throughline.yaml";
 
-/// What differs between the configurations of two stages.
+/// The parts of a configuration that differ between stages.
 pub(crate) struct Configuration {
     pub(crate) name: String,
     pub(crate) database: String,
 }
 
-/// Where programs listen, and where they find others.
+/// The addresses that programs listen on, and those that they connect to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Addresses<'a> {
     pub(crate) http: &'a str,
@@ -25,7 +25,7 @@ pub(crate) struct Addresses<'a> {
 }
 
 impl<'a> Addresses<'a> {
-    /// Of programs on this machine, which listen on any port.
+    /// Returns the addresses for programs on this machine, which listen on any port.
     pub(crate) fn here(broker: &'a str, third_party: &'a str) -> Self {
         let any = "127.0.0.1:0";
         Self { http: any, health: any, dispatch: any, broker, third_party }
@@ -33,7 +33,7 @@ impl<'a> Addresses<'a> {
 }
 
 impl Configuration {
-    /// The text of `throughline.yaml`.
+    /// Returns the text of `throughline.yaml`.
     pub(crate) fn text(&self, addresses: Addresses<'_>) -> String {
         include_str!("throughline.yaml")
             .replace("${NAME}", &self.name)
@@ -48,13 +48,13 @@ impl Configuration {
     }
 }
 
-/// Reads `throughline.yaml` in a folder as the programs will.
+/// Loads `throughline.yaml` from a folder as the programs do.
 pub(crate) fn load(folder: &Path) -> anyhow::Result<Settings> {
     let flags = Flags { config: Some(folder.join(FILE)), ..Flags::default() };
     Ok(throughline_config::load(&flags)?.settings)
 }
 
-/// Writes any text as `throughline.yaml`.
+/// Writes a text as `throughline.yaml`.
 pub(crate) fn write(folder: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(folder.join(FILE), text).with_context(|| format!("cannot write {FILE}"))
 }

@@ -9,17 +9,17 @@ use crate::container::{Container, free_port};
 const POSTGRES_TAG: &str = "18";
 const POSTGRES_PORT: u16 = 5432;
 
-/// Where all its data is.
+/// The folder of all data.
 const DATA: &str = "/var/lib/postgresql";
-/// What takes up the room on its disk.
+/// The file that fills the disk.
 const FILLER: &str = "/var/lib/postgresql/filler";
-/// Starts it again whenever it gives up, as orchestrators do.
+/// Restarts PostgreSQL whenever it exits, as orchestrators do.
 const SUPERVISOR: &str = "while :; do docker-entrypoint.sh postgres -c fsync=off; sleep 0.2; done";
-/// Begins one file of its log after the other, until there is no room for another.
+/// Starts one WAL file after another, until there is no room for the next.
 const BEGIN_LOG_FILES: &str = "while psql --quiet --username postgres \
     --command \"SELECT pg_logical_emit_message(true, 'filler', ''), pg_switch_wal()\"; do :; done";
 
-/// PostgreSQL in a container, which ends with it.
+/// PostgreSQL in a container, which ends when dropped.
 pub struct Database {
     postgres: ContainerAsync<Postgres>,
     container: Container,
@@ -27,7 +27,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Starts it.
+    /// Starts PostgreSQL.
     ///
     /// # Errors
     /// If it does not start.
@@ -35,7 +35,7 @@ impl Database {
         Self::start_as(|postgres| postgres).await
     }
 
-    /// Starts it on a disk of so many bytes, and again whenever it gives up.
+    /// Starts PostgreSQL on a disk of `bytes` bytes, and restarts it whenever it exits.
     ///
     /// # Errors
     /// If it does not start.
@@ -57,41 +57,40 @@ impl Database {
         Ok(Self { container: Container::of("PostgreSQL", &postgres)?, postgres, port })
     }
 
-    /// Creates an empty database, and says its URL.
+    /// Creates an empty database and returns its URL.
     ///
     /// # Errors
-    /// If it cannot.
+    /// If the database cannot be created.
     pub async fn create(&self, name: &str) -> anyhow::Result<String> {
         self.execute(["createdb", "--username", "postgres", name], 0).await?;
         Ok(format!("postgres://postgres:postgres@127.0.0.1:{}/{name}", self.port))
     }
 
-    /// Fills its disk, to the last byte.
+    /// Fills the disk completely.
     ///
     /// # Errors
-    /// If there is room left.
+    /// If the disk still has room.
     pub async fn fill_disk(&self) -> anyhow::Result<()> {
         self.execute(["dd", "if=/dev/zero", &format!("of={FILLER}"), "bs=64k"], 1).await
     }
 
-    /// Has it need room for its log on a disk that has none. It panics, and gives up each time it is started
-    /// again.
+    /// Makes PostgreSQL extend its WAL on a full disk. It panics, and exits again after each restart.
     ///
     /// # Errors
-    /// If it cannot be asked.
+    /// If the command cannot be run.
     pub async fn fill_log(&self) -> anyhow::Result<()> {
         self.execute(["bash", "-c", BEGIN_LOG_FILES], 0).await
     }
 
-    /// Makes room on its disk.
+    /// Frees the space on the disk.
     ///
     /// # Errors
-    /// If it was not filled.
+    /// If the disk was not filled.
     pub async fn clear_disk(&self) -> anyhow::Result<()> {
         self.execute(["rm", FILLER], 0).await
     }
 
-    /// Runs a command beside it, which is to end with this code.
+    /// Runs a command in the container of PostgreSQL, which must exit with `code`.
     async fn execute<const WORDS: usize>(&self, command: [&str; WORDS], code: i64) -> anyhow::Result<()> {
         let what = command.join(" ");
         let command = ExecCommand::new(command).with_cmd_ready_condition(CmdWaitFor::exit_code(code));
@@ -102,7 +101,7 @@ impl Database {
         Ok(())
     }
 
-    /// What it runs in.
+    /// Returns the container.
     #[must_use]
     pub fn container(&self) -> &Container {
         &self.container

@@ -16,13 +16,13 @@ use crate::configuration::Configuration;
 use crate::database::Database;
 use crate::programs::Programs;
 
-/// Set in CI: there, what cannot run has failed.
+/// Set in CI, where tests that cannot run must fail.
 const REQUIRE: &str = "REQUIRE_CONTAINERS";
 
-/// For a Docker engine to answer a ping.
+/// The deadline for a Docker engine to answer a ping.
 const PING_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The servers that tests share. They end with it.
+/// The servers that tests share. They end when it is dropped.
 pub struct Environment {
     programs: Programs,
     broker: Arc<Broker>,
@@ -30,18 +30,18 @@ pub struct Environment {
     stages: AtomicU32,
 }
 
-/// What the servers run in.
+/// Where the servers run.
 enum Parts {
-    /// This process and its children.
+    /// In this process and its children.
     Embedded,
-    /// Containers of their own.
+    /// In containers of their own.
     Containers(Box<Database>),
-    /// The containers of docker-compose.yml, and the services with them.
+    /// In the containers of docker-compose.yml, together with the services.
     Composed(Arc<Composed>),
 }
 
 impl Environment {
-    /// Parts that need no server: a SQLite file a stage, librdkafka's mock cluster.
+    /// Starts embedded parts: one SQLite file per stage, and librdkafka's mock cluster.
     ///
     /// # Errors
     /// If the mock cluster does not start.
@@ -50,7 +50,7 @@ impl Environment {
         Ok(Self::new(programs, broker, Parts::Embedded))
     }
 
-    /// PostgreSQL and Apache Kafka, in containers.
+    /// Starts PostgreSQL and Apache Kafka in containers.
     ///
     /// # Errors
     /// If one of them does not start.
@@ -59,11 +59,11 @@ impl Environment {
         Ok(Self::new(programs, Arc::new(broker), Parts::Containers(Box::new(postgres))))
     }
 
-    /// All that docker-compose.yml starts, with the images that `docker compose build` makes. It has room for one
-    /// stage at a time.
+    /// Starts everything in docker-compose.yml, with the images that `docker compose build` makes. It has room for
+    /// one stage at a time.
     ///
     /// # Errors
-    /// If it does not start.
+    /// If the containers do not start.
     pub async fn composed(programs: Programs) -> anyhow::Result<Self> {
         let configuration = Configuration { name: "first".to_owned(), database: String::new() };
         let composed = Composed::up(&configuration.text(INSIDE)).await?;
@@ -75,37 +75,37 @@ impl Environment {
         Self { programs, broker, parts, stages: AtomicU32::new(0) }
     }
 
-    /// Asks whether there is an engine for containers.
+    /// Checks whether a container engine is available.
     ///
     /// # Errors
-    /// If none answers.
+    /// If no engine answers.
     pub async fn engine() -> anyhow::Result<()> {
         let ping = async { Docker::connect_with_defaults()?.ping().await };
         let answer = timeout(PING_DEADLINE, ping).await.unwrap_or(Err(RequestTimeoutError));
         answer.map(drop).context("no Docker engine answers")
     }
 
-    /// Whether there is an engine for containers. Where none answers, says that `what` is skipped.
+    /// Returns whether a container engine is available. If not, prints that `what` is skipped.
     ///
     /// # Errors
-    /// If none answers, and `REQUIRE_CONTAINERS=1`.
+    /// If no engine answers and `REQUIRE_CONTAINERS=1` is set.
     pub async fn engine_or_skip(what: &str) -> anyhow::Result<bool> {
         let Err(why) = Self::engine().await else { return Ok(true) };
         if var_os(REQUIRE).is_some_and(|value| value == "1") {
             return Err(why);
         }
-        // Past the capture of a test's output, which is shown only when it fails.
+        // Bypasses the capture of a test's output, which is shown only if the test fails.
         std::io::stderr().write_all(format!("\n*** SKIPPED: {what}: {why:#} ***\n\n").as_bytes())?;
         Ok(false)
     }
 
-    /// Whether its servers run in containers.
+    /// Whether the servers run in containers.
     #[must_use]
     pub fn has_containers(&self) -> bool {
         !matches!(self.parts, Parts::Embedded)
     }
 
-    /// Whether its servers and the services are those of docker-compose.yml.
+    /// Whether the servers and the services are those of docker-compose.yml.
     #[must_use]
     pub fn is_composed(&self) -> bool {
         matches!(self.parts, Parts::Composed(_))
@@ -118,12 +118,12 @@ impl Environment {
         }
     }
 
-    /// The broker that all stages share that have none of their own.
+    /// Returns the broker shared by all stages without one of their own.
     pub(crate) fn broker(&self) -> Arc<Broker> {
         Arc::clone(&self.broker)
     }
 
-    /// A broker like the shared one, for one stage alone.
+    /// Starts a broker like the shared one, for a single stage.
     pub(crate) async fn another_broker(&self) -> anyhow::Result<Broker> {
         match &self.parts {
             Parts::Embedded => Broker::embedded(&self.programs).await,
@@ -135,7 +135,7 @@ impl Environment {
         }
     }
 
-    /// A name that no other stage has.
+    /// Returns a name that no other stage has.
     pub(crate) fn name_a_stage(&self) -> String {
         format!("stage{}", self.stages.fetch_add(1, Ordering::Relaxed))
     }
@@ -144,7 +144,7 @@ impl Environment {
         &self.programs
     }
 
-    /// An empty database, and its URL.
+    /// Creates an empty database and returns its URL.
     pub(crate) async fn another_database(&self, name: &str, folder: &Path) -> anyhow::Result<String> {
         match &self.parts {
             Parts::Embedded => Ok(format!("sqlite://{}/throughline.db", folder.display())),

@@ -3,13 +3,13 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// How long to leave alone what is looked at: short against what is waited for, long against a look.
+/// The pause between two checks: short compared with the awaited event, long compared with a check.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Looks until it sees what it waits for: until `look` succeeds.
+/// Polls until `look` succeeds.
 ///
 /// # Errors
-/// What `look` saw last, if it has not succeeded by the deadline.
+/// If `look` has not succeeded by the deadline: its last error.
 pub async fn eventually<T>(
     what: &str,
     deadline: Duration,
@@ -36,7 +36,7 @@ mod tests {
     use anyhow::ensure;
 
     #[tokio::test(start_paused = true)]
-    async fn looks_until_it_sees() {
+    async fn it_looks_until_it_succeeds() {
         let mut looks = 0;
         let seen = eventually("three looks", Duration::from_secs(1), async || {
             looks += 1;
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn says_at_the_deadline_what_it_saw_last() {
+    async fn the_last_result_is_reported_at_the_deadline() {
         let never = eventually("a miracle", Duration::from_secs(1), async || -> anyhow::Result<()> {
             Err(anyhow!("nothing yet"))
         });

@@ -1,15 +1,14 @@
-//! A broker, a database, third parties and the real programs, for tests.
+//! Provides a broker, a database, third parties and the real programs for tests.
 //!
-//! An [`Environment`] is what tests share: real servers in containers, or embedded parts. A [`Stage`]
-//! is what a test has for itself in it: a folder with a `throughline.yaml`, a database, names of its own
-//! on the broker, a [`ThirdParty`], and the services, as child processes ([`Program`]) or as containers, which it may
-//! start, stop and kill.
+//! Tests share an [`Environment`]: real servers in containers, or embedded ones. Within it, each test has a [`Stage`]
+//! of its own: a folder with a `throughline.yaml`, a database, its own names on the broker, a [`ThirdParty`], and the
+//! services, as child processes ([`Program`]) or as containers, which the test may start, stop and kill.
 //!
-//! A [`Collector`] takes what is exported over OTLP. [`Measured`] keeps what a test's metrics came to. A
-//! [`new_request`] is what ingest puts into the database.
+//! A [`Collector`] receives OTLP exports. [`Measured`] keeps the metrics of a test. A [`new_request`] is a request as
+//! ingest writes it to the database.
 //!
-//! Nothing here sleeps to wait: [`eventually`] looks until it sees what it waits for, and says at its
-//! deadline what it saw last.
+//! No code here sleeps for a fixed time: [`eventually`] polls until a condition holds, and at its deadline reports
+//! the last state.
 
 mod broker;
 mod collector;
@@ -27,6 +26,7 @@ mod programs;
 mod records;
 mod request;
 mod stage;
+mod store;
 mod third_party;
 
 pub use broker::Broker;
@@ -40,6 +40,7 @@ pub use output::Output;
 pub use program::{Ended, Program};
 pub use programs::Programs;
 pub use records::{Reader, produce};
-pub use request::{lease, leased, new_request};
+pub use request::new_request;
 pub use stage::{Service, Stage};
+pub use store::{lease, leased, sqlite};
 pub use third_party::{Answer, Call, ThirdParty};

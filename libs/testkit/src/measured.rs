@@ -9,33 +9,33 @@ use opentelemetry_sdk::metrics::data::{
 };
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 
-/// Longer than any test: what was measured is collected when it is asked for.
+/// Longer than any test: measurements are collected on demand.
 const NEVER: Duration = Duration::from_hours(1);
 
-/// Keeps what is measured with its meter.
+/// Keeps all measurements of its meter.
 #[derive(Debug)]
 pub struct Measured {
     provider: SdkMeterProvider,
     exporter: InMemoryMetricExporter,
 }
 
-/// What was measured under one name with the same attributes.
+/// The measurements of one metric with the same attributes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
     /// Its attributes, as text.
     pub attributes: BTreeMap<String, String>,
-    /// The value; of a histogram the sum.
+    /// The value; for a histogram, the sum.
     pub value: Number,
-    /// How many measurements of a histogram this is the sum of, otherwise 1.
+    /// For a histogram, the number of measurements; otherwise 1.
     pub count: u64,
 }
 
-/// A measured number. Tests compare it with whole numbers, or with what floating point has exactly.
+/// A measured number. Tests compare it with whole numbers, or with numbers that floating point represents exactly.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Number(pub f64);
 
 impl Point {
-    /// Whether it has these attributes, and maybe more.
+    /// Whether the point has at least these attributes.
     #[must_use]
     pub fn has(&self, attributes: &[(&str, &str)]) -> bool {
         attributes.iter().all(|(key, value)| self.attributes.get(*key).is_some_and(|it| it == value))
@@ -58,56 +58,56 @@ impl PartialEq<f64> for Number {
     }
 }
 
-/// A meter with which nothing is measured.
+/// Returns a meter that records nothing.
 #[must_use]
 pub fn unmeasured() -> Meter {
     NoopMeterProvider::new().meter("unmeasured")
 }
 
 impl Measured {
-    /// Nothing yet.
+    /// Creates an instance without measurements.
     #[must_use]
-    #[expect(clippy::new_without_default, reason = "one that nobody measures with is of no use")]
+    #[expect(clippy::new_without_default, reason = "a value that is not measured with is useless")]
     pub fn new() -> Self {
         let exporter = InMemoryMetricExporter::default();
         let reader = PeriodicReader::builder(exporter.clone()).with_interval(NEVER).build();
         Self { provider: SdkMeterProvider::builder().with_reader(reader).build(), exporter }
     }
 
-    /// What to measure with.
+    /// Returns the meter.
     #[must_use]
     pub fn meter(&self) -> Meter {
         self.provider.meter("test")
     }
 
-    /// What was measured so far under a name with these attributes, and maybe more: their sum.
+    /// Returns the sum of all points of a metric with at least these attributes.
     ///
     /// # Errors
-    /// If nothing was.
+    /// If there are no such points.
     pub fn value(&self, name: &str, attributes: &[(&str, &str)]) -> anyhow::Result<Number> {
         Ok(Point::sum(&self.such(name, attributes)?))
     }
 
-    /// How often something was measured so far in a histogram with these attributes, and maybe more.
+    /// Returns the number of measurements in a histogram with at least these attributes.
     ///
     /// # Errors
-    /// If it never was.
+    /// If there are no such measurements.
     pub fn count(&self, name: &str, attributes: &[(&str, &str)]) -> anyhow::Result<u64> {
         Ok(self.such(name, attributes)?.iter().map(|point| point.count).sum())
     }
 
-    /// All that was measured so far under a name.
+    /// Returns all points of a metric.
     ///
     /// # Errors
-    /// If nothing can be collected.
+    /// If the metrics cannot be collected.
     pub fn points(&self, name: &str) -> anyhow::Result<Vec<Point>> {
         self.look(|metrics| metrics.filter(|metric| metric.name() == name).flat_map(points).collect())
     }
 
-    /// The names under which something was measured so far, with their units.
+    /// Returns the names of all metrics measured so far, with their units.
     ///
     /// # Errors
-    /// If nothing can be collected.
+    /// If the metrics cannot be collected.
     pub fn units(&self) -> anyhow::Result<BTreeMap<String, String>> {
         self.look(|metrics| {
             metrics.map(|metric| (metric.name().to_owned(), metric.unit().to_owned())).collect()
@@ -157,7 +157,7 @@ fn points_of<T: Copy>(data: &MetricData<T>, number: impl Fn(T) -> f64) -> Vec<Po
         MetricData::Histogram(histogram) => {
             histogram.data_points().map(|it| point(it.attributes(), number(it.sum()), it.count())).collect()
         }
-        // Nothing in the project makes any.
+        // The project uses none of these.
         MetricData::ExponentialHistogram(_) => Vec::new(),
     }
 }
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_measured_can_be_read_back() {
+    fn measurements_can_be_read_back() {
         let measured = Measured::new();
         let meter = measured.meter();
         let attempts = meter.u64_counter("attempts").with_unit("{attempt}").build();

@@ -5,31 +5,31 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::task::JoinHandle;
 
-/// The lines that a program has printed so far, those of its two streams in the order they came.
+/// The lines that a program has printed so far, from both streams in order of arrival.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Output {
-    /// All lines so far.
+    /// Returns all lines so far.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All lines so far, as one text.
+    /// Returns all lines so far as one string.
     #[must_use]
     pub fn text(&self) -> String {
         self.lines().join("\n")
     }
 
-    /// Where the program says it is listening.
+    /// Returns the address that the program reports to listen on.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.lines().iter().find_map(|line| listening(line))
     }
 
-    /// Keeps what comes out of a stream until it ends.
+    /// Collects the lines of a stream until it ends.
     pub(crate) fn follow(&self, stream: impl AsyncRead + Send + Unpin + 'static) -> JoinHandle<()> {
         let output = self.clone();
         tokio::spawn(async move {
@@ -41,7 +41,7 @@ impl Output {
     }
 }
 
-/// Reads `{"message":"listening","address":"127.0.0.1:8099", …}`.
+/// Parses `{"message":"listening","address":"127.0.0.1:8099", …}`.
 fn listening(line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let is_it = line.get("message")?.as_str()? == "listening";
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_address_is_in_the_line_that_says_listening() {
+    async fn the_address_is_in_the_line_about_listening() {
         let printed: &[u8] = b"not JSON\n\
             {\"message\":\"starting\",\"address\":\"127.0.0.1:1\"}\n\
             {\"message\":\"listening\",\"address\":\"127.0.0.1:8099\"}\n";

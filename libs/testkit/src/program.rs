@@ -12,16 +12,16 @@ use tokio::time::timeout;
 use crate::eventually::eventually;
 use crate::output::Output;
 
-/// For a program to listen. It does in well under a second; the rest is for a machine that is busy.
+/// The deadline for a program to listen. It takes well under a second; the rest is for a busy machine.
 const START_DEADLINE: Duration = Duration::from_mins(1);
-/// For a program to end when told to: its own deadline (25 s, or more if its configuration says so) and some more.
+/// The deadline for a program to exit after SIGTERM: its own deadline (25 s, or more if so configured) and some more.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
 
-/// What of this process's environment a program gets to see: settings that a developer exports must not
-/// change what is tested.
+/// The variables of this process that a program inherits. Other settings that a developer exports must not affect
+/// tests.
 const INHERITED: [&str; 2] = ["RUST_BACKTRACE", "RUST_LOG"];
 
-/// The user and group of that name, on most systems.
+/// The id of the user and group `nobody` on most systems.
 const NOBODY: u32 = 65534;
 
 /// One of the real programs, running as a child process; killed when dropped.
@@ -32,28 +32,28 @@ pub struct Program {
     followers: [JoinHandle<()>; 2],
 }
 
-/// How a program ended, and all that it printed.
+/// The exit status of a program, and everything that it printed.
 #[derive(Debug)]
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
-    /// What it printed.
+    /// Its output.
     pub output: Output,
 }
 
 impl Program {
-    /// Starts an executable with its arguments in a folder, as a person would who has changed into it.
+    /// Starts an executable with its arguments, with the folder as its working directory.
     ///
     /// # Errors
-    /// If there is no such executable.
+    /// If the executable does not exist.
     pub fn start(executable: &Path, arguments: &[&str], folder: &Path) -> anyhow::Result<Self> {
         Self::start_with(executable, arguments, &[], folder)
     }
 
-    /// The same, with variables in its environment.
+    /// Starts an executable like [`Program::start`], with environment variables.
     ///
     /// # Errors
-    /// If there is no such executable.
+    /// If the executable does not exist.
     pub fn start_with(
         executable: &Path,
         arguments: &[&str],
@@ -65,11 +65,11 @@ impl Program {
         Self::spawn(command, environment, folder)
     }
 
-    /// Starts an executable as somebody whom permissions bind: where this process is root's, as nobody,
-    /// who must be able to get at the executable and the folder.
+    /// Starts an executable as a user bound by file permissions: if this process runs as root, as `nobody`, which
+    /// must be able to reach the executable and the folder.
     ///
     /// # Errors
-    /// If there is no such executable.
+    /// If the executable does not exist.
     pub fn start_unprivileged(executable: &Path, arguments: &[&str], folder: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new(executable);
         if geteuid().is_root() {
@@ -79,11 +79,11 @@ impl Program {
         Self::spawn(command, &[], folder)
     }
 
-    /// What a service's program says of the one that listens at an address, asked as a container's health check does;
-    /// `variable` is the one that sets the address.
+    /// Runs the health check of a service's program against the instance at an address, as a container's health check
+    /// does; `variable` is the one that sets the address.
     ///
     /// # Errors
-    /// If there is no such executable, or it does not end in time.
+    /// If the executable does not exist, or does not exit in time.
     pub async fn healthcheck(executable: &Path, variable: &str, address: String) -> anyhow::Result<Ended> {
         const CONFIGURATION: &str = "{kafka: {bootstrap_servers: 'localhost:9'}, \
              routes: {one: {path: /one, topic: one, destinations: [three]}}, \
@@ -114,20 +114,21 @@ impl Program {
         Ok(Self { child, output, followers })
     }
 
-    /// What it has printed so far.
+    /// Returns the output so far.
     #[must_use]
     pub fn output(&self) -> &Output {
         &self.output
     }
 
-    /// How much processor time it has taken, of all its threads, as Linux tells (proc(5), `stat`).
+    /// Returns the processor time that all its threads have used, as reported by Linux (proc(5), `stat`).
     ///
     /// # Errors
-    /// If it has ended, or this is another system.
+    /// If it has exited, or this is another system.
     pub fn cpu_time(&self) -> anyhow::Result<Duration> {
         let pid = self.child.id().context("it has ended")?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name before it may have spaces in it. The 14th and 15th fields are ticks in user and kernel mode.
+        // The process name in the earlier fields may contain spaces. Fields 14 and 15 are ticks in user and kernel
+        // mode.
         let (_, fields) = stat.rsplit_once(')').context("no name")?;
         let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u64>);
         let (user, system) =
@@ -135,10 +136,22 @@ impl Program {
         Ok(Duration::from_millis((user + system) * 1000 / rustix::param::clock_ticks_per_second()))
     }
 
-    /// Waits until it says where it is listening.
+    /// Returns its resident memory in bytes, as reported by Linux (proc(5), `status`).
     ///
     /// # Errors
-    /// If it ends instead, or does not listen in time.
+    /// If it has exited, or this is another system.
+    pub fn resident_memory(&self) -> anyhow::Result<u64> {
+        let pid = self.child.id().context("it has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kibibytes: u64 = line.split_whitespace().next().context("no number")?.parse()?;
+        Ok(kibibytes << 10)
+    }
+
+    /// Waits until it reports the address that it listens on.
+    ///
+    /// # Errors
+    /// If it exits instead, or does not listen in time.
     pub async fn listening(&mut self) -> anyhow::Result<SocketAddr> {
         let output = self.output.clone();
         let listening = eventually("the program to listen", START_DEADLINE, async || {
@@ -150,10 +163,10 @@ impl Program {
         }
     }
 
-    /// SIGKILL: it has no chance to tidy up.
+    /// Sends SIGKILL: it cannot clean up.
     ///
     /// # Errors
-    /// If it has ended already.
+    /// If it has exited already.
     pub async fn kill(mut self) -> anyhow::Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("was to be killed, but had ended with {status}:\n{}", self.output.text());
@@ -161,10 +174,10 @@ impl Program {
         self.child.kill().await.context("cannot kill")
     }
 
-    /// SIGTERM: it may finish what it has begun.
+    /// Sends SIGTERM, and waits until it has exited; it may finish its current work.
     ///
     /// # Errors
-    /// If it has ended already, or does not end in time.
+    /// If it has exited already, or does not exit in time.
     pub async fn terminate(mut self) -> anyhow::Result<Ended> {
         if let Some(status) = self.child.try_wait()? {
             bail!("was to be stopped, but had ended with {status}:\n{}", self.output.text());
@@ -173,18 +186,18 @@ impl Program {
         self.ended().await
     }
 
-    /// SIGSTOP: it stands still, and does not notice.
+    /// Sends SIGSTOP: it freezes without noticing.
     ///
     /// # Errors
-    /// If it has ended already.
+    /// If it has exited already.
     pub fn freeze(&self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// SIGCONT: it goes on as if no time had passed.
+    /// Sends SIGCONT: it continues as if no time had passed.
     ///
     /// # Errors
-    /// If it has ended already.
+    /// If it has exited already.
     pub fn thaw(&self) -> anyhow::Result<()> {
         self.signal(Signal::CONT)
     }
@@ -194,18 +207,18 @@ impl Program {
         kill_process(id, signal).context("cannot signal")
     }
 
-    /// Looks whether it has ended by itself, and how.
+    /// Returns its exit status if it has exited.
     ///
     /// # Errors
-    /// If that cannot be told.
+    /// If the status cannot be read.
     pub fn has_ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it exits by itself.
     ///
     /// # Errors
-    /// If it does not end in time.
+    /// If it does not exit in time.
     pub async fn ended(mut self) -> anyhow::Result<Ended> {
         let Ok(status) = timeout(STOP_DEADLINE, self.child.wait()).await else {
             bail!("still runs after {STOP_DEADLINE:?}:\n{}", self.output.text());
@@ -221,21 +234,19 @@ impl Program {
 mod tests {
     use super::*;
     use rustix::process::{WaitOptions, waitpid};
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn script(lines: &str) -> (tempfile::TempDir, Program) {
         let folder = tempfile::tempdir().unwrap();
-        let executable = folder.path().join("script");
-        std::fs::write(&executable, format!("#!/bin/sh\n{lines}\n")).unwrap();
-        std::fs::set_permissions(&executable, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let program = Program::start(&executable, &[], folder.path()).unwrap();
+        // Not a script file: Linux does not execute a file that a process has open for writing, and a process that
+        // another test forks at that moment inherits the open file.
+        let program = Program::start(Path::new("/bin/sh"), &["-c", lines], folder.path()).unwrap();
         (folder, program)
     }
 
     const LISTENING: &str = r#"echo '{"message":"listening","address":"127.0.0.1:7"}'"#;
 
     #[tokio::test]
-    async fn a_program_that_is_told_to_stop_may_tidy_up() {
+    async fn a_program_can_clean_up_on_sigterm() {
         let (_folder, mut program) = script(&format!(
             "trap 'kill $!; echo tidied; exit 3' TERM\ntail -f /dev/null & {LISTENING}\nwait $!"
         ));
@@ -246,14 +257,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_ends_instead_of_listening_says_what_it_printed() {
+    async fn a_program_that_ends_instead_of_listening_is_reported_with_its_output() {
         let (_folder, mut program) = script("echo 'port taken' >&2; exit 1");
         let error = program.listening().await.unwrap_err().to_string();
         assert!(error.contains("exit status: 1"), "{error}");
     }
 
     #[tokio::test]
-    async fn a_frozen_program_goes_on_when_it_is_thawed() {
+    async fn a_frozen_program_continues_when_it_is_thawed() {
         let (_folder, mut program) =
             script(&format!("trap 'echo noticed; exit 3' TERM\n{LISTENING}\nwhile :; do sleep 0.01; done"));
         program.listening().await.unwrap();
@@ -270,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_dies_of_a_kill_without_a_word() {
+    async fn a_killed_program_prints_nothing() {
         let (_folder, mut program) =
             script(&format!("trap 'echo tidied' TERM\n{LISTENING}\nexec tail -f /dev/null"));
         program.listening().await.unwrap();

@@ -4,27 +4,27 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-/// Names the folder of programs that are built already, to be tested as they are.
+/// The variable with the folder of programs that are already built, for testing them as they are.
 const READY: &str = "THROUGHLINE_PROGRAMS";
 
-/// Beginnings of the variables that Cargo gives a test it runs. Build scripts look at them (ring's does), and
-/// would begin anew each time they differ.
+/// Prefixes of the variables that Cargo sets for a running test. Build scripts depend on them (that of ring does),
+/// and would run again whenever they differ.
 const OF_THE_TEST: [&str; 4] = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_CRATE_", "CARGO_BIN_"];
 
-/// Where the real programs are.
+/// The folder of the real programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
     folder: PathBuf,
 }
 
 impl Programs {
-    /// Builds the programs, as the running test was built and into the same folder.
+    /// Builds the programs with the profile and into the folder of the running test.
     ///
-    /// Cargo builds only what has changed; without asking it, a test might praise the program of
-    /// yesterday. If the variable `THROUGHLINE_PROGRAMS` names a folder, those in it are taken as they are.
+    /// Cargo builds only changed code; without this build, a test might run outdated programs. If the variable
+    /// `THROUGHLINE_PROGRAMS` names a folder, the programs in it are used as they are.
     ///
     /// # Errors
-    /// If they do not build.
+    /// If the programs do not build.
     pub fn build() -> anyhow::Result<Self> {
         if let Some(folder) = var_os(READY) {
             return Ok(Self { folder: folder.into() });
@@ -37,7 +37,7 @@ impl Programs {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// The path of a program.
+    /// Returns the path of a program.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}{EXE_SUFFIX}"))
@@ -45,8 +45,8 @@ impl Programs {
 }
 
 fn cargo_build(target: &Path, release: bool) -> anyhow::Result<()> {
-    // As `cargo test --workspace` does, of which this test is a part: for other packages, or without any
-    // test, Cargo would choose other features of their dependencies, and build all of those again.
+    // The arguments match `cargo test --workspace`, which this test is part of: for other packages, or without any
+    // test, Cargo would choose other features of the dependencies and rebuild all of them.
     let mut cargo = Command::new(var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in vars_os() {
         if OF_THE_TEST.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {

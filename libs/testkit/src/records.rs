@@ -9,14 +9,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::measured::unmeasured;
 
-/// Records that the reader holds until somebody asks for them.
+/// Maximum number of records that the reader buffers.
 const BUFFER: usize = 1000;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Produces a record, as anybody may who knows the broker.
+/// Produces a record, as any client of the broker can.
 ///
 /// # Errors
-/// If the broker does not take it.
+/// If the broker does not accept the record.
 pub async fn produce(
     kafka: &Kafka,
     topic: &str,
@@ -36,20 +36,20 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Begins to read, in a consumer group of its own.
+    /// Starts reading, in a consumer group of its own.
     ///
     /// # Errors
-    /// If it cannot subscribe.
+    /// If the subscription fails.
     pub fn open(kafka: &Kafka, topic: &str) -> anyhow::Result<Self> {
         let group = format!("reader-of-{topic}");
         let consumer = Consumer::subscribe(kafka, &group, &[topic], BUFFER, &unmeasured())?;
         Ok(Self { topic: topic.to_owned(), consumer, seen: 0 })
     }
 
-    /// Reads on until there is a record such as is wanted.
+    /// Reads on until a record matches.
     ///
     /// # Errors
-    /// If none has come by the deadline.
+    /// If no record matches by the deadline.
     pub async fn find(
         &mut self,
         deadline: Duration,
@@ -78,7 +78,7 @@ impl Reader {
     /// Leaves the group.
     ///
     /// # Errors
-    /// If that takes too long.
+    /// If leaving takes too long.
     pub async fn close(self) -> anyhow::Result<()> {
         Ok(self.consumer.close(CLOSE_DEADLINE).await?)
     }

@@ -21,21 +21,21 @@ use crate::program::{Ended, Program};
 use crate::programs::Programs;
 use crate::third_party::ThirdParty;
 
-/// What a test has for itself in an [`Environment`].
+/// The part of an [`Environment`] that belongs to one test.
 pub struct Stage {
     configuration: Configuration,
     settings: Settings,
     folder: TempDir,
     programs: Programs,
-    /// What programs find in their environment.
+    /// The environment variables of the programs.
     variables: Vec<(&'static str, String)>,
     broker: Arc<Broker>,
     third_party: ThirdParty,
-    /// Whose containers the services run in, if they do.
+    /// The containers that the services run in, if they do.
     composed: Option<Arc<Composed>>,
     ingest: Option<Running>,
     dispatch: Option<Running>,
-    /// What all programs have printed that were ever started here.
+    /// The output of every program started here.
     printed: Vec<(Service, Output)>,
 }
 
@@ -44,12 +44,12 @@ enum Running {
     Container { container: Container, composed: Arc<Composed> },
 }
 
-/// One of the two services.
+/// A service under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// HTTP in, database, Kafka out.
+    /// Accepts HTTP requests, stores them, and publishes them through Kafka.
     Ingest,
-    /// Kafka in, third parties.
+    /// Consumes from Kafka and calls third parties.
     Dispatch,
 }
 
@@ -80,10 +80,10 @@ impl FromStr for Service {
 }
 
 impl Stage {
-    /// A folder, an empty database, a third party, a name on the broker.
+    /// Prepares a folder, an empty database, a third party and a name on the broker.
     ///
     /// # Errors
-    /// If one of them is not to be had.
+    /// If one of them is not available.
     pub async fn set(environment: &Environment) -> anyhow::Result<Self> {
         let name = environment.name_a_stage();
         let folder = TempDir::with_prefix("throughline-")?;
@@ -113,10 +113,10 @@ impl Stage {
         })
     }
 
-    /// Swaps the shared broker for one of its own, which may go away without harm to others.
+    /// Replaces the shared broker with one of its own, which may be stopped without affecting other tests.
     ///
     /// # Errors
-    /// If it does not start.
+    /// If the broker does not start.
     pub async fn take_own_broker(&mut self, environment: &Environment) -> anyhow::Result<()> {
         self.broker = Arc::new(environment.another_broker().await?);
         let Self { configuration, folder, broker, third_party, composed, .. } = &*self;
@@ -124,18 +124,18 @@ impl Stage {
         Ok(())
     }
 
-    /// Has the services that are started from now on export to a collector, without delay.
+    /// Makes services started from now on export to a collector, without delay.
     ///
     /// # Errors
-    /// If they run in containers, which do not reach it.
+    /// If the services run in containers, which cannot reach the collector.
     pub fn export_to(&mut self, collector: &Collector) -> anyhow::Result<()> {
         self.set_variables(collector.variables())
     }
 
-    /// Has the services that are started from now on export everything to a collector, as they do by default.
+    /// Makes services started from now on export everything to a collector, with the default delays.
     ///
     /// # Errors
-    /// If they run in containers, which do not reach it.
+    /// If the services run in containers, which cannot reach the collector.
     pub fn export_all_to(&mut self, collector: &Collector) -> anyhow::Result<()> {
         self.set_variables(vec![("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())])
     }
@@ -146,10 +146,10 @@ impl Stage {
         Ok(())
     }
 
-    /// How much processor time a service has taken since it was started, of all its threads.
+    /// Returns the processor time that all threads of a service have used since its start.
     ///
     /// # Errors
-    /// If it does not run, or this system does not say.
+    /// If the service does not run, or this system does not report it.
     pub fn cpu_time(&self, service: Service) -> anyhow::Result<Duration> {
         match self.running(service)? {
             Running::Program { program, .. } => program.cpu_time(),
@@ -160,7 +160,7 @@ impl Stage {
     /// Starts a service and waits until it listens.
     ///
     /// # Errors
-    /// If it does not.
+    /// If the service does not listen in time.
     pub async fn start(&mut self, service: Service) -> anyhow::Result<()> {
         ensure!(self.slot(service).is_none(), "{service} runs already");
         self.broker.create_topics(&all_topics(&self.settings)).await?;
@@ -177,10 +177,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts a service that is expected to give up.
+    /// Starts a service that is expected to exit by itself.
     ///
     /// # Errors
-    /// If it does not.
+    /// If the service does not exit.
     pub async fn start_in_vain(&mut self, service: Service) -> anyhow::Result<Ended> {
         let Some(composed) = &self.composed else {
             return self.spawn(service)?.ended().await.with_context(|| service.to_string());
@@ -190,10 +190,10 @@ impl Stage {
         Ok(ended)
     }
 
-    /// Runs the `throughline` command to its end, as an operator does.
+    /// Runs the `throughline` command until it exits, as an operator does.
     ///
     /// # Errors
-    /// If it does not end in time.
+    /// If the command does not exit in time.
     pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
         if let Some(composed) = &self.composed {
             return composed.run_command(arguments).await;
@@ -203,7 +203,7 @@ impl Stage {
         program.ended().await.with_context(|| format!("throughline {}", arguments.join(" ")))
     }
 
-    /// The text of `throughline.yaml`.
+    /// Returns the text of `throughline.yaml`.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -214,7 +214,7 @@ impl Stage {
         }
     }
 
-    /// Puts any text in the place of `throughline.yaml`.
+    /// Replaces the text of `throughline.yaml`.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -228,7 +228,7 @@ impl Stage {
     /// Kills a service.
     ///
     /// # Errors
-    /// If it does not run.
+    /// If the service does not run.
     pub async fn kill(&mut self, service: Service) -> anyhow::Result<()> {
         let killed = match self.take(service)? {
             Running::Program { program, .. } => program.kill().await,
@@ -237,10 +237,10 @@ impl Stage {
         killed.with_context(|| service.to_string())
     }
 
-    /// Tells a service to stop, and waits until it has.
+    /// Stops a service and waits until it has exited.
     ///
     /// # Errors
-    /// If it does not run, or does not end in time.
+    /// If the service does not run, or does not exit in time.
     pub async fn stop(&mut self, service: Service) -> anyhow::Result<Ended> {
         let ended = match self.take(service)? {
             Running::Program { program, .. } => program.terminate().await,
@@ -249,42 +249,42 @@ impl Stage {
         ended.with_context(|| service.to_string())
     }
 
-    /// The configuration, as the services read it.
+    /// Returns the configuration as the services read it.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The database.
+    /// Connects to the database.
     ///
     /// # Errors
-    /// If it does not answer.
+    /// If the database does not answer.
     pub async fn store(&self) -> anyhow::Result<Store> {
         Ok(Store::connect(&self.settings.database, &unmeasured()).await?)
     }
 
-    /// The names of the internal topics.
+    /// Returns the names of the internal topics.
     #[must_use]
     pub fn topics(&self) -> Topics {
         Topics::new(&self.settings.kafka.prefix)
     }
 
-    /// The broker.
+    /// Returns the broker.
     #[must_use]
     pub fn broker(&self) -> &Broker {
         &self.broker
     }
 
-    /// The third party.
+    /// Returns the third party.
     #[must_use]
     pub fn third_party(&self) -> &ThirdParty {
         &self.third_party
     }
 
-    /// Where a service listens.
+    /// Returns the address that a service listens on.
     ///
     /// # Errors
-    /// If it does not run.
+    /// If the service does not run.
     pub fn address(&self, service: Service) -> anyhow::Result<SocketAddr> {
         Ok(match self.running(service)? {
             Running::Program { address, .. } => *address,
@@ -292,7 +292,7 @@ impl Stage {
         })
     }
 
-    /// What all services have printed that were started here, one after the other.
+    /// Returns the output of every service started here, in order of their start.
     #[must_use]
     pub fn printed(&self) -> &[(Service, Output)] {
         &self.printed
@@ -331,7 +331,7 @@ impl fmt::Debug for Stage {
     }
 }
 
-/// Writes the configuration that services will find, and gives it as it is to be read from here.
+/// Writes the configuration for the services, and returns it as read from here.
 fn configure(
     configuration: &Configuration,
     folder: &TempDir,
@@ -347,7 +347,7 @@ fn configure(
     configuration::load(folder.path())
 }
 
-/// The topics of the routes, and the internal ones.
+/// Returns the topics of the routes and the internal ones.
 fn all_topics(settings: &Settings) -> Vec<String> {
     let internal = Topics::new(&settings.kafka.prefix).all().map(str::to_owned);
     let routes = settings.routes.values().map(|route| route.topic.clone());

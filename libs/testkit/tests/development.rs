@@ -18,7 +18,7 @@ const PASSWORDS: [&str; 3] = ["PGPASSWORD", "RECORDS_SECRET", "THREE_CLIENT_SECR
 const SECRET: [&str; 2] = ["PASSWORD", "SECRET"];
 
 #[test]
-fn no_service_takes_a_default_of_docker_compose_yml_for_a_password_in_production() -> anyhow::Result<()> {
+fn no_service_accepts_a_default_password_of_docker_compose_yml_in_production() -> anyhow::Result<()> {
     let text = read_to_string(Path::new(PROJECT_FOLDER).join("docker-compose.yml"))?;
     let defaults = defaults(&text);
     ensure!(defaults.len() >= PASSWORDS.len(), "docker-compose.yml has only {defaults:?}");
@@ -31,14 +31,14 @@ fn no_service_takes_a_default_of_docker_compose_yml_for_a_password_in_production
             let said = [checked.stdout, checked.stderr].concat();
             let said = String::from_utf8_lossy(&said);
             ensure!(!checked.status.success(), "`{default}`, of {name}, is taken as {password}");
-            ensure!(said.contains("everybody knows"), "`{default}`, of {name}, as {password}: {said}");
+            ensure!(said.contains("publicly known"), "`{default}`, of {name}, as {password}: {said}");
         }
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn grafana_lets_nobody_in_without_a_password_unless_it_is_for_development() -> anyhow::Result<()> {
+async fn grafana_requires_a_password_except_for_development() -> anyhow::Result<()> {
     if !Environment::engine_or_skip("who may look into Grafana").await? {
         return Ok(());
     }
@@ -61,7 +61,7 @@ async fn grafana_lets_nobody_in_without_a_password_unless_it_is_for_development(
 }
 
 #[tokio::test]
-async fn docker_compose_yml_lets_everybody_manage_only_for_development() -> anyhow::Result<()> {
+async fn docker_compose_yml_opens_management_to_everyone_only_for_development() -> anyhow::Result<()> {
     if !Environment::engine_or_skip("who may manage").await? {
         return Ok(());
     }
@@ -78,7 +78,7 @@ async fn docker_compose_yml_lets_everybody_manage_only_for_development() -> anyh
     Ok(())
 }
 
-/// The variables in a text that are to hold a password, each with what is taken where it is not set: of
+/// The variables in a text that are to hold a password, each with its default: of
 /// `${NAME:-password}` and `${NAME-password}`, the password.
 fn defaults(text: &str) -> Vec<(&str, &str)> {
     let variables = text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));

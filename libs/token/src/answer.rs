@@ -6,17 +6,17 @@ use serde_json::{Map, Value};
 use crate::access_token::AccessToken;
 use crate::error::TokenError;
 
-/// The lifetime of a token whose answer does not say: long enough to be worth keeping, short enough for any
-/// endpoint that is in use.
+/// The assumed lifetime of a token without `expires_in`: long enough to be worth caching, short enough for the
+/// endpoints in use.
 const UNSTATED_LIFETIME: Duration = Duration::from_mins(5);
 
-/// The longest lifetime that is believed: a day costs one more request, and a mistake lasts no longer.
+/// The longest accepted lifetime: the limit costs one more request per day, and bounds how long a wrong lifetime has
+/// an effect.
 const LONGEST_LIFETIME: Duration = Duration::from_hours(24);
 
-/// The codes of the
-/// [OAuth registry](https://www.iana.org/assignments/oauth-parameters/oauth-parameters.xhtml#extensions-error),
-/// and one that Microsoft added. An endpoint could write anything there, a secret too; so no others are
-/// passed on.
+/// The codes of the [OAuth
+/// registry](https://www.iana.org/assignments/oauth-parameters/oauth-parameters.xhtml#extensions-error), and one that
+/// Microsoft added. An endpoint could put any text there, even a secret, so no other codes are passed on.
 const CODES: [&str; 17] = [
     "access_denied",
     "insufficient_scope",
@@ -37,15 +37,15 @@ const CODES: [&str; 17] = [
     "use_dpop_nonce",
 ];
 
-/// What a token endpoint grants.
+/// A token issued by an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) token: AccessToken,
-    /// From when it was asked for.
+    /// Counted from the time of the request.
     pub(crate) lifetime: Duration,
 }
 
-/// Reads the answer of a token endpoint.
+/// Parses the response of a token endpoint.
 pub(crate) fn read(status: StatusCode, body: &[u8]) -> Result<Grant, TokenError> {
     let answer = parse(body);
     if !status.is_success() {
@@ -55,14 +55,14 @@ pub(crate) fn read(status: StatusCode, body: &[u8]) -> Result<Grant, TokenError>
     let Some(token) = answer.get("access_token").and_then(Value::as_str) else {
         return Err(match code(&answer) {
             Some(code) => TokenError::Refused { status, code: Some(code) },
-            None => TokenError::Malformed("it has no access_token"),
+            None => TokenError::Malformed("no access_token"),
         });
     };
     if !is_bearer(answer.get("token_type")) {
         return Err(TokenError::NotBearer);
     }
     let token = AccessToken::bearer(token)
-        .ok_or(TokenError::Malformed("its access_token cannot be sent in a header"))?;
+        .ok_or(TokenError::Malformed("the access_token is not a valid header value"))?;
     Ok(Grant { token, lifetime: lifetime(answer.get("expires_in")) })
 }
 
@@ -70,8 +70,8 @@ fn parse(body: &[u8]) -> Result<Map<String, Value>, TokenError> {
     let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
     match serde_json::from_slice(body) {
         Ok(Value::Object(answer)) => Ok(answer),
-        Ok(_) => Err(TokenError::Malformed("it is not a JSON object")),
-        Err(_) => Err(TokenError::Malformed("it is not JSON")),
+        Ok(_) => Err(TokenError::Malformed("not a JSON object")),
+        Err(_) => Err(TokenError::Malformed("not JSON")),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
 
     fn refused(status: StatusCode, body: &str) -> Option<&'static str> {
         match read(status, body.as_bytes()) {
-            Err(TokenError::Refused { status: told, code }) if told == status => code,
+            Err(TokenError::Refused { status: answered, code }) if answered == status => code,
             other => panic!("{other:?} from {status} {body}"),
         }
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_white_space_and_repeated_fields_do_no_harm() {
+    fn a_byte_order_mark_white_space_and_repeated_fields_are_accepted() {
         for body in [
             "\u{FEFF}{\"access_token\":\"t\"}",
             "\r\n\t {\"access_token\" : \"t\"}\r\n ",
@@ -174,25 +174,25 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_token_says_why() {
+    fn a_response_without_a_token_is_an_error_with_the_reason() {
         for (body, why) in [
-            ("", "it is not JSON"),
-            ("<html>", "it is not JSON"),
-            ("access_token=t", "it is not JSON"),
-            ("\"t\"", "it is not a JSON object"),
-            ("{}", "it has no access_token"),
-            (r#"{"access_token":""}"#, "its access_token cannot be sent in a header"),
-            (r#"{"access_token":1}"#, "it has no access_token"),
-            (r#"{"error":"made-up"}"#, "it has no access_token"),
-            (r#"{"access_token":"a\nb"}"#, "its access_token cannot be sent in a header"),
-            (r#"{"access_token":"ä"}"#, "its access_token cannot be sent in a header"),
+            ("", "not JSON"),
+            ("<html>", "not JSON"),
+            ("access_token=t", "not JSON"),
+            ("\"t\"", "not a JSON object"),
+            ("{}", "no access_token"),
+            (r#"{"access_token":""}"#, "the access_token is not a valid header value"),
+            (r#"{"access_token":1}"#, "no access_token"),
+            (r#"{"error":"made-up"}"#, "no access_token"),
+            (r#"{"access_token":"a\nb"}"#, "the access_token is not a valid header value"),
+            (r#"{"access_token":"ä"}"#, "the access_token is not a valid header value"),
         ] {
             assert_eq!(granted(body).unwrap_err(), TokenError::Malformed(why), "{body}");
         }
     }
 
     #[test]
-    fn an_error_passes_on_its_code_only_if_it_is_well_known() {
+    fn an_error_code_is_passed_on_only_if_it_is_well_known() {
         let bad = StatusCode::BAD_REQUEST;
         assert_eq!(
             refused(bad, r#"{"error":"invalid_scope","error_description":"s3"}"#),

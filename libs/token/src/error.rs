@@ -2,43 +2,43 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-/// Why there is no token. None of the texts holds a secret.
+/// Why there is no token. No message contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// The endpoint answered with an error.
+    /// The endpoint returned an error.
     #[error("the token endpoint answered {status}{}", in_brackets(.code.as_ref()))]
     Refused {
-        /// The status of the answer; a sloppy endpoint's error may come with 200.
+        /// The status of the response; some endpoints return errors with 200.
         status: StatusCode,
-        /// The `error` of [RFC 6749, 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2), if it is a
-        /// well-known one.
+        /// The `error` of [RFC 6749, 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2), if it is a well-known
+        /// code.
         code: Option<&'static str>,
     },
-    /// The answer holds no usable token.
-    #[error("the token endpoint's answer is of no use: {0}")]
+    /// The response contains no usable token.
+    #[error("invalid response of the token endpoint: {0}")]
     Malformed(&'static str),
-    /// The token is not for a bearer.
-    #[error("the token endpoint's token is not of type Bearer")]
+    /// The token is not a bearer token.
+    #[error("the token endpoint issued a token that is not of type Bearer")]
     NotBearer,
-    /// The answer is longer than any that holds a token.
-    #[error("the token endpoint's answer is longer than {0} bytes")]
+    /// The response exceeds the size limit.
+    #[error("the response of the token endpoint is longer than {0} bytes")]
     TooLong(usize),
     /// The request was never sent.
     #[error("no connection to the token endpoint: {0}")]
     Connect(String),
-    /// The connection broke on the way.
+    /// The connection broke during the request.
     #[error("the connection to the token endpoint broke: {0}")]
     Transport(String),
-    /// The answer did not come in time.
-    #[error("no complete answer of the token endpoint within {0:?}")]
+    /// The response did not arrive in time.
+    #[error("no complete response of the token endpoint within {0:?}")]
     Timeout(Duration),
-    /// The task that asked for the token came to an end without it.
+    /// The task that requested the token ended without a result.
     #[error("the token request was interrupted")]
     Interrupted,
 }
 
 impl TokenError {
-    /// Whether the same request may do better later.
+    /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -51,8 +51,7 @@ impl TokenError {
                     || status.is_server_error()
             }
             Self::NotBearer => false,
-            // What is malformed or too long may come from something in the endpoint's place, such as a page
-            // about its maintenance.
+            // A malformed or overlong response may come from a stand-in for the endpoint, such as a maintenance page.
             Self::Malformed(_)
             | Self::TooLong(_)
             | Self::Connect(_)
@@ -62,7 +61,7 @@ impl TokenError {
         }
     }
 
-    /// The value of a span's `error.type`.
+    /// Returns the value of a span's `error.type`.
     pub(crate) fn kind(&self) -> &str {
         match self {
             Self::Refused { status, .. } if status.is_success() => "refused",
@@ -79,7 +78,7 @@ impl TokenError {
 }
 
 impl From<reqwest::Error> for TokenError {
-    /// With the words of the innermost error: the outer ones only repeat the kind and the URL, which may hold
+    /// Keeps the message of the innermost error: the outer ones only repeat the kind and the URL, which may contain
     /// secrets.
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
@@ -119,7 +118,7 @@ mod tests {
             (refused(503, Some("invalid_client")), true),
             (refused(200, Some("invalid_client")), false),
             (TokenError::NotBearer, false),
-            (TokenError::Malformed("it is not JSON"), true),
+            (TokenError::Malformed("not JSON"), true),
             (TokenError::TooLong(1), true),
             (TokenError::Connect(String::new()), true),
             (TokenError::Transport(String::new()), true),
@@ -140,7 +139,7 @@ mod tests {
         assert_eq!(refused(502, None).to_string(), "the token endpoint answered 502 Bad Gateway");
     }
     #[test]
-    fn an_error_of_the_client_is_told_without_its_url() {
+    fn an_error_of_the_client_is_reported_without_its_url() {
         let failed = reqwest::Response::from(http::Response::builder().status(500).body("").unwrap());
         let url = failed.url().to_string();
         let error = failed.error_for_status().unwrap_err();

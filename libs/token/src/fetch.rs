@@ -13,11 +13,11 @@ use crate::answer::{self, Grant};
 use crate::error::TokenError;
 use crate::slot::Purpose;
 
-/// How long an answer may be: many times the largest tokens, which are those that list all of a client's
-/// rights.
+/// The maximum size of a response, in bytes: many times the size of the largest tokens, which list all of a client's
+/// permissions.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
-/// Asks the token endpoint for a token.
+/// Requests a token from the token endpoint.
 pub(crate) fn fetch(
     http: &Client,
     oauth2: &OAuth2,
@@ -30,7 +30,7 @@ pub(crate) fn fetch(
     let caller = Span::current();
     let needed = (purpose == Purpose::Need).then(|| server.span());
     async move {
-        // Nobody's call takes longer for a renewal: it has a trace of its own, and a link to who caused it.
+        // No call waits for a renewal, so its span starts a trace of its own, linked to the call that triggered it.
         let span = needed.unwrap_or_else(|| {
             let span = server.span();
             span.follows_from(&caller);
@@ -56,7 +56,7 @@ async fn exchange(http: &Client, request: Request, span: &Span) -> Result<Grant,
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
     let body = match read(response).await {
-        // The status says enough.
+        // The status alone is sufficient.
         Err(_) if !status.is_success() => Vec::new(),
         read => read?,
     };
@@ -84,7 +84,7 @@ fn request(http: &Client, oauth2: &OAuth2) -> Result<Request, TokenError> {
     Ok(request)
 }
 
-/// The form of RFC 6749, 4.4.2; configured parameters come in place of ours of the same name.
+/// Builds the form of RFC 6749, 4.4.2; a configured parameter replaces a standard one of the same name.
 fn form(oauth2: &OAuth2) -> Vec<(&str, &str)> {
     let in_body = oauth2.credentials == Credentials::Body;
     let ours = [
@@ -99,18 +99,19 @@ fn form(oauth2: &OAuth2) -> Vec<(&str, &str)> {
     ours.filter(|(name, _)| !oauth2.parameters.contains_key(*name)).chain(configured).collect()
 }
 
-/// Credentials after RFC 6749, 2.3.1: each form-urlencoded by itself, unlike in HTTP's own Basic scheme.
+/// Encodes credentials as in RFC 6749, 2.3.1: id and secret are each form-urlencoded, unlike in HTTP's own Basic
+/// scheme.
 fn basic(id: &str, secret: &str) -> HeaderValue {
     let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let credentials = BASE64_STANDARD.encode(format!("{}:{}", encoded(id), encoded(secret)));
-    #[expect(clippy::expect_used, reason = "base64 has no character that a header may not have")]
+    #[expect(clippy::expect_used, reason = "base64 has only characters that a header may contain")]
     let mut header =
-        HeaderValue::try_from(format!("Basic {credentials}")).expect("base64 is a header's value");
+        HeaderValue::try_from(format!("Basic {credentials}")).expect("base64 is a valid header value");
     header.set_sensitive(true);
     header
 }
 
-/// What a span may tell of a token endpoint.
+/// The attributes of a token endpoint that a span may contain.
 struct Server {
     host: String,
     port: u16,
@@ -120,7 +121,7 @@ struct Server {
 impl Server {
     fn of(url: &Url) -> Self {
         let mut shown = url.clone();
-        // Only a URL without a host refuses, and has no credentials.
+        // These calls fail only for a URL without a host, which has no credentials.
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
         shown.set_query(None);
@@ -132,7 +133,7 @@ impl Server {
         }
     }
 
-    /// The CLIENT span, after OpenTelemetry's conventions for HTTP.
+    /// Creates the CLIENT span, following OpenTelemetry's conventions for HTTP.
     fn span(&self) -> Span {
         info_span!(
             "token",

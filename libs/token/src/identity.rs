@@ -1,16 +1,16 @@
 use sha2::{Digest, Sha256};
 use throughline_config::{Credentials, OAuth2};
 
-/// What tells one token request from another: everything that is sent, and where to.
+/// Identifies a token request by everything that is sent, and its URL.
 ///
-/// Only a digest of it, so that the cache holds no secret; the client's secret is part of it, so that who
-/// does not know it gets no token that was given to one who does.
+/// Stored as a digest, so that the cache holds no secret. The client secret is part of it, so that a token is
+/// returned only to configurations with the same secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Identity([u8; 32]);
 
 impl Identity {
     pub(crate) fn of(oauth2: &OAuth2) -> Self {
-        // Taken apart by name, so that a field to come is not forgotten.
+        // Destructured by name, so that the compiler reports a new field that is missing here.
         let OAuth2 {
             token_url,
             client_id,
@@ -43,7 +43,7 @@ impl Identity {
 struct Fields(Sha256);
 
 impl Fields {
-    /// With its length in front, so that no two lists of fields are the same bytes.
+    /// Adds a field prefixed by its length, so that no two lists of fields yield the same bytes.
     fn put(&mut self, field: Option<&str>) {
         match field {
             None => self.0.update([0]),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_changes_the_request_changes_the_identity() {
+    fn every_setting_of_the_request_changes_the_identity() {
         let parameters = |name: &str, value: &str| [(name.to_owned(), Secret::from(value))].into();
         let different = [
             oauth2(),

@@ -1,29 +1,29 @@
 //! OAuth2 client-credentials tokens ([RFC 6749, 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)),
 //! cached.
 //!
-//! [`Tokens::get`] answers from memory. Without a usable token it asks the token endpoint, once however
-//! many wait for it, and goes on asking when those who wait lose patience. A token is taken for expired
-//! 30 seconds early, or a tenth of its lifetime if that is less; one that is used after four fifths of its
-//! lifetime is renewed in the background, while everybody still gets the old one. What a third party answers
-//! with 401 is thrown away by [`Tokens::discard`].
+//! [`Tokens::get`] returns a token from memory. Without a usable token it sends a request to the token endpoint: a
+//! single one, however many callers wait, and it continues even if all of them stop waiting. A token counts as
+//! expired 30 seconds early, or a tenth of its lifetime early if that is less. Once four fifths of its lifetime have
+//! passed, the next use starts a renewal in the background, and callers still get the old token meanwhile.
+//! [`Tokens::discard`] removes a token that a third party rejected with 401.
 //!
-//! While the endpoint gives none, a token that is still good is used until its end. After that everybody gets the
-//! last error at once, and one request at a time finds out whether the endpoint is back: after a second, then
-//! after twice as long each time, up to half a minute.
+//! While the endpoint issues no token, a valid one is used until it expires. After that every caller gets the last
+//! error immediately, and one request at a time probes whether the endpoint has recovered: after a second, then after
+//! twice as long each time, up to half a minute.
 //!
-//! Token endpoints are sloppy, so an answer is read generously:
+//! Token endpoints often violate the standard, so responses are parsed leniently:
 //!
-//! | field | how it is read |
+//! | field | how it is parsed |
 //! |---|---|
 //! | `access_token` | required |
-//! | `token_type` | `Bearer` in any case, or absent; another type is an error |
-//! | `expires_in` | seconds as a number or a string, with or without a fraction; 5 minutes when it is absent or no number; a day at most |
+//! | `token_type` | `Bearer` in any case, or absent; any other type is an error |
+//! | `expires_in` | seconds as a number or string, fractions allowed; 5 minutes if absent or not a number; at most a day |
 //!
-//! The content type of the answer does not matter, nor do a byte order mark and white space around it. It may
-//! be 64 KiB long.
+//! The content type of the response is ignored, as are a byte order mark and surrounding white space. The response
+//! may have up to 64 KiB.
 //!
-//! No token and no secret is in what is logged or traced, in an error, or in a `Debug` text; of an error that
-//! the endpoint answers, only well-known codes are passed on.
+//! Logs, traces, errors and `Debug` output contain no token and no secret. Of an error response, only well-known
+//! codes are passed on.
 
 mod access_token;
 mod answer;

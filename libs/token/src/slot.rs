@@ -10,26 +10,26 @@ use crate::access_token::AccessToken;
 use crate::answer::Grant;
 use crate::error::TokenError;
 
-/// How long before its end a token is no longer used, so that it does not expire on its way: clocks differ,
-/// and calls take their time.
+/// How long before its expiry a token is no longer used, so that it does not expire in transit: clocks differ, and
+/// calls take time.
 const SKEW: Duration = Duration::from_secs(30);
 
-/// How soon a renewal is tried again at the earliest.
+/// The minimum time before a failed renewal is retried.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a failure is remembered, the first time: who comes meanwhile gets it at once, and the endpoint is
-/// not asked. Each failure after it is remembered for twice as long.
+/// How long the first failure is remembered: meanwhile callers get it immediately, without a request to the endpoint.
+/// Each further failure is remembered for twice as long.
 const FIRST_MEMORY: Duration = Duration::from_secs(1);
 
-/// An endpoint that is back is noticed within this time.
+/// The longest time that a failure is remembered, and so the longest time until a recovered endpoint is noticed.
 const LONGEST_MEMORY: Duration = Duration::from_secs(30);
 
-/// Why a token is asked for.
+/// Why a token is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Somebody waits for it.
+    /// A caller waits for it.
     Need,
-    /// The one that everybody uses ends soon.
+    /// The token in use expires soon.
     Renewal,
 }
 
@@ -41,18 +41,18 @@ pub(crate) struct Slot(Mutex<State>);
 struct State {
     held: Option<Held>,
     fetch: Option<Fetch>,
-    /// Since the last token came.
-    trouble: Option<Trouble>,
+    /// The last failure since the last token was received.
+    failure: Option<Failure>,
 }
 
-/// A failure that is remembered.
-struct Trouble {
+/// A remembered failure.
+struct Failure {
     error: TokenError,
     memory: Duration,
     until: Instant,
 }
 
-impl Trouble {
+impl Failure {
     fn new(error: &TokenError, before: Option<&Self>, now: Instant) -> Self {
         let memory = before.map_or(FIRST_MEMORY, |before| (before.memory * 2).min(LONGEST_MEMORY));
         Self { error: error.clone(), memory, until: now + memory }
@@ -75,7 +75,8 @@ impl Held {
         }
     }
 
-    /// Puts the next renewal off by a quarter of the time that is left: often enough while it matters.
+    /// Postpones the next renewal by a quarter of the remaining time, so that attempts become more frequent towards
+    /// the expiry.
     fn postpone_renewal(&mut self, now: Instant) {
         self.renew_at = now + (self.expires_at.saturating_duration_since(now) / 4).max(SHORTEST_PAUSE);
     }
@@ -83,8 +84,8 @@ impl Held {
 
 type Outcome = Result<AccessToken, TokenError>;
 
-/// A request in a task of its own, so that nobody who waits for it can stop it for the others. It ends by its
-/// time-out, or with the slot.
+/// A request in a task of its own, so that a caller that stops waiting does not cancel it for the others. It ends
+/// with its timeout or with the slot.
 struct Fetch {
     outcome: watch::Receiver<Option<Outcome>>,
     _task: AbortOnDropHandle<()>,
@@ -92,7 +93,7 @@ struct Fetch {
 
 impl Fetch {
     fn is_over(&self) -> bool {
-        // The sender is gone without an outcome when the task panicked.
+        // If the task panicked, the sender was dropped without an outcome.
         self.outcome.borrow().is_some() || self.outcome.has_changed().is_err()
     }
 }
@@ -104,8 +105,8 @@ impl Slot {
         self.lock().held.as_ref().is_some_and(|held| now < held.expires_at)
     }
 
-    /// The held token, or the one that is being asked for. `fetch` is called where a request has to begin, at
-    /// most one at a time. In trouble, only the one who makes that request waits for it.
+    /// Returns the held token, or waits for the requested one. Calls `fetch` to start a request, at most one at a
+    /// time. After a failure, only the caller that starts the request waits for it.
     pub(crate) async fn token<F>(self: &Arc<Self>, fetch: impl FnOnce(Purpose) -> F) -> Outcome
     where
         F: Future<Output = Result<Grant, TokenError>> + Send + 'static,
@@ -122,9 +123,9 @@ impl Slot {
                 }
                 return Ok(token);
             }
-            let in_vain = |trouble: &&Trouble| under_way.is_some() || now < trouble.until;
-            if let Some(trouble) = state.trouble.as_ref().filter(in_vain) {
-                return Err(trouble.error.clone());
+            let would_fail_again = |failure: &&Failure| under_way.is_some() || now < failure.until;
+            if let Some(failure) = state.failure.as_ref().filter(would_fail_again) {
+                return Err(failure.error.clone());
             }
             match under_way {
                 Some(outcome) => outcome,
@@ -135,7 +136,7 @@ impl Slot {
         outcome.clone().unwrap_or(Err(TokenError::Interrupted))
     }
 
-    /// Forgets `token`, if it is still the one that is held.
+    /// Removes `token` if it is still the held one.
     pub(crate) fn discard(&self, token: &AccessToken) {
         let mut state = self.lock();
         if state.held.as_ref().is_some_and(|held| held.token == *token) {
@@ -149,7 +150,7 @@ impl Slot {
         fetch: impl Future<Output = Result<Grant, TokenError>> + Send + 'static,
     ) -> Fetch {
         let (sender, outcome) = watch::channel(None);
-        // Not to keep alive the slot that keeps the task.
+        // A strong reference would keep the slot alive, which owns the task.
         let slot = Arc::downgrade(self);
         let task = tokio::spawn(async move {
             let granted = fetch.await;
@@ -167,21 +168,24 @@ impl Slot {
         match granted {
             Ok(grant) => {
                 state.held = Some(Held::new(grant, asked_at));
-                state.trouble = None;
+                state.failure = None;
             }
             Err(error) => {
-                state.trouble = Some(Trouble::new(error, state.trouble.as_ref(), now));
-                // Without a good token somebody waits, and gets the error.
+                state.failure = Some(Failure::new(error, state.failure.as_ref(), now));
+                // Without a valid token a caller waits, and gets the error.
                 if let Some(held) = state.held.as_mut().filter(|held| now < held.expires_at) {
                     held.postpone_renewal(now);
-                    warn!(%error, "a token was not renewed; the present one is kept until it expires");
+                    warn!(
+                        event = "token.renewal_failed", %error,
+                        "cannot renew a token; using the current one until it expires"
+                    );
                 }
             }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is complete in itself: a panic leaves nothing half done.
+        // Every change is complete in itself, so a panic leaves no inconsistent state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -245,7 +249,7 @@ mod tests {
         assert_eq!(purposes, [Purpose::Renewal]);
     }
 
-    /// Gets a token while every request fails, and says whether one was made.
+    /// Gets a token while every request fails, and returns whether a request was made.
     async fn failing(slot: &Arc<Slot>) -> (Outcome, bool) {
         let mut asked = false;
         let got = slot.token(|_| {
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_renewal_keeps_the_token_and_is_tried_again_in_a_while() {
+    async fn a_failed_renewal_keeps_the_token_and_is_retried_later() {
         let slot = Arc::<Slot>::default();
         let held = slot.token(|_| async { Ok(grant("one")) }).await;
         // To be renewed after 48 s, of no more use after 54 s.
@@ -277,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_that_could_not_be_renewed_is_not_used_beyond_its_end() {
+    async fn an_unrenewed_token_is_not_used_after_it_expires() {
         let slot = Arc::<Slot>::default();
         let held = slot.token(|_| async { Ok(grant("one")) }).await;
         tokio::time::advance(Duration::from_millis(53_900)).await;
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_endpoint_that_is_down_is_asked_less_and_less_often_and_everybody_is_told_at_once() {
+    async fn an_endpoint_that_is_down_is_asked_less_often_and_callers_fail_immediately() {
         let slot = Arc::<Slot>::default();
         let mut asked_after = Vec::new();
         for tenths in 0..1500 {
@@ -309,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_one_waits_to_learn_whether_the_endpoint_is_back() {
+    async fn only_one_caller_waits_for_the_probe_of_an_endpoint_that_was_down() {
         let slot = Arc::<Slot>::default();
         assert!(failing(&slot).await.1);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_when_the_token_has_ended_waits_for_the_renewal_under_way() {
+    async fn a_caller_without_a_valid_token_waits_for_the_renewal_in_progress() {
         let slot = Arc::<Slot>::default();
         let held = slot.token(|_| async { Ok(grant("one")) }).await;
         tokio::time::advance(Duration::from_secs(50)).await;

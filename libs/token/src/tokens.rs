@@ -12,8 +12,8 @@ use crate::fetch::fetch;
 use crate::identity::Identity;
 use crate::slot::Slot;
 
-/// Most identities that are remembered, far above what anybody configures. Those used last stay; of the
-/// others a token is asked for again.
+/// Maximum number of cached identities, far above any configuration. The least recently used are evicted, and their
+/// tokens are requested again.
 const MOST_IDENTITIES: u64 = 10_000;
 
 /// The tokens of all clients. Clones share them.
@@ -24,40 +24,39 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// No tokens yet. They will be asked for with `http`, which must not follow redirects: it would take the
-    /// client's secret to a place that nobody configured.
+    /// Creates an empty cache. Tokens are requested with `http`, which must not follow redirects: a redirect would
+    /// carry the client secret to an unconfigured host.
     #[must_use]
     pub fn new(http: Client) -> Self {
         let slots = Cache::builder()
             .max_capacity(MOST_IDENTITIES)
-            // Any other policy may refuse to take in a newcomer.
+            // Other policies may not admit a new entry.
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Self { http, slots }
     }
 
-    /// A token that is not about to expire: the cached one, or a new one.
+    /// Returns a token that is not about to expire, from the cache or from the endpoint.
     ///
-    /// Those who need the same token at the same time wait for one request, and get its outcome. Dropping the
-    /// future leaves the request to the others. The request's span is a child of the current span of who
-    /// needed it first; that of a renewal in the background is linked to it.
+    /// Concurrent callers that need the same token share one request and its outcome. Dropping the future does not
+    /// cancel the request. The request's span is a child of the current span of the first caller; the span of a
+    /// renewal in the background is linked to it instead.
     ///
     /// # Errors
-    /// When the token endpoint gave none. A failure is remembered for a second, each one after it for twice as
-    /// long up to half a minute: who comes meanwhile gets it at once. Then one asks again.
+    /// If the token endpoint issued no token. A failure is remembered for a second, and each further one for twice as
+    /// long, up to half a minute: meanwhile callers get it immediately. Then a single request is made again.
     pub async fn get(&self, oauth2: &OAuth2) -> Result<AccessToken, TokenError> {
         self.slot(oauth2).await.token(|purpose| fetch(&self.http, oauth2, purpose)).await
     }
 
-    /// Whether [`Tokens::get`] would answer with a token from memory.
+    /// Whether [`Tokens::get`] would return a token from memory.
     pub async fn holds(&self, oauth2: &OAuth2) -> bool {
         self.slot(oauth2).await.holds()
     }
 
-    /// Forgets a token that a third party did not take.
+    /// Removes a token that a third party rejected.
     ///
-    /// A newer one that has come in its place stays, so of many whose calls failed with the same token only
-    /// the first makes a new one necessary.
+    /// A newer token stays. So of many calls that failed with the same token, only the first causes a new request.
     pub async fn discard(&self, oauth2: &OAuth2, token: &AccessToken) {
         self.slot(oauth2).await.discard(token);
     }

@@ -1,4 +1,4 @@
-//! What is calculated with values, and compared: as jaq does it, and within bounds.
+//! Arithmetic and comparison of values: as in jaq, but bounded.
 
 use std::cmp::Ordering;
 use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
@@ -10,8 +10,8 @@ use crate::json::MOST_DIGITS;
 use crate::meter;
 use crate::value::{Error, MOST_TEXT, ValR, Value, error_of, walk};
 
-/// Most bits of a calculated integer: calculating with it and writing it take time by the square of them.
-/// A digit has 3.33 bits.
+/// Maximum bits of a computed integer: computing with it and writing it take time quadratic in its bits. A digit has
+/// 3.33 bits.
 const MOST_BITS: u64 = MOST_DIGITS as u64 * 10 / 3;
 
 fn calculated(result: Result<Val, jaq_core::Error<Val>>) -> ValR {
@@ -31,9 +31,9 @@ impl Add for Value {
         meter::step();
         let size = self.size() + other.size();
         if size > MOST_TEXT && self.as_bytes().is_some() && other.as_bytes().is_some() {
-            return Err(Error::str(format_args!("a text cannot have {size} bytes")));
+            return Err(Error::str(format_args!("a string cannot have {size} bytes")));
         }
-        meter::room(size);
+        meter::reserve(size);
         calculated(self.0 + other.0)
     }
 }
@@ -54,20 +54,20 @@ impl Sub for Value {
 impl Mul for Value {
     type Output = ValR;
 
-    /// A text times a number is the text so many times over, and it may be the body that says how many.
+    /// A string times a number repeats the string, and the number may come from the body.
     fn mul(self, other: Self) -> ValR {
         meter::step();
         let (text, factor) = if self.as_bytes().is_some() { (&self, &other) } else { (&other, &self) };
         if let Some(text) = text.as_bytes()
             && factor.is_int()
         {
-            // Integers beyond `isize` are as good as the largest one.
+            // Integers beyond `isize` count as the largest `isize`.
             let times = factor.as_isize().unwrap_or(isize::MAX);
             let size = usize::try_from(times).unwrap_or(0).saturating_mul(text.len().max(1));
             if size > MOST_TEXT {
-                return Err(Error::str(format_args!("a text cannot be repeated {times} times")));
+                return Err(Error::str(format_args!("a string cannot be repeated {times} times")));
             }
-            meter::room(size);
+            meter::reserve(size);
         }
         if let (Val::Obj(_), Val::Obj(_)) = (&self.0, &other.0) {
             walk(&self.0);
@@ -80,7 +80,7 @@ impl Mul for Value {
 impl Div for Value {
     type Output = ValR;
 
-    /// A text divided by a text is its parts between them.
+    /// A string divided by a string is split at it.
     fn div(self, other: Self) -> ValR {
         meter::step();
         if let (Val::TStr(text), Val::TStr(separator)) = (&self.0, &other.0)
@@ -94,7 +94,7 @@ impl Div for Value {
             });
         }
         // Each byte may become a part.
-        meter::room(self.size().saturating_mul(48));
+        meter::reserve(self.size().saturating_mul(48));
         calculated(self.0 / other.0)
     }
 }
@@ -151,7 +151,7 @@ pub(crate) fn equal(left: &Val, right: &Val) -> bool {
     }
 }
 
-/// Arrays by their items, objects by their keys in order and then by the values of these.
+/// Compares arrays by their items, and objects by their sorted keys and then by the values of these keys.
 pub(crate) fn compare(left: &Val, right: &Val) -> Ordering {
     meter::step();
     match (left, right) {

@@ -8,7 +8,7 @@ use jaq_core::load::parse;
 use crate::filter::VARIABLES;
 use crate::json::NotJson;
 
-/// Why a filter does not compile: a line and column of its text, and what is wrong there.
+/// Why a filter does not compile: the problem, and its line and column in the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {problem}")]
 pub struct CompileError {
@@ -18,7 +18,7 @@ pub struct CompileError {
 }
 
 impl CompileError {
-    /// `at` is a part of `source`.
+    /// Locates the problem by `at`, a slice of `source`.
     fn new(source: &str, at: &str, problem: String) -> Self {
         let offset = (at.as_ptr() as usize).checked_sub(source.as_ptr() as usize);
         let before = offset.and_then(|offset| source.get(..offset)).unwrap_or_default();
@@ -30,12 +30,12 @@ impl CompileError {
         }
     }
 
-    /// What has no place in the text.
+    /// Creates an error without a position in the text.
     pub(crate) fn of_jaq() -> Self {
-        Self { line: 1, column: 1, problem: "jaq cannot compile it".to_owned() }
+        Self { line: 1, column: 1, problem: "invalid jq".to_owned() }
     }
 
-    /// The first thing that is no word of jq; what follows it is often only noise.
+    /// Returns the first token that is not valid jq; the errors after it are often only its consequences.
     pub(crate) fn lexing(source: &str, errors: &[lex::Error<&str>]) -> Self {
         match errors.first() {
             Some((expected, at)) => Self::unexpected(source, expected.as_str(), at),
@@ -43,11 +43,11 @@ impl CompileError {
         }
     }
 
-    /// The first thing that is no jq.
+    /// Returns the first syntax error.
     pub(crate) fn parsing(source: &str, errors: &[parse::TError<'_, &str>]) -> Self {
         match errors.first() {
             Some((parse::Expect::Nothing, token)) => {
-                Self::unexpected(source, "the end", Token::opt_as_str(*token, source))
+                Self::unexpected(source, "the end of the filter", Token::opt_as_str(*token, source))
             }
             Some((expected, token)) => {
                 Self::unexpected(source, expected.as_str(), Token::opt_as_str(*token, source))
@@ -60,7 +60,7 @@ impl CompileError {
         Self::new(source, at, format!("expected {expected}, found {}", found(at)))
     }
 
-    /// The first name that does not exist.
+    /// Returns the first unknown name.
     pub(crate) fn compiling<P>(source: &str, errors: jaq_core::compile::Errors<&str, P>) -> Self {
         match errors.into_iter().flat_map(|(_, errors)| errors).next() {
             Some((name, undefined)) => Self::new(source, name, unknown(name, &undefined)),
@@ -69,73 +69,73 @@ impl CompileError {
     }
 }
 
-/// The beginning of what stands there.
+/// Quotes the beginning of the text at the error.
 fn found(at: &str) -> String {
     match at.lines().next().filter(|line| !line.is_empty()) {
         Some(line) => format!("`{}`", line.chars().take(20).collect::<String>()),
-        None => "the end".to_owned(),
+        None => "the end of the filter".to_owned(),
     }
 }
 
 fn unknown(name: &str, undefined: &Undefined) -> String {
     match undefined {
-        Undefined::Var => format!("there is no variable {name} (there are {})", VARIABLES.join(", ")),
-        Undefined::Filter(arity) => format!("there is no function {name}/{arity}"),
-        other => format!("there is no {} {name}", other.as_str()),
+        Undefined::Var => format!("unknown variable {name} (known variables: {})", VARIABLES.join(", ")),
+        Undefined::Filter(arity) => format!("unknown function {name}/{arity}"),
+        other => format!("unknown {} {name}", other.as_str()),
     }
 }
 
-/// Why a body was not transformed. The texts can quote parts of the body.
+/// Why a body was not transformed. The messages can quote parts of the body.
 #[derive(Debug, thiserror::Error)]
 pub enum TransformError {
     /// The body cannot be read by a filter.
-    #[error("the body cannot be filtered: {0}")]
+    #[error("cannot filter the body: {0}")]
     Body(#[source] NotJson),
-    /// The filter ended with an error, its own or one of jaq's.
+    /// The filter failed with an error, its own or one of jaq's.
     #[error("the filter failed: {0}")]
     Failed(String),
-    /// The filter was ended.
-    #[error("the filter ran away: {0}")]
+    /// The filter was terminated.
+    #[error("the filter exceeded a limit: {0}")]
     RanAway(#[source] Runaway),
     /// The filter produced no value.
     #[error("the filter produced no value")]
     NoValue,
     /// The filter produced more than one value.
-    #[error("the filter produced more than one value; put [ ] round it to have a list")]
+    #[error("the filter produced more than one value; wrap it in [ ] to produce an array")]
     SeveralValues,
-    /// The filter's output is no JSON: a not-a-number, bytes, keys that are not strings.
-    #[error("what the filter produced is not JSON: {0}")]
+    /// The filter's output is not JSON: a NaN, bytes, or keys that are not strings.
+    #[error("the output of the filter is not JSON: {0}")]
     Output(#[source] NotJson),
     /// The filter's output is too large.
-    #[error("what the filter produced is larger than {limit} bytes")]
+    #[error("the output of the filter is larger than {limit} bytes")]
     TooLarge {
-        /// The most bytes for this body.
+        /// Maximum bytes of the output for this body.
         limit: usize,
     },
 }
 
-/// What a filter used up. The texts say what to look for.
+/// The limit that a filter exceeded. The messages say which mistake to look for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Runaway {
     /// Too many steps.
-    #[error("it took more than {0} steps for this body; look for a loop or a recursion that does not end")]
+    #[error("more than {0} steps for this body; look for an endless loop or recursion")]
     Steps(u64),
-    /// Too long.
-    #[error("it took longer than {0:?}; have it do less for each part of the body")]
+    /// It took too long.
+    #[error("more than {0:?} of time; reduce its work for each part of the body")]
     Time(Duration),
-    /// Too much memory.
+    /// It held too much memory.
     #[error(
-        "it held more than {0} MiB; look for what it collects, repeats or copies for each part of the body"
+        "more than {0} MiB of memory; look for values that it collects, repeats or copies for each part of the body"
     )]
     Memory(usize),
-    /// Too many calls within each other.
-    #[error("it called itself too often within itself; make the recursive call the last thing that it does")]
+    /// It recursed too deeply.
+    #[error("a recursion is too deep; make the recursive call the last step of the function")]
     Recursion,
-    /// Arrays and objects too deep within each other.
-    #[error("it made arrays or objects that are nested deeper than {0}")]
+    /// It built arrays or objects that are nested too deeply.
+    #[error("arrays or objects are nested deeper than {0}")]
     Nesting(usize),
-    /// The process has another allocator than [`Allocator`](crate::Allocator).
-    #[error("its memory is not measured in this process")]
+    /// The process uses another allocator than [`Allocator`](crate::Allocator).
+    #[error("this process cannot measure its memory")]
     Unmeasured,
 }
 
@@ -145,16 +145,16 @@ impl TransformError {
     }
 }
 
-/// Longest text that is kept of an error: errors of jaq quote whole values.
+/// Maximum bytes kept of an error message: errors of jaq quote whole values.
 const LONGEST: usize = 300;
 
-/// The beginning of what can be written out, of which no more is written.
+/// The beginning of a value's written form; the rest is never written.
 pub(crate) struct Excerpt(String);
 
 impl Excerpt {
     pub(crate) fn of(problem: impl fmt::Display) -> String {
         let mut text = Self(String::new());
-        // An excerpt that is full ends the writing with an error.
+        // A full excerpt stops the formatting with an error.
         let _ = write!(text, "{problem}");
         text.0
     }
@@ -162,12 +162,12 @@ impl Excerpt {
 
 impl fmt::Write for Excerpt {
     fn write_str(&mut self, part: &str) -> fmt::Result {
-        let room = LONGEST.saturating_sub(self.0.len());
-        if part.len() <= room {
+        let left = LONGEST.saturating_sub(self.0.len());
+        if part.len() <= left {
             self.0.push_str(part);
             return Ok(());
         }
-        self.0.push_str(&part[..part.floor_char_boundary(room)]);
+        self.0.push_str(&part[..part.floor_char_boundary(left)]);
         self.0.push('…');
         Err(fmt::Error)
     }

@@ -13,28 +13,28 @@ use crate::json;
 use crate::meter::{self, Broken, Limits};
 use crate::value::{MOST_TEXT, Value, walk};
 
-/// The names of what a filter knows of a delivery, in the order of [`Variables::values`].
+/// The names of the variables, in the order of [`Variables::values`].
 pub(crate) const VARIABLES: [&str; 4] = ["$id", "$route", "$accepted_at", "$attempt"];
 
-/// The name under which a filter is compiled.
+/// The name of the definition that holds the filter.
 const NAME: &str = "filter";
 
-/// By how much an output may exceed its body: far more than a filter has to add, far less than
-/// memory.
+/// The maximum by which an output may exceed its body: far more than a filter needs to add, and far less than memory
+/// allows.
 const MOST_ADDED: usize = MOST_TEXT;
 
 /// A compiled jq filter. Clones share it.
 #[derive(Clone)]
 pub struct Filter(Arc<jaq_core::Filter<Data>>);
 
-/// What a filter knows of a delivery.
+/// The variables of a filter: data about the delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variables {
     /// `$id`: the request's id, 20 digits.
     pub id: String,
-    /// `$route`: the name of the route by which it came.
+    /// `$route`: the name of the route that accepted the request.
     pub route: String,
-    /// `$accepted_at`: when it was accepted (RFC 3339).
+    /// `$accepted_at`: when the request was accepted (RFC 3339).
     pub accepted_at: String,
     /// `$attempt`: the number of the attempt, from 1.
     pub attempt: u32,
@@ -49,16 +49,16 @@ impl Variables {
 }
 
 impl Filter {
-    /// Compiles the text of a filter.
+    /// Compiles a filter.
     ///
     /// # Errors
-    /// The first thing that is wrong with it, with its line and column.
+    /// If the text is not a valid filter: the first problem, with its line and column.
     pub fn compile(source: &str) -> Result<Self, CompileError> {
         let tokens = Lexer::new(source).lex().map_err(|errors| CompileError::lexing(source, &errors))?;
         let term = Parser::new(&tokens)
             .parse(Parser::term)
             .map_err(|errors| CompileError::parsing(source, &errors))?;
-        // As a definition of its own: jaq compiles text, or definitions that are parsed already.
+        // The filter becomes a definition of its own: jaq compiles either text or parsed definitions.
         let body = Def { name: NAME, args: VARIABLES.to_vec(), body: term };
         let mut definitions: Vec<Def<&str>> = functions::defined().collect();
         definitions.push(body);
@@ -75,11 +75,11 @@ impl Filter {
         Ok(Self(Arc::new(filter)))
     }
 
-    /// Makes a new body of one that came in, on this thread, which must have [`meter::STACK`] bytes of stack.
+    /// Transforms a body on the current thread, which must have [`meter::STACK`] bytes of stack.
     ///
     /// # Errors
-    /// If the body cannot be read, or the filter does not produce exactly one JSON value of
-    /// bearable size within the limits.
+    /// If the body cannot be read, or the filter does not produce exactly one JSON value of acceptable size within
+    /// the limits.
     pub(crate) fn apply(
         &self,
         body: &[u8],
@@ -90,7 +90,7 @@ impl Filter {
         meter::run(limits, || self.run(body, variables)).unwrap_or_else(|broken| {
             Err(match broken {
                 Broken::RanAway(runaway) => TransformError::RanAway(runaway),
-                // jaq panics where its arithmetic ends, for instance with dates far off.
+                // jaq panics at the limits of its arithmetic, for example on distant dates.
                 Broken::Panicked => TransformError::failed("jaq panicked"),
             })
         })
@@ -117,10 +117,10 @@ impl std::fmt::Debug for Filter {
 
 fn failure(exception: jaq_core::Exn<'_, Value>) -> TransformError {
     match exception.get_err().map(jaq_core::Error::into_val) {
-        // A text is a message: without the quotes of a JSON string.
+        // A string is the message itself, without the quotes of JSON.
         Ok(Value(Val::TStr(message))) => TransformError::failed(String::from_utf8_lossy(&message)),
         Ok(value) => TransformError::failed(value),
-        Err(_) => TransformError::failed("it broke off"),
+        Err(_) => TransformError::failed("it ended unexpectedly"),
     }
 }
 
@@ -132,7 +132,7 @@ fn to_json(Value(value): &Value, limit: usize) -> Result<Vec<u8>, TransformError
     Ok(text.text)
 }
 
-/// Takes at most `limit` bytes.
+/// A writer that accepts at most `limit` bytes.
 struct Bounded {
     text: Vec<u8>,
     limit: usize,

@@ -12,7 +12,7 @@ use crate::arithmetic::{compare, equal};
 use crate::value::{Error, MOST_TEXT, ValR, Value, is_text, walk};
 use crate::{json, meter, search};
 
-/// What filters work on: metered values. Whatever jaq evaluates, it looks up first.
+/// The data of a run: metered values. jaq looks up every term that it evaluates, which counts as a step.
 pub(crate) struct Data;
 
 #[derive(Clone, Copy)]
@@ -30,8 +30,8 @@ impl<'a> HasLut<'a, Data> for Terms<'a> {
     }
 }
 
-/// What would leak from the machine, depend on it, write to its log or end the process; and what
-/// there is of our own, which is metered.
+/// Native functions that would leak data of the machine, depend on it, write to its log or end the process; and
+/// functions that this crate replaces with metered ones.
 const NATIVE_LEFT_OUT: &[&str] = &[
     "env",
     "now",
@@ -45,7 +45,7 @@ const NATIVE_LEFT_OUT: &[&str] = &[
     "split_",
 ];
 
-/// Definitions on top of those.
+/// Definitions that are based on these native functions.
 const DEFINED_LEFT_OUT: &[&str] = &["debug", "stderr", "halt", "halt_error"];
 
 pub(crate) fn native() -> impl Iterator<Item = Fun<Data>> {
@@ -63,7 +63,7 @@ pub(crate) fn defined() -> impl Iterator<Item = Def<&'static str>> {
         .filter(|def| !DEFINED_LEFT_OUT.contains(&def.name))
 }
 
-/// What jaq-json has for its own values.
+/// Metered versions of the functions that jaq-json defines for its own values.
 fn of_json() -> [Fun<Data>; 8] {
     [
         run(("fromjson", v(0), |cv| bome(from_json(&cv.1)))),
@@ -77,24 +77,24 @@ fn of_json() -> [Fun<Data>; 8] {
     ]
 }
 
-/// jaq's own takes anything that is nested in a client's string, and recurses.
+/// jaq's own function accepts input of any nesting depth, which a client's string can contain, and recurses.
 fn from_json(text: &Value) -> ValR {
     let text = text.try_as_utf8_bytes()?;
     let problem = |problem: &dyn std::fmt::Display| Error::str(format_args!("fromjson: {problem}"));
     json::check(text).map_err(|not_json| problem(&not_json))?;
-    // The least that takes this much is an empty object.
-    meter::room(text.len().saturating_mul(32));
+    // An empty object takes the most memory per byte of text.
+    meter::reserve(text.len().saturating_mul(32));
     read::parse_single(text).map(Value).map_err(|not_json| problem(&not_json))
 }
 
 fn to_json(value: &Value) -> ValR {
-    meter::room(walk(&value.0));
+    meter::reserve(walk(&value.0));
     let mut text = Vec::new();
     write(&mut text, &Pp::default(), 0, &value.0).map_err(Error::str)?;
     Ok(Value::text(text))
 }
 
-/// The bytes of a text, of a number below 256, or of what an array has of these.
+/// Converts a string, a number below 256, or an array of these to bytes.
 fn to_bytes(value: &Value) -> ValR {
     fn collect(value: &Val, bytes: &mut Vec<u8>) -> Result<(), Val> {
         meter::step();
@@ -118,7 +118,7 @@ fn to_bytes(value: &Value) -> ValR {
     }
 }
 
-/// Of a number, its absolute value.
+/// Returns the length of a value; for a number, its absolute value.
 fn length(value: Value) -> ValR {
     match &value.0 {
         Val::Null => Ok(Value::from(0_usize)),
@@ -134,7 +134,9 @@ fn length(value: Value) -> ValR {
     }
 }
 
-/// A text contains its parts; an array, what its items contain; an object, what its values do.
+/// Whether `whole` contains `part`. A string contains its substrings. An array contains another if one of its items
+/// contains each item of the other. An object contains another if, for each key of the other, its value contains the
+/// other's value.
 fn contains(whole: &Val, part: &Val) -> bool {
     meter::step();
     match (whole, part) {
@@ -166,7 +168,7 @@ fn has(whole: Value, key: &Value) -> ValR<bool> {
     }
 }
 
-/// Where in a text, counted in characters, or in an array the part begins.
+/// Returns the positions at which `part` begins in a string, counted in characters, or in an array.
 fn indices(whole: &Value, part: &Value) -> ValR {
     match (&whole.0, &part.0) {
         (Val::TStr(_), Val::TStr(part)) | (Val::BStr(_), Val::BStr(part)) if part.is_empty() => {
@@ -194,7 +196,7 @@ fn indices(whole: &Value, part: &Value) -> ValR {
     }
 }
 
-/// Where in an array another begins.
+/// Returns the positions at which `part` begins in an array.
 pub(crate) fn positions(items: &[Val], part: &[Val]) -> Value {
     if part.is_empty() {
         return Value::from_iter([]);
@@ -204,7 +206,7 @@ pub(crate) fn positions(items: &[Val], part: &[Val]) -> Value {
     windows.filter(|(_, window)| begins(window)).map(|(index, _)| Value::from(index)).collect()
 }
 
-/// The index of an item of a sorted array, or how far before the first it would be.
+/// Returns the index of an item in a sorted array; if it is absent, -1 minus the index at which it would be inserted.
 fn binary_search(items: &Value, item: &Value) -> ValR {
     let Val::Arr(items) = &items.0 else { return Err(Error::typ(items.clone(), "array")) };
     Ok(match items.binary_search_by(|probe| compare(probe, &item.0)) {

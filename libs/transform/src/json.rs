@@ -1,9 +1,9 @@
 use serde::de::IgnoredAny;
 
-/// Deepest nesting that is read, as in most JSON parsers: jaq recurses, and a stack that overflows
-/// ends the process.
+/// Maximum nesting depth of JSON that is read, as in most JSON parsers: jaq recurses, and a stack overflow ends the
+/// process.
 const DEEPEST: usize = 128;
-/// Most digits in a row: reading and printing an integer takes time by the square of its digits.
+/// Maximum number of consecutive digits: the time to read and print an integer is quadratic in its digits.
 pub(crate) const MOST_DIGITS: usize = 4096;
 
 /// Why a text is not JSON that a filter can read or produce.
@@ -23,8 +23,8 @@ pub enum NotJson {
     Digits,
 }
 
-/// Holds a text against RFC 8259: jaq reads and writes a superset of it (comments, `NaN`, bytes,
-/// keys that are not strings).
+/// Checks a text against RFC 8259: jaq reads and writes a superset of it (comments, `NaN`, bytes, keys that are not
+/// strings).
 pub(crate) fn check_syntax(text: &[u8]) -> Result<(), NotJson> {
     serde_json::from_str::<IgnoredAny>(std::str::from_utf8(text)?)?;
     Ok(())
@@ -62,7 +62,7 @@ fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
     }
 }
 
-/// What [`jaq_json::read::parse_single`] may be given.
+/// Checks whether a text may be passed to [`jaq_json::read::parse_single`].
 pub(crate) fn check(text: &[u8]) -> Result<(), NotJson> {
     check_syntax(text)?;
     check_size(text)

@@ -1,13 +1,13 @@
 //! A destination's jq filter: compiled once, run on each body.
 //!
-//! The language is [jq](https://jqlang.org/manual/) as [jaq](https://docs.rs/jaq-core/3) speaks it. A
-//! filter gets the body as `.`, and what is known of its delivery as `$id`, `$route`, `$accepted_at`
-//! and `$attempt`; it must produce exactly one value, which becomes the new body:
+//! The language is [jq](https://jqlang.org/manual/) as implemented by [jaq](https://docs.rs/jaq-core/3). A filter
+//! receives the body as `.`, and data about the delivery as `$id`, `$route`, `$accepted_at` and `$attempt`. It must
+//! produce exactly one value, which becomes the new body:
 //!
 //! ```
 //! use throughline_transform::{Filter, Runner, Variables};
 //!
-//! // What a run holds of memory is read off the allocator.
+//! // The allocator reports how much memory a run holds.
 //! #[global_allocator]
 //! static ALLOCATOR: throughline_transform::Allocator = throughline_transform::Allocator;
 //!
@@ -27,41 +27,42 @@
 //! ```
 //!
 //! # Functions
-//! Those of jaq-core, jaq-std and jaq-json: paths, strings, regular expressions, mathematics, dates
-//! in UTC, `fromjson`, `@base64` and so on. A filter is a function of body and variables alone, so
-//! that every attempt of a delivery sends the same and nothing of the machine gets out:
+//! The functions of jaq-core, jaq-std and jaq-json are available: paths, strings, regular expressions, mathematics,
+//! dates in UTC, `fromjson`, `@base64` and so on. A filter depends only on the body and the variables, so that every
+//! attempt of a delivery sends the same body and no data of the machine leaks. These functions are therefore missing:
 //!
-//! - `env`, `$ENV`, `input`, `inputs`, `import` and `include` are not there;
-//! - neither are `now`, `localtime`, `strflocaltime`: use `$accepted_at`;
-//! - nor `debug`, `stderr`, which would put bodies into the log, and `halt`, which would end the
-//!   process. `error` is there.
+//! - `env`, `$ENV`, `input`, `inputs`, `import` and `include`;
+//! - `now`, `localtime` and `strflocaltime`: use `$accepted_at`;
+//! - `debug` and `stderr`, which would write bodies to the log, and `halt`, which would end the process. `error` is
+//!   available.
 //!
 //! # Fidelity
-//! Numbers that a filter does not calculate with keep their digits (`1.0`, `1e400`, integers of any
-//! size), save that `-0` becomes `0`. Of a key that an object has twice, the last value is kept, at
-//! the place of the first. White space and escapes are not kept. Without a filter a body stays as it
-//! is, byte for byte.
+//! Numbers that a filter does not compute with keep their digits (`1.0`, `1e400`, integers of any size), except that
+//! `-0` becomes `0`. If an object has the same key twice, the last value is kept, at the position of the first. White
+//! space and escapes are not preserved. Without a filter, the body is passed on unchanged, byte for byte.
 //!
 //! # Limits
-//! A body, and what `fromjson` is given, must not be nested deeper than 128 arrays and objects; a
-//! number has at most 4096 digits; a key of an object is a text; a text that a filter makes has at most 16 MiB; an
-//! output is at most 16 MiB larger than its body. Errors that a filter catches quote at most 300 bytes of a value.
+//! The body and the input of `fromjson` may nest at most 128 arrays and objects. A number has at most 4096 digits, an
+//! object key is a string, a string that a filter builds has at most 16 MiB, and the output is at most 16 MiB larger
+//! than the body. Errors that a filter catches quote at most 300 bytes of a value.
 //!
-//! A filter is trusted as all of the configuration is, but it can be wrong, and what it does may hang on the body. One
-//! that runs away is ended, which it cannot catch: the outcome is [`TransformError::RanAway`]. It is ended
+//! A filter is trusted like the rest of the configuration, but it can contain mistakes, and its cost can depend on
+//! the body. A runaway filter is terminated, which it cannot catch: the result is [`TransformError::RanAway`]. A run
+//! is terminated
 //!
-//! - after 10 million **steps** and 10 for each byte of the body. Each evaluation of a term is a step, in jaq's own
-//!   definitions too, and each operation on a value, each item that is collected or compared and each match of a
-//!   regular expression within a native function. That is a second or two, and the same on every machine;
-//! - when it holds more **memory** than 64 MiB and 24 bytes for each byte of the body, or than 256 MiB;
-//! - when it calls itself some 8,000 times or more within itself, in 32 MiB of **stack**. (A call that is the last thing
-//!   a function does is not within it, and may go on for as long as the steps last.) To go through what is nested
-//!   10,000 times, or to write it out, ends it too;
-//! - after 30 s, whatever else. Between two looks at the clock lie 16 steps; the longest single step is a search with a
-//!   regular expression through a long text.
+//! - after 10 million **steps** plus 10 for each byte of the body. Each evaluation of a term is a step, also in jaq's
+//!   own definitions, and so is each operation on a value, each item that is collected or compared, and each match of
+//!   a regular expression within a native function. The limit is reached after a second or two, and at the same point
+//!   on every machine;
+//! - when it holds more **memory** than 64 MiB plus 24 bytes for each byte of the body, or than 256 MiB;
+//! - when it recurses about 8,000 levels deep or more, in 32 MiB of **stack**. (A tail call adds no level, and may
+//!   repeat until the steps are used up.) Traversing or writing a value that is nested more than 10,000 levels deep
+//!   terminates the run too;
+//! - after 30 s in any case. The clock is read every 16 steps; the longest single step is a search with a regular
+//!   expression in a long string.
 //!
-//! A filter has threads of its own, half as many as there are processors, with a stack that holds what memory can hold
-//! nested. It keeps none of the caller's threads busy, and no other filter waits for it.
+//! Each filter has its own threads, half as many as there are processors, with stacks large enough for any value that
+//! the memory limit allows. A filter occupies none of the caller's threads and delays no other filter.
 
 mod arithmetic;
 mod error;
@@ -79,7 +80,7 @@ pub use error::{CompileError, Runaway, TransformError};
 pub use filter::{Filter, Variables};
 pub use json::NotJson;
 pub use runner::Runner;
-/// The allocator that a process must have in which filters run: it counts what each thread holds.
+/// The allocator that a process needs in order to run filters: it counts the memory that each thread holds.
 pub use tikv_jemallocator::Jemalloc as Allocator;
 
 #[cfg(test)]

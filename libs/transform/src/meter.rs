@@ -1,9 +1,9 @@
-//! What a run of a filter may use up: steps, time, stack and memory.
+//! Limits on the steps, time, stack and memory of a filter's run.
 //!
-//! jaq asks its data for the table of terms whenever it evaluates a term, be it of the filter, of a definition of jaq's
-//! or of an argument of a native function; and it asks our [values](crate::value) for whatever is done with them.
-//! Both tell the meter of the thread. What is used up ends the run by unwinding, which no `try`, `?` or `//` of a
-//! filter catches.
+//! jaq requests the table of terms whenever it evaluates a term of the filter, of one of jaq's definitions or of an
+//! argument of a native function, and it calls our [values](crate::value) for every operation on them. Both report to
+//! the meter of the thread. A run that exceeds a limit ends by unwinding, which no `try`, `?` or `//` of a filter
+//! catches.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -16,19 +16,19 @@ use tokio::time::Instant;
 
 use crate::error::Runaway;
 
-/// The stack of a thread on which filters run. What is not touched of it costs only addresses.
+/// The stack size of a filter thread. Untouched stack costs only address space.
 ///
-/// [`RECURSION`] of it is for evaluation. The rest is for dropping what is nested: a level takes at least 48 bytes of
-/// the memory that is bounded, and less than that of stack (without optimisation five times as much).
+/// [`RECURSION`] bytes of it are for evaluation. The rest is for dropping nested values: a level takes at least 48
+/// bytes of the limited memory, and less than that of stack (without optimisation five times as much).
 pub(crate) const STACK: usize = 512 * MIB;
-/// How deep evaluation may go: some 70,000 terms within each other, 8,000 without optimisation.
+/// The maximum stack that evaluation uses: about 70,000 nested terms, or 8,000 without optimisation.
 const RECURSION: usize = 32 * MIB;
-/// How often the meter is read. Reading it takes as long as half a step.
+/// The number of steps between two readings of the meter. A reading takes as long as half a step.
 const INTERVAL: u64 = 16;
 
 pub(crate) const MIB: usize = 1024 * 1024;
 
-/// What one run may use up.
+/// The limits of one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) steps: u64,
@@ -37,11 +37,11 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// What is far more than enough for a body of so many bytes.
+    /// Returns limits far above the needs of a body of this many bytes.
     ///
-    /// To rebuild each value of a body takes some two steps a byte, a step some 0.1 µs; the time is for machines that
-    /// are very busy. Read, a byte of a body can take 50 bytes, and the largest body that fits into a record of Kafka
-    /// must not take more than a process has.
+    /// Rebuilding each value of a body takes about two steps per byte, and a step about 0.1 µs; the time limit is set
+    /// for very busy machines. A byte of a body can take 50 bytes of memory once parsed, and the largest body that
+    /// fits into a Kafka record must not exceed the memory of a process.
     pub(crate) fn for_body(length: usize) -> Self {
         Self {
             steps: 10_000_000 + 10 * length as u64,
@@ -51,13 +51,13 @@ impl Limits {
     }
 }
 
-/// How a run ended that did not come to its end.
+/// Why a run ended early.
 pub(crate) enum Broken {
     RanAway(Runaway),
     Panicked,
 }
 
-/// Runs on this thread, which must have [`STACK`] bytes of stack, within the limits.
+/// Runs within the limits on the current thread, which must have [`STACK`] bytes of stack.
 pub(crate) fn run<T>(limits: Limits, run: impl FnOnce() -> T) -> Result<T, Broken> {
     let heap = Heap::of_this_thread().ok_or(Broken::RanAway(Runaway::Unmeasured))?;
     let reading = Reading {
@@ -71,7 +71,7 @@ pub(crate) fn run<T>(limits: Limits, run: impl FnOnce() -> T) -> Result<T, Broke
         meter.steps.set(0);
         meter.reading.set(Some(reading));
     });
-    // What a panic leaves behind is not used again.
+    // State that a panic leaves behind is not used again.
     let result = catch_unwind(AssertUnwindSafe(run));
     METER.with(|meter| meter.reading.set(None));
     result.map_err(|panic| match panic.downcast::<Runaway>() {
@@ -80,7 +80,7 @@ pub(crate) fn run<T>(limits: Limits, run: impl FnOnce() -> T) -> Result<T, Broke
     })
 }
 
-/// Tells the meter of one step.
+/// Counts one step.
 pub(crate) fn step() {
     METER.with(|meter| {
         let steps = meter.steps.get() + 1;
@@ -91,14 +91,14 @@ pub(crate) fn step() {
     });
 }
 
-/// Tells the meter that so many bytes are about to be taken, or may be taken in a single step.
-pub(crate) fn room(bytes: usize) {
+/// Tells the meter that this many bytes are about to be allocated, or may be allocated in a single step.
+pub(crate) fn reserve(bytes: usize) {
     if bytes > 4096 {
         METER.with(|meter| meter.read(bytes));
     }
 }
 
-/// Ends the run. The panic hook hears nothing of it.
+/// Terminates the run. The panic hook is not called.
 pub(crate) fn end(runaway: Runaway) -> ! {
     resume_unwind(Box::new(runaway))
 }
@@ -109,7 +109,7 @@ thread_local! {
 
 struct Meter {
     steps: Cell<u64>,
-    /// While a filter runs.
+    /// Set while a filter runs.
     reading: Cell<Option<Reading>>,
 }
 
@@ -117,10 +117,10 @@ struct Meter {
 struct Reading {
     limits: Limits,
     deadline: Instant,
-    /// Where the stack was at the beginning.
+    /// The stack pointer when the run started.
     stack: usize,
     heap: Heap,
-    /// What the thread held at the beginning.
+    /// The bytes that the thread held when the run started.
     held: u64,
 }
 
@@ -144,13 +144,13 @@ impl Meter {
     }
 }
 
-/// Roughly where the top of the stack is.
+/// Returns the approximate address of the top of the stack.
 fn stack_pointer() -> usize {
     let top = 0_u8;
     ptr::from_ref(black_box(&top)).addr()
 }
 
-/// What a thread holds, as its allocator counts it.
+/// The memory of a thread, as counted by its allocator.
 #[derive(Clone, Copy)]
 struct Heap {
     allocated: ThreadLocal<u64>,
@@ -158,7 +158,7 @@ struct Heap {
 }
 
 impl Heap {
-    /// Nothing if the allocator of the process is another one, which counts nothing.
+    /// Returns `None` if the process uses another allocator, which counts nothing.
     fn of_this_thread() -> Option<Self> {
         let heap = Self { allocated: allocatedp::read().ok()?, deallocated: deallocatedp::read().ok()? };
         let before = heap.allocated.get();

@@ -12,36 +12,36 @@ use crate::error::{Runaway, TransformError};
 use crate::filter::{Filter, Variables};
 use crate::meter::{Limits, STACK};
 
-/// A filter and the threads on which it runs. They are started when they are needed, and end after 10 s without work.
+/// A filter and the threads that run it. Threads start when needed, and end after 10 s without work.
 pub struct Runner {
     filter: Filter,
-    /// Until it is dropped.
+    /// `None` only while the runner is dropped.
     threads: Option<Runtime>,
-    /// One for each thread. Who waits for a turn has not begun, and runs out of nothing.
-    turns: Arc<Semaphore>,
+    /// One permit per thread. A run that waits for its permit has not started, and uses up none of its limits.
+    permits: Arc<Semaphore>,
 }
 
 impl Runner {
-    /// Makes threads for a filter possible.
+    /// Prepares the threads for a filter.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the runtime cannot be created.
     pub fn new(filter: Filter) -> io::Result<Self> {
-        // The other half is for everything else, even if this filter runs away on each body.
+        // The other half remains free for all other work, even if this filter runs away on every body.
         let threads = thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2);
         let runtime = Builder::new_current_thread()
             .max_blocking_threads(threads)
             .thread_stack_size(STACK)
             .thread_name("filter")
             .build()?;
-        Ok(Self { filter, threads: Some(runtime), turns: Arc::new(Semaphore::new(threads)) })
+        Ok(Self { filter, threads: Some(runtime), permits: Arc::new(Semaphore::new(threads)) })
     }
 
-    /// Makes a new body of one that came in.
+    /// Transforms a body.
     ///
     /// # Errors
-    /// If the body cannot be read, or the filter does not produce exactly one JSON value of bearable size, or runs
-    /// away.
+    /// If the body cannot be read, the filter does not produce exactly one JSON value of acceptable size, or the
+    /// filter runs away.
     pub async fn apply(&self, body: Bytes, variables: Variables) -> Result<Vec<u8>, TransformError> {
         let limits = Limits::for_body(body.len());
         self.apply_within(limits, body, variables).await
@@ -53,13 +53,13 @@ impl Runner {
         body: Bytes,
         variables: Variables,
     ) -> Result<Vec<u8>, TransformError> {
-        let broke_off = || TransformError::failed("it broke off");
+        let broke_off = || TransformError::failed("it ended unexpectedly");
         let threads = self.threads.as_ref().ok_or_else(broke_off)?;
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| broke_off())?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| broke_off())?;
         let filter = self.filter.clone();
         let run = threads.spawn_blocking(move || {
-            // The turn ends with the thread's work, even if nobody waits for it any more.
-            let _turn = turn;
+            // The permit is held until the thread has finished, even if the caller has stopped waiting.
+            let _permit = permit;
             filter.apply(&body, &variables, limits)
         });
         match timeout(last_word(limits.time), run).await {
@@ -70,7 +70,7 @@ impl Runner {
     }
 }
 
-/// How long to wait for a run: it ends itself before, unless a single step takes that long.
+/// Returns how long to wait for a run: it ends by itself earlier, unless a single step takes this long.
 fn last_word(time: Duration) -> Duration {
     2 * time
 }
@@ -84,7 +84,7 @@ impl std::fmt::Debug for Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         if let Some(threads) = self.threads.take() {
-            // Without waiting: that is not allowed where tasks run.
+            // Waiting for the threads is not allowed on a runtime's worker.
             threads.shutdown_background();
         }
     }

@@ -1,4 +1,4 @@
-//! Searching texts with regular expressions: jaq's engine, match by match, so that each is a step.
+//! Regular-expression search with jaq's engine, match by match, so that each match is a step.
 
 use jaq_core::native::{Fun, bome, run, v};
 use jaq_core::{Cv, ValT as _};
@@ -9,7 +9,7 @@ use crate::functions::Data;
 use crate::meter;
 use crate::value::{Error, ValR, Value};
 
-/// What jaq's definitions of `test`, `match`, `capture`, `scan`, `split`, `sub` and so on stand on.
+/// Returns the native functions that jaq's `test`, `match`, `capture`, `scan`, `split`, `sub` and so on are based on.
 pub(crate) fn functions() -> [Fun<Data>; 3] {
     [
         run(("matches", v(2), |cv| bome(search(cv, Wanted { between: false, matches: true })))),
@@ -18,7 +18,7 @@ pub(crate) fn functions() -> [Fun<Data>; 3] {
     ]
 }
 
-/// Of what there is to be a list: of the texts between the matches, of the matches, or of both in turn.
+/// The contents of the result: the strings between the matches, the matches, or both alternately.
 #[derive(Clone, Copy)]
 struct Wanted {
     between: bool,
@@ -78,7 +78,7 @@ fn expression(pattern: &str, flags: &str) -> ValR<Regex> {
         .map_err(|problem| Error::str(format_args!("invalid regex: {problem}")))
 }
 
-/// A match: an object for the whole and one for each group that took part.
+/// Returns a match: one object for the whole, and one for each group that took part.
 fn found(input: &Value, expression: &Regex, captures: &Captures<'_>, counter: &mut Counter<'_>) -> ValR {
     let text = counter.text;
     let start = captures.get(0).map_or(0, |whole| whole.start());
@@ -101,7 +101,7 @@ fn characters(text: &[u8]) -> usize {
     String::from_utf8_lossy(text).chars().count()
 }
 
-/// Counts the characters before places that come one after the other.
+/// Counts the characters before ascending byte positions.
 struct Counter<'a> {
     text: &'a [u8],
     bytes: usize,

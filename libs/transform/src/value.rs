@@ -1,7 +1,7 @@
-//! The values that filters work with: jaq's own, each use of which is a step of the [meter].
+//! The values that filters work with: jaq's own, with a step of the [meter] for each use.
 //!
-//! jaq copies arrays and objects by counting references. So a value can be small and yet, written out or compared,
-//! larger than all memory; whoever goes through all of one does it here, step by step.
+//! jaq shares copies of arrays and objects by reference counting. So a small value can, when written out or compared,
+//! become larger than all memory. All full traversals of a value are therefore made here, step by step.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,15 +17,15 @@ use jaq_json::{Map, Num, Val};
 use crate::error::{Excerpt, Runaway};
 use crate::meter;
 
-/// Most bytes of a text that a filter makes; as much as an output may be larger than its body.
+/// Maximum bytes of a string that a filter builds; also the maximum by which an output may be larger than its body.
 pub(crate) const MOST_TEXT: usize = 16 * meter::MIB;
-/// Most levels of a value that is written out or gone through at once, as in jq.
+/// Maximum nesting depth of a value that is written or traversed, as in jq.
 const DEEPEST: usize = 10_000;
-/// What an item of an array takes, and an entry of an object at least.
+/// The memory that an item of an array takes, and the minimum for an entry of an object, in bytes.
 const ITEM: usize = size_of::<Val>();
 const ENTRY: usize = 64;
 
-/// A value of jaq, metered.
+/// A metered jaq value.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Value(pub(crate) Val);
 
@@ -38,7 +38,7 @@ impl Value {
         Self(Val::utf8_str(text))
     }
 
-    /// How much a copy of it takes, without what it shares with the original.
+    /// Returns the bytes that a copy of the value takes, without the parts that it shares with the original.
     pub(crate) fn size(&self) -> usize {
         match &self.0 {
             Val::TStr(text) | Val::BStr(text) => text.len(),
@@ -53,16 +53,16 @@ pub(crate) fn is_text(value: &Val) -> bool {
     matches!(value, Val::TStr(_))
 }
 
-/// The content of what may be shared.
+/// Returns the content of a reference that may be shared.
 fn unshared<T: Clone>(shared: Rc<T>, size: usize) -> T {
     meter::step();
     if Rc::strong_count(&shared) > 1 {
-        meter::room(size);
+        meter::reserve(size);
     }
     Rc::unwrap_or_clone(shared)
 }
 
-/// Goes through all of a value, and says how many bytes it has when it is written out, at least.
+/// Traverses a value completely and returns the minimum number of bytes of its written form.
 pub(crate) fn walk(value: &Val) -> usize {
     walk_at(value, 0)
 }
@@ -84,10 +84,10 @@ fn walk_at(value: &Val, depth: usize) -> usize {
     within.saturating_add(2)
 }
 
-/// An error of jaq's values as one of ours. What it quotes of a value is cut off.
+/// Converts an error of jaq's values; quoted values are truncated.
 pub(crate) fn error_of(error: jaq_core::Error<Val>) -> Error {
     let words = Excerpt::of(&error);
-    // A message that is a value stands in quotes; the others begin with a word.
+    // An error value is printed in quotes; other messages begin with a word.
     if words.starts_with('"') { Error::new(Value(error.into_val())) } else { Error::str(words) }
 }
 
@@ -95,7 +95,7 @@ fn no_key(key: &Value) -> Error {
     Error::str(format_args!("the key of an object is a text, not {key}"))
 }
 
-/// What it quotes of a value is cut off: jaq writes out all values of an error that is caught.
+/// The printed value is truncated: jaq prints whole values in errors that a filter catches.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&Excerpt::of(&self.0))
@@ -154,7 +154,7 @@ impl jaq_core::ValT for Value {
         Val::from_num(number).map(Self).map_err(error_of)
     }
 
-    /// Unlike jaq's, it takes only keys that JSON has: to hash any other can take forever.
+    /// Unlike jaq's, it accepts only string keys, as in JSON: hashing any other key can take unbounded time.
     fn from_map<I: IntoIterator<Item = (Self, Self)>>(entries: I) -> ValR {
         meter::step();
         let entry = |(key, value): (Self, Self)| {
@@ -199,7 +199,7 @@ impl jaq_core::ValT for Value {
 
     fn range(self, range: Range<&Self>) -> ValR {
         meter::step();
-        meter::room(self.size());
+        meter::reserve(self.size());
         self.0.range(within(&range)).map(Self).map_err(error_of)
     }
 
@@ -215,7 +215,7 @@ impl jaq_core::ValT for Value {
         opt: Opt,
         f: impl Fn(Self) -> I,
     ) -> ValX<'a> {
-        meter::room(self.size());
+        meter::reserve(self.size());
         if matches!(self.0, Val::Obj(_)) && !is_text(&index.0) {
             return opt.fail(self, |_| Exn::from(no_key(index)));
         }
@@ -230,7 +230,7 @@ impl jaq_core::ValT for Value {
         opt: Opt,
         f: impl Fn(Self) -> I,
     ) -> ValX<'a> {
-        meter::room(self.size());
+        meter::reserve(self.size());
         let aside = Aside::default();
         let updated = self.0.map_range(within(&range), opt, |value| aside.hand_over(f(Self(value))));
         aside.take_back(updated)
@@ -241,7 +241,7 @@ impl jaq_core::ValT for Value {
     }
 
     fn into_string(self) -> Self {
-        meter::room(walk(&self.0));
+        meter::reserve(walk(&self.0));
         Self(self.0.into_string())
     }
 }
@@ -250,8 +250,8 @@ fn within<'a>(range: &Range<&'a Value>) -> Range<&'a Val> {
     range.start.map(|value| &value.0)..range.end.map(|value| &value.0)
 }
 
-/// Keeps the exception of a filter while an update of jaq's values, whose exceptions are of another type, passes
-/// another one on in its place.
+/// Keeps a filter's exception while jaq updates its own values: their exceptions have another type, so jaq passes a
+/// placeholder on instead.
 #[derive(Default)]
 struct Aside<'a>(RefCell<Option<Exn<'a, Value>>>);
 
@@ -273,7 +273,7 @@ impl<'a> Aside<'a> {
         updated.map(Value).map_err(|own| match (self.0.into_inner(), own.get_err()) {
             (Some(exception), _) => exception,
             (None, Ok(error)) => Exn::from(error_of(error)),
-            (None, Err(_)) => Exn::from(Error::str("it broke off")),
+            (None, Err(_)) => Exn::from(Error::str("it ended unexpectedly")),
         })
     }
 }
@@ -312,8 +312,8 @@ impl jaq_std::ValT for Value {
     }
 
     fn from_utf8_bytes(text: impl AsRef<[u8]> + Send + 'static) -> Self {
-        // It is there already, and may become several times as long in the next step.
-        meter::room(text.as_ref().len());
+        // The text is allocated already, but the next step may multiply its size.
+        meter::reserve(text.as_ref().len());
         Self(Val::from_utf8_bytes(text))
     }
 }

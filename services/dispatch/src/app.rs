@@ -1,4 +1,4 @@
-//! The service, put together.
+//! Wires the parts of the service together.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -19,46 +19,48 @@ use tracing::info;
 
 use crate::destination::token_client;
 use crate::error::StartError;
+use crate::fair_share::{Budget, Budgets};
 use crate::health::{self, Readiness};
 use crate::metrics::{self, Metrics};
 use crate::processor::Processor;
 use crate::pulse::Pulse;
 use crate::recent::Recent;
 use crate::reporter::Reporter;
-use crate::room::{Room, Rooms};
 use crate::routing::Routing;
 
-/// How many records are held for each that is in work: most of them wait for others of their key.
-const HELD_PER_CALL: usize = 16;
+/// Records in memory for each call that may be in progress: most of them wait for others of their key.
+const RECORDS_PER_CALL: usize = 16;
 
-/// How many bytes of records are held, all together and so shared by the destinations: room for many of common size,
-/// and for some of the largest.
-const HELD_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of records in memory, shared by all destinations: enough for many records of common size and for some of the
+/// largest.
+const RECORD_BYTES: usize = 64 * 1024 * 1024;
 
-/// What a record in progress takes besides its call: its filter, and the acknowledgement of its outcome.
+/// Time that a record in progress takes in addition to its call: for its filter, and for the acknowledgement of its
+/// outcome.
 const BESIDES_CALL: Duration = Duration::from_secs(10);
 
-/// How long the broker may take to list and create topics before the start is given up.
+/// How long the broker may take to list and create topics before the start fails.
 const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Everything was acknowledged when its record was finished; the rest is the goodbye to the broker.
+/// Deadline of the final flush. Every outcome was acknowledged before its record was finished, so only the disconnect
+/// from the broker remains.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Dispatch at work.
+/// A running dispatch.
 pub struct Dispatch {
     address: SocketAddr,
     tasks: Tasks,
 }
 
 impl Dispatch {
-    /// Where `/healthz` and `/readyz` answer.
+    /// Returns the address on which `/healthz` and `/readyz` answer.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits for the end: what was in work is finished and reported, offsets are committed, the
-    /// group is left.
+    /// Waits until dispatch has ended: records in progress are finished and reported, offsets are committed, and the
+    /// consumer has left the group.
     ///
     /// # Errors
     /// If a part of the service failed, or did not end before it was forced to.
@@ -67,7 +69,7 @@ impl Dispatch {
     }
 }
 
-/// Starts dispatch: it works on records until `shutdown` begins. What it does is measured with `meter`.
+/// Starts dispatch, which processes records until `shutdown` begins. Its metrics are recorded with `meter`.
 ///
 /// # Errors
 /// [`StartError`] if the configuration, the address or the broker cannot be used.
@@ -80,15 +82,15 @@ pub async fn start(
     let topics = Topics::new(&settings.kafka.prefix);
     let group = format!("{}-dispatch", settings.kafka.prefix);
     let calls = usize::try_from(settings.dispatch.concurrency.get()).unwrap_or(usize::MAX);
-    let held = calls.saturating_mul(HELD_PER_CALL);
-    let rooms = Rooms {
-        work: Room::new(calls),
-        // The rest is for deliveries that do not wait.
-        waiting: Room::new(held.saturating_sub(calls)),
-        bytes: Room::new(HELD_BYTES),
+    let records = calls.saturating_mul(RECORDS_PER_CALL);
+    let budgets = Budgets {
+        work: Budget::new(calls),
+        // The remainder is for deliveries that wait; those in work have their own budget.
+        waiting: Budget::new(records.saturating_sub(calls)),
+        bytes: Budget::new(RECORD_BYTES),
     };
     let pulse = Arc::<Pulse>::default();
-    let routing = Routing::new(&settings, &rooms, &pulse, meter)?;
+    let routing = Routing::new(&settings, &budgets, &pulse, meter)?;
     metrics::observe(meter, &routing);
     let tokens = Tokens::new(token_client()?);
 
@@ -115,12 +117,12 @@ pub async fn start(
     };
 
     let mut tasks = Tasks::new(shutdown.clone());
-    // The health endpoints answer until all work is finished, however that ends.
+    // The health endpoints answer until the consumer has ended, whether it succeeds or fails.
     let finished = CancellationToken::new();
     let finishing = finished.clone().drop_guard();
     tasks.spawn("consumer", async move {
         let _finishing = finishing;
-        work_off(consumer, Pool::new(held), processor, &shutdown).await?;
+        work_off(consumer, Pool::new(records), processor, &shutdown).await?;
         producer.flush(FLUSH_DEADLINE).await
     });
     tasks.spawn("pulse", {
@@ -135,11 +137,11 @@ pub async fn start(
             .with_graceful_shutdown(finished.cancelled_owned())
             .await
     });
-    info!(%address, "listening");
+    info!(event = "program.started", %address, "listening");
     Ok(Dispatch { address, tasks })
 }
 
-/// Sees to the topics and joins the group that consumes the routes' and the retries.
+/// Ensures that all topics exist, and joins the group that consumes the routes' topics and the retries topic.
 async fn subscribe(
     settings: &Settings,
     topics: &Topics,
@@ -153,12 +155,12 @@ async fn subscribe(
     ensure_topics(&settings.kafka, &Vec::from_iter(needed), TOPICS_DEADLINE).await?;
     let longest_call = settings.destinations.values().map(|destination| destination.timeout).max();
     let bounds = Bounds::records(buffer)
-        .bytes(HELD_BYTES)
+        .bytes(RECORD_BYTES)
         .drain(longest_call.unwrap_or_default().saturating_add(BESIDES_CALL));
     Consumer::subscribe(&settings.kafka, group, &Vec::from_iter(subscribed), bounds, meter)
 }
 
-/// Works on records until the shut-down, then finishes what was begun and leaves the group.
+/// Processes records until shutdown begins, then finishes those in progress and leaves the group.
 async fn work_off(
     consumer: Consumer,
     pool: Pool,

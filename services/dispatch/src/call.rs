@@ -18,19 +18,19 @@ use crate::destination::{Body, Destination, IDEMPOTENCY_KEY};
 use crate::excerpt::Excerpt;
 use crate::metrics::TokenResult;
 
-/// How a call ended.
+/// The result of a call.
 pub(crate) struct Called {
-    /// The response's status, once its head is there.
+    /// The response's status, once its head has arrived.
     pub(crate) status: Option<StatusCode>,
-    /// When the third party wants to be asked again.
+    /// The response's `Retry-After` header.
     pub(crate) retry_after: Option<HeaderValue>,
-    /// The beginning of the response's body, for people.
+    /// The beginning of the response's body, for operators.
     pub(crate) excerpt: Option<String>,
-    /// The status of a complete response, or why there is none.
+    /// The status of a complete response, or the error that prevented one.
     pub(crate) end: Result<StatusCode, CallError>,
 }
 
-/// A call that is to be made.
+/// A call to make.
 pub(crate) struct Call<'a> {
     pub(crate) destination: &'a Destination,
     pub(crate) tokens: &'a Tokens,
@@ -40,12 +40,12 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Makes the call within the destination's time-out: token, request and response together.
+    /// Makes the call within the destination's timeout, which covers token, request and response together.
     ///
-    /// A token that the third party does not take is thrown away and the call made once more.
+    /// If the third party rejects the token, discards it and makes the call once more with another token.
     ///
     /// # Errors
-    /// If there is no token: no call was made, or none that the third party listened to.
+    /// If there is no token: either no call was made, or the third party rejected the token of the only one.
     pub(crate) async fn make(&self) -> Result<Called, NoToken> {
         let deadline = Instant::now() + self.destination.timeout;
         let Some(oauth2) = &self.destination.oauth2 else { return Ok(self.post(None, 0, deadline).await) };
@@ -99,7 +99,7 @@ impl Call<'_> {
         called
     }
 
-    /// The CLIENT span, after OpenTelemetry's conventions for HTTP.
+    /// Creates the CLIENT span, following OpenTelemetry's conventions for HTTP.
     fn span(&self, resend: u32) -> Span {
         let shown = &self.destination.shown;
         let span = info_span!(
@@ -126,9 +126,9 @@ impl Call<'_> {
     }
 }
 
-#[expect(clippy::expect_used, reason = "an id is 20 digits")]
+#[expect(clippy::expect_used, reason = "an id has 20 digits")]
 fn idempotency_key(id: RequestId) -> HeaderValue {
-    HeaderValue::try_from(id.to_string()).expect("digits are a header's value")
+    HeaderValue::try_from(id.to_string()).expect("digits are a valid header value")
 }
 
 fn record(span: &Span, called: &Called) {
@@ -150,8 +150,8 @@ fn record(span: &Span, called: &Called) {
     }
 }
 
-/// Reads the response up to the limit, so that its connection can serve the next call; what is
-/// longer is not worth its time, and costs the connection.
+/// Reads the response up to the limit, so that its connection can serve the next call. The rest of a longer response
+/// is not worth the time to read it; the connection is closed instead.
 async fn read(mut response: Response, limit: usize, excerpt: &mut Excerpt) -> Result<(), reqwest::Error> {
     let mut length = 0;
     while let Some(chunk) = response.chunk().await? {

@@ -1,17 +1,17 @@
-//! Keeps a panic to the record at which it happens.
+//! Confines a panic to the record on which it happens.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures_util::FutureExt as _;
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) type Panic = String;
 
 /// Runs a future to its end.
 ///
 /// # Errors
-/// If it panics. It is dropped then, with all that it held.
+/// If the future panics. It is then dropped, with everything that it owns.
 pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Panic> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(words)
 }
@@ -19,16 +19,16 @@ pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Panic>
 /// Calls a function.
 ///
 /// # Errors
-/// If it panics.
+/// If the function panics.
 pub(crate) fn called<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(work)).map_err(words)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`, which gives it by value")]
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`, which passes it by value")]
 fn words(panic: Box<dyn Any + Send>) -> Panic {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without words").to_owned()
+    text.unwrap_or("a panic without a message").to_owned()
 }
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_becomes_an_error_with_its_words_and_drops_what_was_held() {
+    async fn a_panic_becomes_an_error_with_its_message_and_drops_the_future() {
         let held = Arc::new(());
         let holding = Arc::clone(&held);
         let panics = caught(async move {

@@ -1,14 +1,14 @@
-//! What lies behind an error of the HTTP client.
+//! Finds the cause of an error of the HTTP client.
 
 use std::error::Error;
 use std::io;
 
 use crate::classify::CallError;
 
-/// Tells the failures of a connection apart.
+/// Classifies the error of a call.
 ///
-/// The text is that of the innermost error: the outer ones repeat the kind and, in reqwest's case,
-/// the URL, which may hold secrets.
+/// The text is that of the innermost error: the outer errors repeat the kind and, in reqwest's case, the URL, which
+/// may hold secrets.
 pub(crate) fn of_call(error: &reqwest::Error) -> CallError {
     tell(error, error.is_connect())
 }
@@ -24,13 +24,13 @@ fn tell(error: &(dyn Error + 'static), while_connecting: bool) -> CallError {
     if while_connecting { CallError::Connect(innermost) } else { CallError::Transport(innermost) }
 }
 
-/// The sources of an error, without itself.
+/// Returns the sources of an error, without the error itself.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(inner(error), |error| inner(*error))
 }
 
-/// The next source. An [`io::Error`] that wraps another error does not name that as its source, but
-/// the source of that; TLS errors come wrapped so.
+/// Returns the next source. An [`io::Error`] that wraps another error does not return that error as its source, but
+/// the source of that error; TLS errors are wrapped this way.
 fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
@@ -49,7 +49,7 @@ mod tests {
     struct Outer(#[source] io::Error);
 
     #[test]
-    fn a_bad_certificate_is_told_from_another_tls_error() {
+    fn a_bad_certificate_is_distinguished_from_another_tls_error() {
         let certificate = rustls::Error::InvalidCertificate(CertificateError::Expired);
         let error = tell(&Outer(io::Error::other(certificate)), true);
         assert!(matches!(&error, CallError::Certificate(text) if text.contains("Expired")), "{error}");
@@ -58,14 +58,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_is_told_from_one_that_broke() {
+    fn a_refused_connection_is_distinguished_from_a_broken_one() {
         let refused = || Outer(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert!(matches!(tell(&refused(), true), CallError::Connect(text) if text == "connection refused"));
         assert!(matches!(tell(&refused(), false), CallError::Transport(_)));
     }
 
     #[test]
-    fn the_text_never_holds_the_url() {
+    fn the_message_never_contains_the_url() {
         for while_connecting in [true, false] {
             let error =
                 tell(&Outer(io::Error::from(io::ErrorKind::BrokenPipe)), while_connecting).to_string();

@@ -1,4 +1,4 @@
-//! What the end of a call means for its delivery.
+//! Decides from the end of a call how its delivery continues.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use throughline_messages::{DeadReason, ErrorClass, Failure, Outcome};
 use throughline_resilience::{Cause, Failed, Fault, Meaning, Next, RetryAfter, RetryPolicy, Statuses};
 
 use crate::call::Called;
-use crate::work::Standing;
+use crate::work::Progress;
 
-/// Why no complete response came. None of the texts holds a secret.
+/// The error that prevented a complete response. No text contains a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// The request was never sent.
@@ -20,13 +20,13 @@ pub(crate) enum CallError {
     /// The third party's certificate is not acceptable.
     #[error("TLS: {0}")]
     Certificate(String),
-    /// The TLS handshake failed otherwise.
+    /// The TLS handshake failed for another reason.
     #[error("TLS: {0}")]
     Tls(String),
-    /// The request, its response or both did not make it in time.
+    /// The request or its response was not complete in time.
     #[error("no complete response within {0:?}")]
     Timeout(Duration),
-    /// The connection broke on the way.
+    /// The connection broke during the exchange.
     #[error("the connection broke: {0}")]
     Transport(String),
 }
@@ -52,30 +52,30 @@ impl CallError {
     }
 }
 
-/// By what the calls of a destination are judged.
-pub(crate) struct Rules {
+/// The rules by which a destination's calls are judged.
+pub(crate) struct DeliveryPolicy {
     pub(crate) retry: RetryPolicy,
     pub(crate) statuses: Statuses,
 }
 
 /// An attempt that was made.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Made {
-    pub(crate) standing: Standing,
-    /// How many were made at once just before it.
+pub(crate) struct AttemptResult {
+    pub(crate) progress: Progress,
+    /// How many attempts were made at once just before it.
     pub(crate) repeats: u32,
     /// When it ended.
     pub(crate) at: DateTime<Utc>,
 }
 
-impl Rules {
-    /// Whether the third party was well: it answered, and not that it is in trouble.
+impl DeliveryPolicy {
+    /// Returns whether the third party was healthy: it answered, and not with a status that signals a problem.
     pub(crate) fn is_well(&self, called: &Called) -> bool {
-        called.end.as_ref().is_ok_and(|status| !self.statuses.is_trouble(*status))
+        called.end.as_ref().is_ok_and(|status| !self.statuses.is_failing(*status))
     }
 
-    /// What becomes of the delivery, and how many of its attempts count by now.
-    pub(crate) fn judge(&self, called: &Called, made: Made, rng: &mut impl Rng) -> (Outcome, u32) {
+    /// Returns the outcome of the attempt, and how many of the delivery's attempts count so far.
+    pub(crate) fn decide(&self, called: &Called, made: AttemptResult, rng: &mut impl Rng) -> (Outcome, u32) {
         let (meaning, failure, cause) = match &called.end {
             Ok(status) => {
                 let failure = Failure { class: class_of(*status), error: status.to_string() };
@@ -89,25 +89,37 @@ impl Rules {
             }
         };
         match meaning {
-            Meaning::Delivered => (Outcome::Delivered, made.standing.spent.saturating_add(1)),
+            Meaning::Delivered => (Outcome::Delivered, made.progress.counted_attempts.saturating_add(1)),
             Meaning::Dead => (
                 Outcome::Dead { reason: DeadReason::Rejected, failure },
-                made.standing.spent.saturating_add(1),
+                made.progress.counted_attempts.saturating_add(1),
             ),
             Meaning::Retry => self.retry(made, cause, failure, rng),
         }
     }
 
-    fn retry(&self, made: Made, cause: Cause, failure: Failure, rng: &mut impl Rng) -> (Outcome, u32) {
-        let Made { standing: Standing { attempt, spent, since }, repeats, at } = made;
-        let verdict = self.retry.after(&Failed { attempt, spent, repeats, since, at, cause }, rng);
+    fn retry(
+        &self,
+        made: AttemptResult,
+        cause: Cause,
+        failure: Failure,
+        rng: &mut impl Rng,
+    ) -> (Outcome, u32) {
+        let AttemptResult {
+            progress: Progress { attempt, counted_attempts, window_started_at },
+            repeats,
+            at,
+        } = made;
+        let verdict = self
+            .retry
+            .after(&Failed { attempt, counted_attempts, repeats, window_started_at, at, cause }, rng);
         let outcome = match verdict.next {
-            Next::AtOnce => Outcome::Retry { due_at: None, failure },
+            Next::Immediately => Outcome::Retry { due_at: None, failure },
             Next::At(due_at) => Outcome::Retry { due_at: Some(due_at), failure },
             Next::Exhausted => Outcome::Dead { reason: DeadReason::AttemptsExhausted, failure },
             Next::Expired => Outcome::Dead { reason: DeadReason::Expired, failure },
         };
-        (outcome, verdict.spent)
+        (outcome, verdict.counted_attempts)
     }
 }
 
@@ -130,15 +142,16 @@ mod tests {
     use super::*;
     use crate::policy;
 
-    fn rules() -> Rules {
+    fn rules() -> DeliveryPolicy {
         let statuses = Statuses::with([(409, Meaning::Delivered)]);
-        Rules { retry: policy::retry(&config::Retry::default()), statuses }
+        DeliveryPolicy { retry: policy::retry(&config::Retry::default()), statuses }
     }
 
-    fn made(spent: u32, repeats: u32) -> Made {
-        let since = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
-        let standing = Standing { attempt: spent + repeats + 1, spent, since };
-        Made { standing, repeats, at: since + TimeDelta::minutes(1) }
+    fn made(counted_attempts: u32, repeats: u32) -> AttemptResult {
+        let window_started_at = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+        let progress =
+            Progress { attempt: counted_attempts + repeats + 1, counted_attempts, window_started_at };
+        AttemptResult { progress, repeats, at: window_started_at + TimeDelta::minutes(1) }
     }
 
     fn called(end: Result<StatusCode, CallError>) -> Called {
@@ -150,8 +163,8 @@ mod tests {
     }
 
     /// Reason or, of a retry, none; class and words.
-    fn failed(called: &Called, made: Made) -> (Option<DeadReason>, ErrorClass, String) {
-        match rules().judge(called, made, &mut rand::rng()).0 {
+    fn failed(called: &Called, made: AttemptResult) -> (Option<DeadReason>, ErrorClass, String) {
+        match rules().decide(called, made, &mut rand::rng()).0 {
             Outcome::Dead { reason, failure } => (Some(reason), failure.class, failure.error),
             Outcome::Retry { failure, .. } => (None, failure.class, failure.error),
             other => panic!("{other:?}"),
@@ -159,9 +172,9 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_is_delivered_with_the_attempt_that_did_it() {
+    fn a_successful_attempt_ends_the_delivery() {
         for status in [200, 204, 299, 409] {
-            let judged = rules().judge(&answered(status), made(2, 0), &mut rand::rng());
+            let judged = rules().decide(&answered(status), made(2, 0), &mut rand::rng());
             assert_eq!(judged, (Outcome::Delivered, 3), "{status}");
         }
     }
@@ -213,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_third_party_that_answers_is_well_unless_it_says_otherwise() {
+    fn a_third_party_that_responds_is_healthy_unless_its_status_says_otherwise() {
         for (status, is_well) in
             [(200, true), (404, true), (409, true), (501, true), (429, false), (503, false)]
         {
@@ -222,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn repeats_at_once_have_no_time_and_what_is_put_off_has_its_own() {
+    fn immediate_retries_have_no_due_time_and_retry_after_sets_one() {
         let timeout = called(Err(CallError::Timeout(Duration::from_secs(1))));
-        let judged = rules().judge(&timeout, made(0, 1), &mut rand::rng());
+        let judged = rules().decide(&timeout, made(0, 1), &mut rand::rng());
         assert!(matches!(judged, (Outcome::Retry { due_at: None, .. }, 0)), "{judged:?}");
 
         let wish = Some(HeaderValue::from_static("60"));
         let put_off = Called { retry_after: wish, ..answered(503) };
-        let judged = rules().judge(&put_off, made(0, 0), &mut rand::rng());
+        let judged = rules().decide(&put_off, made(0, 0), &mut rand::rng());
         let (Outcome::Retry { due_at: Some(due_at), .. }, 0) = judged else { panic!("{judged:?}") };
         assert!(due_at >= made(0, 0).at + TimeDelta::minutes(1), "{due_at}");
 

@@ -1,4 +1,4 @@
-//! Whether a destination's token endpoint gives tokens.
+//! Tracks whether a destination's token endpoint issues tokens.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,22 +8,22 @@ use throughline_token::TokenError;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::gate::Hold;
+use crate::gate::Deferral;
 
-/// Until an operator has mended the credentials there is no use in asking often.
+/// Pause after the endpoint refused the credentials: until an operator has fixed them, asking often is useless.
 const REFUSED: Duration = Duration::from_mins(5);
-/// Deliveries come again when an outage has lasted as long again, but not sooner than this,
+/// Shortest pause during an outage: retry after as long as the outage has lasted so far, clamped to 1 s to 1 min.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// and not later.
+/// Longest pause during an outage.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// Why there is no token.
+/// The reason why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoToken {
-    /// The token endpoint gave none.
+    /// The token endpoint issued none.
     #[error(transparent)]
     Error(#[from] TokenError),
-    /// The token endpoint took all the time that the attempt had.
+    /// The token endpoint took all the time of the attempt.
     #[error("no token within {0:?}")]
     Timeout(Duration),
 }
@@ -40,37 +40,41 @@ impl NoToken {
 /// The state of one destination's credentials. Each change is logged once.
 pub(crate) struct Health {
     destination: String,
-    trouble: Mutex<Option<Trouble>>,
+    problem: Mutex<Option<Problem>>,
 }
 
 #[derive(Clone, Copy)]
-struct Trouble {
+struct Problem {
     cause: DeferralCause,
     since: Instant,
 }
 
 impl Health {
     pub(crate) fn new(destination: &str) -> Self {
-        Self { destination: destination.to_owned(), trouble: Mutex::new(None) }
+        Self { destination: destination.to_owned(), problem: Mutex::new(None) }
     }
 
-    /// Whether an operator has to mend them.
+    /// Returns whether the endpoint refuses the credentials, so that an operator has to fix them.
     pub(crate) fn are_refused(&self) -> bool {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.is_some_and(|trouble| trouble.cause == DeferralCause::TokenRefused)
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        problem.is_some_and(|problem| problem.cause == DeferralCause::TokenRefused)
     }
 
-    /// A token came.
+    /// Notes that a token was issued.
     pub(crate) fn well(&self) {
         if self.change(None).is_some() {
-            info!(destination = self.destination, "the token endpoint gives tokens again");
+            info!(
+                event = "token_endpoint.recovered",
+                destination = self.destination,
+                "the token endpoint issues tokens again"
+            );
         }
     }
 
-    /// None came: how long to wait.
-    pub(crate) fn failed(&self, why: &NoToken) -> Hold {
+    /// Notes that no token was issued, and returns how long to wait.
+    pub(crate) fn failed(&self, why: &NoToken) -> Deferral {
         let (cause, now) = (why.cause(), Instant::now());
-        let before = self.change(Some(Trouble { cause, since: now }));
+        let before = self.change(Some(Problem { cause, since: now }));
         let since = before.filter(|before| before.cause == cause).map(|before| before.since);
         if since.is_none() {
             self.log(cause, why);
@@ -79,16 +83,17 @@ impl Health {
             DeferralCause::TokenRefused => REFUSED,
             _ => since.map_or(SHORTEST, |since| (now - since).clamp(SHORTEST, LONGEST)),
         };
-        Hold { cause, wait }
+        Deferral { cause, wait }
     }
 
-    /// Trouble of the same cause is the same trouble, and goes on.
-    fn change(&self, trouble: Option<Trouble>) -> Option<Trouble> {
+    /// Sets the current problem and returns the previous one. A problem with the same cause is the same problem, and
+    /// keeps its start.
+    fn change(&self, problem: Option<Problem>) -> Option<Problem> {
         // Every change is complete in itself: a panic leaves nothing half done.
-        let mut current = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *current;
-        if before.map(|before| before.cause) != trouble.map(|trouble| trouble.cause) {
-            *current = trouble;
+        if before.map(|before| before.cause) != problem.map(|problem| problem.cause) {
+            *current = problem;
         }
         before
     }
@@ -97,12 +102,16 @@ impl Health {
         let destination = &self.destination;
         if cause == DeferralCause::TokenRefused {
             error!(
-                destination, error = %why,
-                "the token endpoint refuses our credentials: mend destinations.{destination}.oauth2 and restart, \
-                 or have the client's rights mended there; deliveries wait meanwhile, and no attempt is counted"
+                event = "token_endpoint.refused_credentials", destination, error = %why,
+                "the token endpoint rejected the client credentials; deliveries wait, and no attempt is counted: \
+                 correct destinations.{destination}.oauth2 and restart dispatch, or have the permissions of the client \
+                 restored"
             );
         } else {
-            warn!(destination, error = %why, "the token endpoint gives no token; deliveries wait until it does");
+            warn!(
+                event = "token_endpoint.failed", destination, error = %why,
+                "the token endpoint issued no token; deliveries wait until it issues one"
+            );
         }
     }
 }
@@ -125,11 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_from_an_outage() {
+    fn a_refusal_is_distinguished_from_an_outage() {
         use DeferralCause::{TokenRefused, TokenUnavailable};
         let table = [
             (refused(), TokenRefused, "the token endpoint answered 401 Unauthorized (invalid_client)"),
-            (TokenError::NotBearer.into(), TokenRefused, "the token endpoint's token is not of type Bearer"),
+            (
+                TokenError::NotBearer.into(),
+                TokenRefused,
+                "the token endpoint issued a token that is not of type Bearer",
+            ),
             (down(), TokenUnavailable, "no connection to the token endpoint: connection refused"),
             (NoToken::Timeout(SHORTEST), TokenUnavailable, "no token within 1s"),
         ];
@@ -139,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_change_is_one_line_and_a_refusal_is_an_error() {
+    async fn each_change_is_logged_once_and_a_refusal_is_an_error() {
         let mut log = tempfile::tempfile().unwrap();
         let writer = log.try_clone().unwrap();
         let subscriber = tracing_subscriber::fmt().with_writer(Mutex::new(writer)).with_ansi(false).finish();
@@ -162,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn deliveries_wait_as_long_again_as_an_outage_has_lasted() {
+    async fn deliveries_wait_for_as_long_as_the_outage_has_lasted() {
         let health = Health::new("three");
         let wait = || health.failed(&down()).wait.as_secs();
         assert_eq!(wait(), 1);

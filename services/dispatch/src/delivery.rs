@@ -1,4 +1,4 @@
-//! A delivery of one request to one destination, as far as it comes now.
+//! The attempts that are made now for one delivery: one request at one destination.
 
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use tracing::{Span, debug, info, warn};
 
 use crate::admission::Admission;
 use crate::call::{Call, Called};
-use crate::classify::Made;
+use crate::classify::AttemptResult;
 use crate::destination::{Body, Destination};
-use crate::no_call::NoCall;
+use crate::not_attempted::NotAttempted;
 use crate::processor::Processor;
 use crate::recent::{Asked, InWork, Known};
 use crate::reporter::origin;
-use crate::routing::Target;
+use crate::routing::RouteTarget;
 use crate::start::Start;
-use crate::work::{Deliveries, Standing};
+use crate::work::{Deliveries, Progress};
 
-/// A delivery that is to be attempted.
+/// A delivery to attempt.
 pub(crate) struct Delivery<'a> {
     pub(crate) record: &'a Record,
     pub(crate) deliveries: &'a Deliveries,
-    pub(crate) target: &'a Target,
+    pub(crate) target: &'a RouteTarget,
     pub(crate) start: &'a Start,
 }
 
-/// When an attempt began, to tell and to measure.
+/// When an attempt began: the time to report, and the instant to measure its duration from.
 #[derive(Clone, Copy)]
 struct Begun {
     at: DateTime<Utc>,
@@ -44,50 +44,64 @@ impl Begun {
 }
 
 impl Delivery<'_> {
-    /// Attempts it, again as often as that is to be at once, and returns when Kafka has all outcomes and, if it
-    /// ended dead, its dead letter. It does nothing if the record is left to the next owner of its partition.
-    pub(crate) async fn run(self, processor: &Processor, admission: Result<Admission<'_>, NoCall>) {
-        let mut standing = self.deliveries.standing;
+    /// Attempts the delivery, including retries that are due at once. Returns once Kafka has all outcomes and, if the
+    /// delivery ended dead, its dead letter. Does nothing if the record is left to the next owner of its partition.
+    pub(crate) async fn run(self, processor: &Processor, admission: Result<Admission<'_>, NotAttempted>) {
+        let mut progress = self.deliveries.progress;
         let admission = match admission {
             Ok(admission) => admission,
-            Err(no_call) => {
+            Err(not_attempted) => {
                 if self.start.is_ours() {
                     let begun = Begun::now(&processor.clock);
-                    let outcome = no_call.outcome(begun.at);
-                    self.tell(processor, &self.report(standing, begun, None, outcome, standing.spent)).await;
+                    let outcome = not_attempted.outcome(begun.at);
+                    self.tell(
+                        processor,
+                        &self.report(progress, begun, None, outcome, progress.counted_attempts),
+                    )
+                    .await;
                 }
                 return;
             }
         };
         let Some(in_work) = self.begin(processor, admission.destination).await else { return };
         for repeats in 0.. {
-            let Some(report) = self.attempt(processor, admission.destination, standing, repeats).await else {
+            let Some(report) = self.attempt(processor, admission.destination, progress, repeats).await else {
                 return;
             };
-            // Before the next attempt: outcomes are told in the order of their attempts.
+            // Before the next attempt, so that outcomes are reported in the order of their attempts.
             self.tell(processor, &report).await;
             if !matches!(report.outcome, Outcome::Retry { due_at: None, .. }) {
                 in_work.ended(&report);
                 return;
             }
-            standing =
-                Standing { attempt: standing.attempt.saturating_add(1), spent: report.spent, ..standing };
+            progress = Progress {
+                attempt: progress.attempt.saturating_add(1),
+                counted_attempts: report.counted_attempts,
+                ..progress
+            };
         }
     }
 
-    /// Begins, unless the same attempt was asked for by another record and ended here, whose report is made again, or is
-    /// in work.
+    /// Begins the attempt, unless another record asked for the same attempt before. If that attempt is in work, this
+    /// does nothing; if it ended here, this publishes its report again.
     async fn begin<'p>(&self, processor: &'p Processor, destination: &Destination) -> Option<InWork<'p>> {
-        let Standing { attempt, since, .. } = self.deliveries.standing;
+        let Progress { attempt, window_started_at, .. } = self.deliveries.progress;
         let (request, destination) = (self.deliveries.request.id, Arc::clone(&destination.name));
-        match processor.recent.begin(Asked { request, destination, attempt, since }) {
+        match processor.recent.begin(Asked { request, destination, attempt, window_started_at }) {
             Known::New(in_work) => return Some(in_work),
             Known::InWork => {
-                info!(request_id = %request, attempt, origin = %origin(self.record), "the attempt is in work by another record");
+                info!(
+                    event = "attempt.skipped", request_id = %request, attempt, origin = %origin(self.record),
+                    "skipping an attempt that another record has started"
+                );
             }
             Known::Ended(report) => {
                 let destination = &report.destination;
-                info!(request_id = %request, destination, attempt, origin = %origin(self.record), "the attempt was made by another record: its outcome is reported again");
+                info!(
+                    event = "outcome.repeated", request_id = %request, destination, attempt,
+                    origin = %origin(self.record),
+                    "skipping an attempt that another record has made; publishing its outcome again"
+                );
                 processor.reporter.outcome(&report).await;
             }
         }
@@ -103,28 +117,33 @@ impl Delivery<'_> {
         log(report);
     }
 
-    /// None if the record is left to the next owner of its partition.
+    /// Makes one attempt. Returns `None` if the record is left to the next owner of its partition.
     async fn attempt(
         &self,
         processor: &Processor,
         destination: &Destination,
-        standing: Standing,
+        progress: Progress,
         repeats: u32,
     ) -> Option<AttemptReport> {
         let mut begun = Begun::now(&processor.clock);
-        let called = self.call(processor, destination, standing, &mut begun).await;
+        let called = self.call(processor, destination, progress, &mut begun).await;
         let now = processor.clock.now();
         match called {
             Ok(called) => {
-                // The next owner of the partition, or whatever ends this dispatch, waits for one call at most.
+                // Once the claim has ended, no retry is made at once: the next owner of the partition, or the
+                // shutdown of this dispatch, waits for one call at most.
                 let repeats = if self.start.has_ended() { u32::MAX } else { repeats };
-                let made = Made { standing, repeats, at: now };
-                let (outcome, spent) = destination.rules.judge(&called, made, &mut rand::rng());
-                Some(self.report(standing, begun, Some(called), outcome, spent))
+                let made = AttemptResult { progress, repeats, at: now };
+                let (outcome, counted_attempts) = destination.rules.decide(&called, made, &mut rand::rng());
+                Some(self.report(progress, begun, Some(called), outcome, counted_attempts))
             }
-            Err(no_call) if self.start.is_ours() => {
-                Some(self.report(standing, begun, None, no_call.outcome(now), standing.spent))
-            }
+            Err(not_attempted) if self.start.is_ours() => Some(self.report(
+                progress,
+                begun,
+                None,
+                not_attempted.outcome(now),
+                progress.counted_attempts,
+            )),
             Err(_) => None,
         }
     }
@@ -133,37 +152,41 @@ impl Delivery<'_> {
         &self,
         processor: &Processor,
         destination: &Destination,
-        standing: Standing,
+        progress: Progress,
         begun: &mut Begun,
-    ) -> Result<Called, NoCall> {
+    ) -> Result<Called, NotAttempted> {
         let retry = &destination.rules.retry;
         let in_time = |now| {
-            if now < retry.ends_at(standing.since) { Ok(()) } else { Err(NoCall::expired(retry.window)) }
+            if now < retry.ends_at(progress.window_started_at) {
+                Ok(())
+            } else {
+                Err(NotAttempted::expired(retry.window))
+            }
         };
         in_time(begun.at)?;
         destination.gate.is_passable()?;
-        // Before the turn, which it may take longer than a call.
-        let body = self.body(destination, standing).await?;
-        let left = || NoCall::left(false);
-        let pass = self.start.unless_ended(destination.gate.pass()).await.ok_or_else(left)??;
+        // Before the wait for a permit: the filter may take longer than a call, and would occupy the permit.
+        let body = self.body(destination, progress).await?;
+        let left = || NotAttempted::left(false);
+        let permit = self.start.unless_ended(destination.gate.pass()).await.ok_or_else(left)??;
         if !self.start.is_ours() {
             return Err(left());
         }
-        // To wait for a turn is no part of the attempt.
+        // The wait for a permit is not part of the attempt.
         *begun = Begun::now(&processor.clock);
         in_time(begun.at)?;
-        let (tokens, id, attempt) = (&processor.tokens, self.deliveries.request.id, standing.attempt);
+        let (tokens, id, attempt) = (&processor.tokens, self.deliveries.request.id, progress.attempt);
         match (Call { destination, tokens, id, attempt, body }).make().await {
             Ok(called) => {
                 destination.credentials.well();
-                pass.ended(destination.rules.is_well(&called));
+                permit.ended(destination.rules.is_well(&called));
                 Ok(called)
             }
-            Err(no_token) => Err(NoCall::Held(destination.credentials.failed(&no_token))),
+            Err(no_token) => Err(NotAttempted::Deferred(destination.credentials.failed(&no_token))),
         }
     }
 
-    async fn body(&self, destination: &Destination, standing: Standing) -> Result<Body, TransformError> {
+    async fn body(&self, destination: &Destination, progress: Progress) -> Result<Body, TransformError> {
         let content_type = self.deliveries.content_type.clone();
         let came = Body { content: self.record.payload.clone(), content_type };
         let request = &self.deliveries.request;
@@ -171,26 +194,26 @@ impl Delivery<'_> {
             id: request.id.to_string(),
             route: request.route.clone(),
             accepted_at: request.accepted_at.to_rfc3339_opts(SecondsFormat::Millis, true),
-            attempt: standing.attempt,
+            attempt: progress.attempt,
         };
         destination.body(came, variables).await
     }
 
     fn report(
         &self,
-        standing: Standing,
+        progress: Progress,
         begun: Begun,
         called: Option<Called>,
         outcome: Outcome,
-        spent: u32,
+        counted_attempts: u32,
     ) -> AttemptReport {
         let status = called.as_ref().and_then(|called| called.status);
         AttemptReport {
             request_id: self.deliveries.request.id,
             destination: self.target.name().to_owned(),
-            attempt: standing.attempt,
+            attempt: progress.attempt,
             called: called.is_some(),
-            spent,
+            counted_attempts,
             started_at: begun.at,
             duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
             trace_id: throughline_telemetry::trace_id_of(&Span::current()),
@@ -202,33 +225,39 @@ impl Delivery<'_> {
     }
 }
 
-/// The one line that says how an attempt ended. A filter's error may quote the body, so its words are left to
-/// the report.
+/// Logs how an attempt ended, in one line. A filter's error may quote the body, so only the report carries its text.
 fn log(report: &AttemptReport) {
     let AttemptReport { request_id, destination, attempt, status, duration_ms, outcome, .. } = report;
     match outcome {
         Outcome::Delivered => {
-            info!(%request_id, destination, attempt, status, duration_ms, outcome = "delivered", "delivery ended");
+            info!(
+                event = "delivery.succeeded", %request_id, destination, attempt, status, duration_ms,
+                outcome = "delivered",
+                "delivery succeeded"
+            );
         }
         Outcome::Retry { due_at, failure: Failure { class, error } } => {
             info!(
-                %request_id, destination, attempt, status, duration_ms, outcome = "retry",
-                due_at = due_at.as_ref().map(tracing::field::display), error_class = class.as_str(), error,
+                event = "attempt.failed", %request_id, destination, attempt, status, duration_ms,
+                outcome = "retry", due_at = due_at.as_ref().map(tracing::field::display),
+                error_class = class.as_str(), error,
                 "attempt failed"
             );
         }
-        // There may be very many, all for one reason, which was logged.
+        // At debug level: very many deliveries may be deferred for one cause, which is already logged.
         Outcome::Deferred { due_at, cause } => {
             debug!(
-                %request_id, destination, attempt, outcome = "deferred", %due_at, cause = cause.as_str(),
+                event = "delivery.deferred", %request_id, destination, attempt, outcome = "deferred", %due_at,
+                cause = cause.as_str(),
                 "delivery deferred"
             );
         }
         Outcome::Dead { reason, failure: Failure { class, error } } => {
             let error = (*class != ErrorClass::Transform).then_some(error.as_str());
             warn!(
-                %request_id, destination, attempt, status, duration_ms, outcome = "dead",
-                reason = DeadReason::as_str(reason), error_class = class.as_str(), error, "delivery ended"
+                event = "delivery.dead_lettered", %request_id, destination, attempt, status, duration_ms,
+                outcome = "dead", reason = DeadReason::as_str(reason), error_class = class.as_str(), error,
+                "delivery ended dead"
             );
         }
     }

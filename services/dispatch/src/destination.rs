@@ -1,4 +1,4 @@
-//! A third-party API, as the configuration describes it, ready to be called.
+//! A third-party API, as configured, ready to be called.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,71 +12,71 @@ use throughline_config as config;
 use throughline_transform::{Filter, Runner, TransformError, Variables};
 use url::Url;
 
-use crate::classify::Rules;
+use crate::classify::DeliveryPolicy;
 use crate::credentials::Health;
 use crate::error::StartError;
-use crate::gate::Gate;
-use crate::lanes::{Key, Lanes, Place};
+use crate::fair_share::Budgets;
+use crate::gate::CallGate;
+use crate::key_queues::{KeyQueues, OrderingKey, QueueTicket};
 use crate::metrics::Calls;
 use crate::policy;
 use crate::pulse::Pulse;
-use crate::room::Rooms;
 
-/// Idle connections are closed before the 60 s after which common load balancers do: a request that
-/// meets a connection which is just being closed fails.
+/// Idle connections are closed before common load balancers close them, after 60 s: a request fails if it is sent on
+/// a connection that is just being closed.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
-/// Finds dead peers behind connections that are open and wait.
+/// Detects dead peers behind open connections that are waiting.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-/// For connecting to a token endpoint; the whole token request has its own time-out.
+/// Timeout for connecting to a token endpoint; the whole token request has its own timeout.
 const TOKEN_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// A third-party API with its own connections, so that none waits for those of another.
+/// A third-party API with its own connections, so that no call waits for the connections of another destination.
 pub(crate) struct Destination {
     pub(crate) name: Arc<str>,
     pub(crate) oauth2: Option<config::OAuth2>,
     pub(crate) timeout: Duration,
     pub(crate) response_limit: usize,
     pub(crate) shown: Shown,
-    pub(crate) rules: Rules,
-    pub(crate) gate: Gate,
+    pub(crate) rules: DeliveryPolicy,
+    pub(crate) gate: CallGate,
     pub(crate) credentials: Health,
     pub(crate) calls: Calls,
-    lanes: Arc<Lanes>,
+    key_queues: Arc<KeyQueues>,
     client: Client,
     url: Url,
     headers: HeaderMap,
     filter: Option<Runner>,
 }
 
-/// What may be shown of a destination's URL.
+/// The parts of a destination's URL that may be shown.
 pub(crate) struct Shown {
-    /// Without query and fragment, which may hold secrets.
+    /// The URL without query and fragment, which may hold secrets.
     pub(crate) url: String,
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-/// What is posted.
+/// A request body to post.
 pub(crate) struct Body {
     pub(crate) content: Bytes,
     pub(crate) content_type: HeaderValue,
 }
 
 impl Destination {
-    /// All destinations share the `rooms` and the `pulse`.
+    /// Creates a destination. All destinations share the `budgets` and the `pulse`.
     pub(crate) fn new(
         name: &str,
         settings: &config::Destination,
-        rooms: &Rooms,
+        budgets: &Budgets,
         pulse: &Arc<Pulse>,
         meter: &Meter,
     ) -> Result<Self, StartError> {
         let client = client_builder().connect_timeout(settings.connect_timeout).build();
         let own = || name.to_owned();
         let shown = Shown::of(&settings.url);
-        let shares = rooms.share();
+        let shares = budgets.share();
         Ok(Self {
             name: name.into(),
             oauth2: settings.oauth2.clone(),
@@ -84,9 +84,12 @@ impl Destination {
             response_limit: usize::try_from(settings.response_limit.as_u64()).unwrap_or(usize::MAX),
             calls: Calls::new(meter, name, &shown.host),
             shown,
-            rules: Rules { retry: policy::retry(&settings.retry), statuses: policy::statuses(settings) },
-            lanes: Lanes::new(Arc::clone(&shares.waiting), Arc::clone(pulse)),
-            gate: Gate::new(name, settings, shares, Arc::clone(pulse)),
+            rules: DeliveryPolicy {
+                retry: policy::retry(&settings.retry),
+                statuses: policy::statuses(settings),
+            },
+            key_queues: KeyQueues::new(Arc::clone(&shares.waiting), Arc::clone(pulse)),
+            gate: CallGate::new(name, settings, shares, Arc::clone(pulse)),
             credentials: Health::new(name),
             client: client.map_err(|source| StartError::Client { destination: own(), source })?,
             url: settings.url.clone(),
@@ -95,15 +98,15 @@ impl Destination {
         })
     }
 
-    /// Lines up behind those with the same ordering key.
+    /// Joins the queue of the delivery's ordering key.
     ///
     /// # Errors
-    /// If there are too many: how long to stay away.
-    pub(crate) fn line_up(&self, key: Key) -> Result<Place, Duration> {
-        self.lanes.enter(key, || self.gate.limits().call())
+    /// If the queue is too long; the error is how long to defer the delivery.
+    pub(crate) fn enqueue(&self, key: OrderingKey) -> Result<QueueTicket, Duration> {
+        self.key_queues.enter(key, || self.gate.limits().call())
     }
 
-    /// The body this destination wants: the filter's output, or byte for byte what came.
+    /// Returns the body for this destination: the filter's output, or the original body byte for byte.
     pub(crate) async fn body(
         &self,
         came: Body,
@@ -116,7 +119,7 @@ impl Destination {
         })
     }
 
-    /// The request that posts the body. Configured headers win over the body's media type.
+    /// Builds the request that posts the body. Configured headers override the body's media type.
     pub(crate) fn request(&self, body: &Body) -> Request {
         let mut request = Request::new(Method::POST, self.url.clone());
         request.headers_mut().insert(CONTENT_TYPE, body.content_type.clone());
@@ -152,13 +155,13 @@ impl Shown {
     }
 }
 
-/// The client that asks for tokens.
+/// Creates the client that requests tokens.
 pub(crate) fn token_client() -> Result<Client, StartError> {
     client_builder().connect_timeout(TOKEN_CONNECT_TIMEOUT).build().map_err(StartError::TokenClient)
 }
 
-/// A redirect would take body and token to a place that nobody configured, and a proxy that the
-/// machine's environment names would see them.
+/// Follows no redirects and uses no proxies. A redirect would send body and token to a host that is not configured,
+/// and a proxy named by the machine's environment would see them.
 fn client_builder() -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("throughline/", env!("CARGO_PKG_VERSION")))
@@ -181,20 +184,20 @@ fn static_headers<'a>(
             problem,
         };
         let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| problem("is not the name of an HTTP header"))?;
+            .map_err(|_| problem("is not a valid HTTP header name"))?;
         if is_ours(&name) || (has_token && name == AUTHORIZATION) {
             return Err(problem("is set by dispatch itself"));
         }
         let mut value = HeaderValue::from_str(value.expose())
-            .map_err(|_| problem("its value cannot be that of an HTTP header"))?;
+            .map_err(|_| problem("its value is not a valid HTTP header value"))?;
         value.set_sensitive(true);
         headers.insert(name, value);
     }
     Ok(headers)
 }
 
-/// Another value would break the framing, the trace, or the promise that every attempt of a
-/// delivery can be recognised.
+/// Returns whether dispatch sets this header itself. Another value would break the framing, the trace, or the
+/// guarantee that every attempt of a delivery can be recognised.
 fn is_ours(name: &HeaderName) -> bool {
     [CONTENT_LENGTH, TRANSFER_ENCODING, IDEMPOTENCY_KEY].contains(name)
         || ["traceparent", "tracestate"].contains(&name.as_str())

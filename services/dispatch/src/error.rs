@@ -1,19 +1,21 @@
-//! Why dispatch does not start.
+//! Errors that prevent dispatch from starting.
 
 use std::net::SocketAddr;
 
 use throughline_kafka::KafkaError;
 use throughline_transform::CompileError;
 
-/// Why dispatch does not start: one line that says what to change.
+/// An error that prevents dispatch from starting, in one line that states the necessary change.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}; change dispatch.address, or end what listens there")]
+    /// Dispatch cannot listen on the address.
+    #[error(
+        "cannot listen on {address}; change dispatch.address, or stop the program that uses this address"
+    )]
     Listen {
-        /// The address of the configuration.
+        /// The configured address.
         address: SocketAddr,
-        /// Why not.
+        /// The underlying error.
         source: std::io::Error,
     },
     /// The broker cannot be used, or topics are missing.
@@ -24,15 +26,15 @@ pub enum StartError {
     Filter {
         /// The destination's name.
         destination: String,
-        /// What is wrong with it.
+        /// The problem with it.
         source: CompileError,
     },
-    /// There are no threads for a destination's filter.
-    #[error("destinations.{destination}: no threads for its filter")]
+    /// The threads for a destination's filter cannot be started.
+    #[error("destinations.{destination}: cannot start threads for its filter")]
     Threads {
         /// The destination's name.
         destination: String,
-        /// Why not.
+        /// The underlying error.
         source: std::io::Error,
     },
     /// A destination's static header cannot be sent.
@@ -42,18 +44,18 @@ pub enum StartError {
         destination: String,
         /// The header's name.
         header: String,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: &'static str,
     },
-    /// No HTTP client can be made for a destination.
-    #[error("destinations.{destination}: no HTTP client for it")]
+    /// The HTTP client for a destination cannot be created.
+    #[error("destinations.{destination}: cannot create its HTTP client")]
     Client {
         /// The destination's name.
         destination: String,
-        /// Why not.
+        /// The underlying error.
         source: reqwest::Error,
     },
-    /// No HTTP client can be made for token endpoints.
-    #[error("no HTTP client for token endpoints")]
+    /// The HTTP client for token endpoints cannot be created.
+    #[error("cannot create the HTTP client for token endpoints")]
     TokenClient(#[source] reqwest::Error),
 }

@@ -1,21 +1,21 @@
-//! The beginning of a response's body, for people.
+//! The beginning of a response's body, for operators.
 
-/// As much as tells a person what went wrong; it is kept with every attempt.
+/// Length of an excerpt in bytes: enough to see the problem, since it is stored with every attempt.
 const LENGTH: usize = 1024;
 
-/// Takes the beginning of a body that comes in pieces.
+/// Collects the beginning of a body that arrives in chunks.
 #[derive(Default)]
 pub(crate) struct Excerpt(Vec<u8>);
 
 impl Excerpt {
-    /// One byte more than the excerpt's length is kept: it tells whether the cut goes through a
+    /// Adds a chunk. It keeps one byte more than the excerpt's length, which shows whether the cut splits a
     /// character.
     pub(crate) fn push(&mut self, piece: &[u8]) {
-        let room = (LENGTH + 1).saturating_sub(self.0.len());
-        self.0.extend_from_slice(&piece[..piece.len().min(room)]);
+        let budget = (LENGTH + 1).saturating_sub(self.0.len());
+        self.0.extend_from_slice(&piece[..piece.len().min(budget)]);
     }
 
-    /// As text; `None` of an empty body. What is not UTF-8 is replaced, and NUL too, which
+    /// Returns the excerpt as text; `None` if the body is empty. Invalid UTF-8 is replaced, and so is NUL, which
     /// PostgreSQL's text cannot hold.
     pub(crate) fn into_text(self) -> Option<String> {
         let bytes = &self.0[..cut(&self.0)];
@@ -23,13 +23,13 @@ impl Excerpt {
     }
 }
 
-/// Where to cut, so that no character is cut in two.
+/// Returns where to cut, so that no character is split.
 fn cut(bytes: &[u8]) -> usize {
     if bytes.len() <= LENGTH {
         return bytes.len();
     }
     let continues = |at: usize| bytes[at] & 0b1100_0000 == 0b1000_0000;
-    // A character has at most four bytes: further back there is nothing to find.
+    // A character has at most four bytes, so it begins no further back.
     (LENGTH - 3..=LENGTH).rev().find(|at| !continues(*at)).unwrap_or(LENGTH)
 }
 
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_text_can_hold_is_replaced() {
+    fn invalid_characters_are_replaced() {
         assert_eq!(excerpt(b"a\xff\0b", 9).unwrap(), "a\u{fffd}\u{fffd}b");
         assert_eq!(excerpt(&[0x80; 3000], 9).unwrap(), "\u{fffd}".repeat(1024));
     }

@@ -1,4 +1,4 @@
-//! What stands before each call to a third party: its breaker and its limits.
+//! The gate before each call to a third party: its breaker and its limits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,35 +9,35 @@ use throughline_resilience::{Breaker, BreakerState, Permit};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::limits::{Limits, Turn};
+use crate::fair_share::{SharePermit, Shares};
+use crate::limits::{LimitPermit, Limits};
 use crate::policy;
 use crate::pulse::Pulse;
-use crate::room::{Shares, Taken};
 
 /// The gate of one destination.
-pub(crate) struct Gate {
+pub(crate) struct CallGate {
     destination: String,
     breaker: Mutex<Breaker>,
     limits: Limits,
 }
 
-/// Why no call is made now.
+/// The reason why no call is made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hold {
+pub(crate) struct Deferral {
     pub(crate) cause: DeferralCause,
-    /// How long it is no use to come again.
+    /// How long to wait before trying again.
     pub(crate) wait: Duration,
 }
 
-/// Leave to make one call. Dropped without a word about its end, it was not used.
-pub(crate) struct Pass<'a> {
-    gate: &'a Gate,
+/// Permission to make one call. Dropping it without [`CallPermit::ended`] releases it unused.
+pub(crate) struct CallPermit<'a> {
+    gate: &'a CallGate,
     permit: Option<Permit>,
-    _turn: Turn<'a>,
+    _limit_permit: LimitPermit<'a>,
 }
 
-impl Gate {
-    /// With the destination's part of the rooms.
+impl CallGate {
+    /// Creates the gate with the destination's shares of the budgets.
     pub(crate) fn new(name: &str, settings: &config::Destination, shares: Shares, pulse: Arc<Pulse>) -> Self {
         Self {
             destination: name.to_owned(),
@@ -46,41 +46,42 @@ impl Gate {
         }
     }
 
-    /// Whether anybody may be let through now.
+    /// Checks whether calls may pass now.
     ///
     /// # Errors
     /// If the breaker is open.
-    pub(crate) fn is_passable(&self) -> Result<(), Hold> {
-        self.breaker().hold(now()).map_or(Ok(()), |wait| Err(held(wait)))
+    pub(crate) fn is_passable(&self) -> Result<(), Deferral> {
+        self.breaker().open_for(now()).map_or(Ok(()), |wait| Err(breaker_open(wait)))
     }
 
-    /// Asks for leave to make a call, and waits for it a little if there are many.
-    pub(crate) async fn pass(&self) -> Result<Pass<'_>, Hold> {
-        // Who is held back anyway does not wait for a turn.
+    /// Waits for permission to make a call, for a limited time if many deliveries wait.
+    pub(crate) async fn pass(&self) -> Result<CallPermit<'_>, Deferral> {
+        // A delivery that the breaker defers does not wait for a permit.
         self.is_passable()?;
-        let turn = self.limits.turn().await.map_err(full)?;
-        let permit = self.change(Breaker::permit).map_err(held)?;
-        Ok(Pass { gate: self, permit: Some(permit), _turn: turn })
+        let limit_permit = self.limits.permit().await.map_err(full)?;
+        let permit = self.change(Breaker::permit).map_err(breaker_open)?;
+        Ok(CallPermit { gate: self, permit: Some(permit), _limit_permit: limit_permit })
     }
 
-    /// Which state its breaker is in; half-open also while it awaits a probe, which without traffic never comes.
+    /// Returns the state of the breaker. It counts as half-open also while it awaits a probe, which never comes
+    /// without traffic.
     pub(crate) fn state(&self) -> BreakerState {
         let breaker = self.breaker();
         if breaker.awaits_probe(now()) { BreakerState::HalfOpen } else { breaker.state() }
     }
 
-    /// Its limits.
+    /// Returns the limits of the destination.
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Takes room for the bytes of a delivery.
-    pub(crate) fn hold(&self, bytes: usize) -> Result<Taken, Hold> {
-        self.limits.hold(bytes).map_err(full)
+    /// Takes a share of the budget for the bytes of a delivery.
+    pub(crate) fn take_bytes(&self, bytes: usize) -> Result<SharePermit, Deferral> {
+        self.limits.take_bytes(bytes).map_err(full)
     }
 
-    /// Takes room for a delivery to be worked on, and waits for it.
-    pub(crate) async fn admit(&self) -> Result<Taken, Hold> {
+    /// Takes a share of the budget for work on a delivery; waits until it has one left.
+    pub(crate) async fn admit(&self) -> Result<SharePermit, Deferral> {
         self.limits.admit().await.map_err(full)
     }
 
@@ -96,7 +97,7 @@ impl Gate {
         let changed = change(&mut breaker, now);
         let after = breaker.state();
         if before != after {
-            self.log(before, after, breaker.hold(now).unwrap_or_default());
+            self.log(before, after, breaker.open_for(now).unwrap_or_default());
         }
         changed
     }
@@ -105,19 +106,40 @@ impl Gate {
         let destination = &self.destination;
         match (before, after) {
             (BreakerState::HalfOpen, BreakerState::Open) => {
-                info!(destination, ?hold, "the third party still fails; calls are held back for longer");
+                info!(
+                    event = "breaker.reopened",
+                    destination,
+                    ?hold,
+                    "the third party still fails; the breaker opens again, for longer"
+                );
             }
             (_, BreakerState::Open) => {
-                warn!(destination, ?hold, "the third party fails: the breaker opens, calls are held back");
+                warn!(
+                    event = "breaker.opened",
+                    destination,
+                    ?hold,
+                    "the third party fails; the breaker opens and holds calls back"
+                );
             }
-            (_, BreakerState::HalfOpen) => info!(destination, "a few calls probe the third party"),
-            (_, BreakerState::Closed) => info!(destination, "the third party is back: the breaker closes"),
+            (_, BreakerState::HalfOpen) => {
+                info!(
+                    event = "breaker.half_opened",
+                    destination, "the breaker lets a few calls probe the third party"
+                );
+            }
+            (_, BreakerState::Closed) => {
+                info!(
+                    event = "breaker.closed",
+                    destination, "the third party responds again; the breaker closes"
+                );
+            }
         }
     }
 }
 
-impl Pass<'_> {
-    /// The call has ended. Whether the third party was well, is what counts here: a rejection is an answer too.
+impl CallPermit<'_> {
+    /// Notes that the call has ended. `well` is whether the third party was healthy: a rejection counts as healthy,
+    /// since it is an answer too.
     pub(crate) fn ended(mut self, well: bool) {
         if let Some(permit) = self.permit.take() {
             self.gate.change(|breaker, now| breaker.record(&permit, well, now));
@@ -125,7 +147,7 @@ impl Pass<'_> {
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for CallPermit<'_> {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
             self.gate.change(|breaker, _| breaker.release(&permit));
@@ -133,12 +155,12 @@ impl Drop for Pass<'_> {
     }
 }
 
-fn full(wait: Duration) -> Hold {
-    Hold { cause: DeferralCause::Limit, wait }
+fn full(wait: Duration) -> Deferral {
+    Deferral { cause: DeferralCause::Limit, wait }
 }
 
-fn held(wait: Duration) -> Hold {
-    Hold { cause: DeferralCause::BreakerOpen, wait }
+fn breaker_open(wait: Duration) -> Deferral {
+    Deferral { cause: DeferralCause::BreakerOpen, wait }
 }
 
 fn now() -> std::time::Instant {
@@ -150,26 +172,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fair_share::tests::budgets;
     use crate::pulse::tests::beating;
-    use crate::room::tests::rooms;
 
-    fn gate(settings: &serde_json::Value) -> Gate {
+    fn gate(settings: &serde_json::Value) -> CallGate {
         let settings = serde_json::from_value(settings.clone()).unwrap();
-        Gate::new("three", &settings, rooms(100).share(), beating())
+        CallGate::new("three", &settings, budgets(100).share(), beating())
     }
 
-    async fn fail(gate: &Gate) {
-        gate.pass().await.map_err(|hold| hold.cause).unwrap().ended(false);
+    async fn fail(gate: &CallGate) {
+        gate.pass().await.map_err(|deferral| deferral.cause).unwrap().ended(false);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waited_for_a_turn_while_the_breaker_opened_is_held_back() {
+    async fn a_delivery_that_gets_its_permit_after_the_breaker_opened_is_deferred() {
         let gate = gate(&json!({
             "url": "http://localhost/", "breaker": {"consecutive": 1}, "limits": {"concurrency": 1},
         }));
         let first = gate.pass().await.ok().unwrap();
         let (second, ()) = tokio::join!(gate.pass(), async { first.ended(false) });
-        let expected = Hold { cause: DeferralCause::BreakerOpen, wait: Duration::from_secs(5) };
+        let expected = Deferral { cause: DeferralCause::BreakerOpen, wait: Duration::from_secs(5) };
         assert_eq!(second.err(), Some(expected));
         assert_eq!(gate.pass().await.err(), Some(expected));
     }
@@ -186,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pass_that_was_not_used_leaves_its_probe_to_another() {
+    async fn an_unused_pass_leaves_its_probe_to_another_call() {
         let gate = gate(&json!({
             "url": "http://localhost/", "breaker": {"consecutive": 1, "probes": 1},
         }));

@@ -10,7 +10,7 @@ use http::StatusCode;
 use throughline_kafka::Producer;
 use tokio_util::sync::CancellationToken;
 
-/// Asks whether dispatch can do its work: whether the broker answers.
+/// The readiness of dispatch: it is ready if the broker answers.
 pub(crate) struct Readiness(throughline_lifecycle::Readiness);
 
 impl Readiness {
@@ -23,7 +23,7 @@ impl Readiness {
     }
 }
 
-/// Where both answer.
+/// Returns the router of both endpoints.
 pub(crate) fn router(readiness: Readiness) -> Router {
     Router::new().route("/healthz", get(live)).route("/readyz", get(ready)).with_state(Arc::new(readiness))
 }

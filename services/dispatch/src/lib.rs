@@ -1,17 +1,19 @@
 //! Kafka in, third-party APIs out.
 //!
-//! Dispatch takes requests from the routes' topics and from the retries topic, calls the
-//! destinations, and reports every attempt on the outcomes topic. It has no database: what it knows
-//! comes with a record, and what it found out goes back to Kafka. A record's offset is finished only
-//! once Kafka has acknowledged everything that there was to say of the record, so a crash repeats
-//! calls and loses none; the third party recognises a repeated call by its `Idempotency-Key`.
+//! Dispatch consumes requests from the routes' topics and from the retries topic, calls the destinations, and reports
+//! every attempt on the outcomes topic. It has no database: its input arrives with each record, and its results go
+//! back to Kafka. A record's offset is finished only once Kafka has acknowledged every outcome and dead letter of the
+//! record, so a crash repeats calls and loses none; the third party recognises a repeated call by its
+//! `Idempotency-Key`.
 //!
-//! In here: `app` puts the parts together; `work` says what a record asks for, with `routing`, and `processor` sees to
-//! it; a `delivery` is attempted at one `destination`, unless it was `recent`ly, after its `admission`: its `lanes` keep the order of each key, and
-//! it has a share of the `room` that all have together. Its `gate` (breaker and `limits`) lets a call through; the `pulse`
-//! tells a destination that is slow from a dispatch that is short of processor time. For a call
-//! `credentials` must be good; `call` makes it and `classify` judges how it ended, or `no_call` says why there is none;
-//! `reporter` tells Kafka, and `metrics` count along. What cannot be called now is deferred: it waits in the database, not here.
+//! The modules: `app` wires the parts together. `work` decodes a record, with `routing`, and `processor` does the
+//! work. A `delivery` is attempted at one `destination`, unless `recent` remembers the same attempt. `admission`
+//! comes first: `key_queues` keep the order of each key, and `fair_share` limits the deliveries and bytes of all
+//! destinations together. The `gate` (breaker and `limits`) lets each call through; the `pulse` tells a slow
+//! destination from a dispatch that is short of processor time. `credentials` track whether the token endpoint issues
+//! tokens. `call` makes the call and `classify` judges its end; if there is no call, `not_attempted` holds the reason.
+//! `reporter` publishes the results to Kafka, and `metrics` count them. A delivery that cannot be called now is
+//! deferred: it waits in the database, not here.
 
 mod admission;
 mod app;
@@ -24,18 +26,18 @@ mod delivery;
 mod destination;
 mod error;
 mod excerpt;
+mod fair_share;
 mod gate;
 mod health;
-mod lanes;
+mod key_queues;
 mod limits;
 mod metrics;
-mod no_call;
+mod not_attempted;
 mod policy;
 mod processor;
 mod pulse;
 mod recent;
 mod reporter;
-mod room;
 mod routing;
 mod start;
 mod work;
@@ -43,6 +45,6 @@ mod work;
 pub use app::{Dispatch, start};
 pub use error::StartError;
 
-/// What a filter holds of memory is bounded, and read off this.
+/// Filters run under a memory limit, which this allocator measures.
 #[global_allocator]
 static ALLOCATOR: throughline_transform::Allocator = throughline_transform::Allocator;

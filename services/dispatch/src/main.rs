@@ -1,4 +1,4 @@
-//! `throughline-dispatch`: takes requests from Kafka and sees them through to third-party APIs.
+//! `throughline-dispatch`: consumes requests from Kafka and delivers them to third-party APIs.
 
 use std::process::ExitCode;
 
@@ -8,13 +8,13 @@ use throughline_config::Flags;
 use throughline_lifecycle::Shutdown;
 use throughline_telemetry::Service;
 
-/// Takes requests from Kafka, delivers them to third-party APIs, reports every attempt.
+/// Consumes requests from Kafka, delivers them to third-party APIs, and reports every attempt.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
     #[command(flatten)]
     flags: Flags,
-    /// Ask the one that runs here already whether it is ready, as the health check of a container does; fail if not.
+    /// Probe the instance already running on this host and exit 1 unless it is ready (for container health checks).
     #[arg(long)]
     healthcheck: bool,
 }

@@ -1,4 +1,4 @@
-//! What dispatch measures: OpenTelemetry's conventions for HTTP clients, and its own numbers.
+//! The metrics of dispatch: those of OpenTelemetry's conventions for HTTP clients, and its own.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::routing::Routing;
 
 const DESTINATION: &str = "throughline.destination";
 
-/// What is measured of everything that dispatch reports.
+/// Instruments for everything that dispatch reports.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     attempts: Counter<u64>,
@@ -25,7 +25,7 @@ pub(crate) struct Metrics {
     dead_letters: Counter<u64>,
 }
 
-/// What is measured of the calls to one destination.
+/// Instruments for the calls to one destination.
 #[derive(Debug)]
 pub(crate) struct Calls {
     duration: Histogram<f64>,
@@ -35,18 +35,18 @@ pub(crate) struct Calls {
     host: String,
 }
 
-/// A call that is under way, until it is dropped.
+/// A call in flight, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight<'a>(&'a Calls);
 
-/// How a token was come by.
+/// The source of a token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TokenResult {
     /// From memory.
     Hit,
     /// From the token endpoint.
     Miss,
-    /// Not at all.
+    /// The token could not be obtained.
     Error,
 }
 
@@ -56,12 +56,12 @@ impl Metrics {
             attempts: meter
                 .u64_counter("throughline.attempts")
                 .with_unit("{attempt}")
-                .with_description("What became of attempts: delivered, to be tried again, deferred or dead.")
+                .with_description("Attempts by outcome: delivered, retry, deferred or dead.")
                 .build(),
             retries: meter
                 .u64_counter("throughline.retries.scheduled")
                 .with_unit("{retry}")
-                .with_description("Attempts that failed and are made again later.")
+                .with_description("Attempts that failed and are retried later.")
                 .build(),
             latency: meter
                 .f64_histogram("throughline.delivery.latency")
@@ -72,12 +72,12 @@ impl Metrics {
             dead_letters: meter
                 .u64_counter("throughline.dead_letters")
                 .with_unit("{dead_letter}")
-                .with_description("Deliveries, and records that ask for none, that ended without success.")
+                .with_description("Deliveries that ended without success, and records without any delivery.")
                 .build(),
         }
     }
 
-    /// The outcome of an attempt is reported.
+    /// Counts an attempt by its outcome.
     pub(crate) fn attempt(&self, report: &AttemptReport) {
         let destination = KeyValue::new(DESTINATION, report.destination.clone());
         let mut attributes =
@@ -91,15 +91,15 @@ impl Metrics {
         }
     }
 
-    /// A request is delivered.
+    /// Records the latency of a delivered request.
     pub(crate) fn delivered(&self, destination: &str, request: &RequestRecord, now: DateTime<Utc>) {
         let destination = KeyValue::new(DESTINATION, destination.to_owned());
         let route = KeyValue::new("throughline.route", request.route.clone());
         self.latency.record(seconds_between(request.accepted_at, now), &[destination, route]);
     }
 
-    /// A record was kept as a dead letter that asks for no delivery. Those of deliveries are counted by who
-    /// records them.
+    /// Counts a record that asks for no delivery and was kept as a dead letter. Ingest counts the dead letters of
+    /// deliveries when it records them.
     pub(crate) fn buried(&self, reason: DeadReason) {
         self.dead_letters.add(1, &[KeyValue::new("throughline.reason", reason.as_str().to_owned())]);
     }
@@ -113,13 +113,13 @@ fn error_type(outcome: &Outcome) -> Option<&str> {
     }
 }
 
-/// Zero if the clocks of two machines do not agree.
+/// Returns the seconds from one time to another; zero if the clocks of two machines disagree.
 fn seconds_between(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
     (to - from).max(TimeDelta::zero()).to_std().unwrap_or_default().as_secs_f64()
 }
 
 impl Calls {
-    /// `host` is where the destination's third party is.
+    /// Creates the instruments. `host` is the host of the destination's third party.
     pub(crate) fn new(meter: &Meter, destination: &str, host: &str) -> Self {
         Self {
             duration: meter
@@ -131,13 +131,13 @@ impl Calls {
             in_flight: meter
                 .i64_up_down_counter("throughline.inflight")
                 .with_unit("{call}")
-                .with_description("Calls to third parties that are under way.")
+                .with_description("Calls to third parties in progress.")
                 .build(),
             tokens: meter
                 .u64_counter("throughline.token.requests")
                 .with_unit("{request}")
                 .with_description(
-                    "Tokens that were needed: from memory, from the token endpoint, or not to be had.",
+                    "Token requests: answered from memory, by the token endpoint, or not at all.",
                 )
                 .build(),
             destination: KeyValue::new(DESTINATION, destination.to_owned()),
@@ -145,13 +145,13 @@ impl Calls {
         }
     }
 
-    /// A call begins.
+    /// Counts a call as in flight.
     pub(crate) fn begin(&self) -> InFlight<'_> {
         self.in_flight.add(1, std::slice::from_ref(&self.destination));
         InFlight(self)
     }
 
-    /// A call has ended.
+    /// Records the duration of a call that has ended.
     pub(crate) fn ended(&self, called: &Called, took: Duration) {
         let mut attributes = vec![
             self.destination.clone(),
@@ -171,7 +171,7 @@ impl Calls {
         self.duration.record(took.as_secs_f64(), &attributes);
     }
 
-    /// A token was needed.
+    /// Counts a token that was needed.
     pub(crate) fn token(&self, result: TokenResult) {
         let result = match result {
             TokenResult::Hit => "hit",
@@ -182,7 +182,7 @@ impl Calls {
     }
 }
 
-/// The conventions give a failed response's status as its error, too.
+/// Returns the status of a failed response as its error type, which the conventions require too.
 fn failed_status(status: StatusCode) -> Option<KeyValue> {
     (!status.is_success()).then(|| KeyValue::new("error.type", status.as_str().to_owned()))
 }
@@ -193,7 +193,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Has the states of all destinations looked at whenever metrics are collected.
+/// Registers gauges that read the state of every destination whenever metrics are collected.
 pub(crate) fn observe(meter: &Meter, routing: &Routing) {
     let gauge = |name, unit, description, value: fn(&Destination) -> u64| {
         let destinations = routing.destinations();
@@ -203,13 +203,13 @@ pub(crate) fn observe(meter: &Meter, routing: &Routing) {
             }
         };
         let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
-        // The callback stays with the meter.
+        // The meter owns the callback.
         let _ = gauge.with_callback(observe).build();
     };
     gauge(
         "throughline.breaker.state",
         "",
-        "The state of the destination's breaker: 0 closed, 1 half-open or to be probed by the next call, 2 open.",
+        "State of the destination's breaker: 0 closed, 1 half-open or probed by the next call, 2 open.",
         |destination| match destination.gate.state() {
             BreakerState::Closed => 0,
             BreakerState::HalfOpen => 1,
@@ -219,13 +219,13 @@ pub(crate) fn observe(meter: &Meter, routing: &Routing) {
     gauge(
         "throughline.limit.concurrency",
         "{call}",
-        "Most calls that this replica makes to the destination at once.",
+        "Maximum number of concurrent calls of this replica to the destination.",
         |destination| u64::try_from(destination.gate.limits().most_calls()).unwrap_or(u64::MAX),
     );
     gauge(
         "throughline.token.refused",
         "",
-        "1 while the token endpoint refuses the destination's credentials, so that a person must act.",
+        "1 while the token endpoint rejects the destination's credentials, so that an operator must act.",
         |destination| destination.credentials.are_refused().into(),
     );
 }

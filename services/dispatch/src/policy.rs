@@ -1,15 +1,15 @@
-//! What the configuration says of failures, in the words of those who act on it.
+//! Translates the configured retries, statuses and breakers into policies.
 
 use throughline_config as config;
 use throughline_resilience::{BreakerPolicy, Meaning, Pauses, RetryPolicy, Statuses};
 
 pub(crate) fn retry(settings: &config::Retry) -> RetryPolicy {
-    let config::Retry { at_once, base, factor, max, ref schedule, window, .. } = *settings;
+    let config::Retry { immediate_retries, base, factor, max, ref schedule, window, .. } = *settings;
     let pauses = match schedule.as_slice() {
         [] => Pauses::Exponential { base, factor, max },
         by_hand => Pauses::Schedule(by_hand.to_vec()),
     };
-    RetryPolicy { attempts: settings.most_attempts(), at_once, pauses, window }
+    RetryPolicy { attempts: settings.most_attempts(), immediate_retries, pauses, window }
 }
 
 pub(crate) fn statuses(settings: &config::Destination) -> Statuses {

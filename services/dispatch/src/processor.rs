@@ -1,159 +1,175 @@
-//! What happens to a record, from its headers to its last acknowledgement.
+//! Processes a record, from its headers to its last acknowledgement.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use throughline_clock::Clock;
 use throughline_kafka::{Claim, Handled, Record};
 use throughline_messages::{
-    Adoption, AttemptReport, DeadReason, ErrorClass, Failure, Keys, Outcome, TraceContext,
+    Adoption, AttemptReport, DeadReason, ErrorClass, Failure, Identity, Keys, Kind, Outcome, TraceContext,
 };
 use throughline_token::Tokens;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span, error, info, info_span, warn};
+use tracing::{Instrument as _, Span, error, info, info_span};
 
-use crate::admission::{Admission, Spot, Standing, line_up, line_up_at};
+use crate::admission::{Admission, Queued, QueuedDelivery, enqueue, enqueue_at};
 use crate::caught::{Panic, called, caught};
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
-use crate::no_call::NoCall;
+use crate::not_attempted::NotAttempted;
 use crate::recent::Recent;
 use crate::reporter::{Reporter, origin};
-use crate::routing::{Routing, Target};
+use crate::routing::{RouteTarget, Routing};
 use crate::start::Start;
 use crate::work::{Deliveries, Undeliverable, Work};
 
-/// An attempt that comes later than this after the acceptance starts a trace of its own: those who
-/// store traces have closed the first one long since.
+/// An attempt that starts later than this after the acceptance begins a trace of its own: trace stores have closed
+/// the first trace by then.
 const MUCH_LATER: TimeDelta = TimeDelta::minutes(5);
 
-/// Works on records.
+/// Processes records.
 pub(crate) struct Processor {
     pub(crate) routing: Routing,
     pub(crate) tokens: Tokens,
     pub(crate) reporter: Reporter,
-    /// Of the records of ours.
+    /// Verify the signatures of our own records.
     pub(crate) keys: Keys,
     pub(crate) metrics: Metrics,
     pub(crate) recent: Recent,
     pub(crate) clock: Clock,
-    /// The topic whose records name their destination themselves.
+    /// The retries topic. Each of its records names its destination.
     pub(crate) retries: String,
-    /// The consumer group, for the spans.
+    /// The name of the consumer group, for spans.
     pub(crate) group: String,
 }
 
-/// A record that has been looked at, and whose deliveries have lined up where order is kept.
+/// A decoded record. Its deliveries have joined their key queues, where order is kept.
 pub(crate) struct Task {
     record: Record,
     work: Work,
-    spots: Vec<Spot>,
+    all_queued: Vec<Queued>,
     start: Start,
 }
 
 impl Processor {
-    /// Looks at a record. To be called in the order of the records.
+    /// Decodes a record and enqueues its deliveries. Must be called in the order of the records.
     pub(crate) fn admit(&self, record: Record, claim: Claim) -> Task {
         let look = || {
             let work = self.work_of(&record);
-            let spots = spots(&record, &work);
-            (work, spots)
+            let all_queued = all_queued(&record, &work);
+            (work, all_queued)
         };
-        let (work, spots) = called(look).or_else(|_| called(look)).unwrap_or_else(|panic| {
-            (Work::Bury { reason: DeadReason::Internal, error: words_of(&panic) }, Vec::new())
-        });
-        Task { record, work, spots, start: Start::new(claim) }
+        let (work, all_queued) = called(look)
+            .or_else(|_| called(look))
+            .unwrap_or_else(|panic| (self.given_up(&record, &panic), Vec::new()));
+        Task { record, work, all_queued, start: Start::new(claim) }
     }
 
     fn work_of(&self, record: &Record) -> Work {
-        if record.topic == self.retries {
+        if self.is_retry(record) {
             Work::of_retry(record, &self.routing, &self.keys)
         } else {
             Work::of_request(record, &self.routing, &self.keys)
         }
     }
 
-    /// Does what the record asks for. It ends when Kafka has all that there is to say of it. A panic has it done a
-    /// second time; after another one, the record is kept as a dead letter.
+    fn is_retry(&self, record: &Record) -> bool {
+        record.topic == self.retries
+    }
+
+    fn given_up(&self, record: &Record, panic: &Panic) -> Work {
+        let error = words_of(panic);
+        let kind = if self.is_retry(record) { Kind::Retry } else { Kind::Request };
+        let given_up = || Work::given_up(record, kind, &self.keys, error.clone());
+        called(given_up).unwrap_or(Work::DeadLetter_ { reason: DeadReason::Internal, error })
+    }
+
+    /// Does the work of a record, and returns once Kafka has all its outcomes and dead letters. After a panic it
+    /// tries once more; after a second panic it ends the deliveries that the record names, and keeps the record as a
+    /// dead letter.
     pub(crate) async fn process(&self, task: Task) -> Handled {
-        let Task { record, work, spots: first, start } = task;
+        let Task { record, work, all_queued: first, start } = task;
         let panic = match caught(self.work_on(&record, &work, first, &start)).await {
             Ok(handled) => return handled,
             Err(panic) => panic,
         };
-        error!(origin = %origin(&record), panic, "dispatch panicked at a record, it tries once more");
-        let again = caught(self.work_on(&record, &work, spots(&record, &work), &start)).await;
-        let words = match again {
+        error!(
+            event = "record.panicked", origin = %origin(&record), panic,
+            "dispatch panicked while processing a record; retrying once"
+        );
+        let again = async { self.work_on(&record, &work, all_queued(&record, &work), &start).await };
+        let work = match caught(again).await {
             Ok(handled) => return handled,
             Err(_) if !start.is_ours() => return Handled::Abandoned,
-            Err(panic) => words_of(&panic),
+            Err(panic) => self.given_up(&record, &panic),
         };
-        if let Err(panic) = caught(self.bury(&record, DeadReason::Internal, &words)).await {
-            error!(origin = %origin(&record), panic, "a record at which dispatch panicked is not kept");
+        if let Err(panic) = caught(self.work_on(&record, &work, Vec::new(), &start)).await {
+            error!(
+                event = "record.abandoned", origin = %origin(&record), panic,
+                "dispatch panicked again while publishing the dead letter of a record; the record is not kept"
+            );
         }
         Handled::Done
     }
 
-    async fn work_on(&self, record: &Record, work: &Work, spots: Vec<Spot>, start: &Start) -> Handled {
+    async fn work_on(&self, record: &Record, work: &Work, all_queued: Vec<Queued>, start: &Start) -> Handled {
         let span = self.span(record, work);
         let trace = throughline_telemetry::context_of(&span);
         let work = async {
             match work {
-                Work::Deliver(deliveries) => return self.deliver(record, deliveries, spots, start).await,
+                Work::Deliver(deliveries) => {
+                    return self.deliver(record, deliveries, all_queued, start).await;
+                }
                 _ if !start.is_ours() => return Handled::Abandoned,
                 Work::Adopt { route } => self.adopt(record, route, trace).await,
                 Work::End(undeliverable) => self.end(record, undeliverable).await,
-                Work::Leave { id, error } => {
-                    warn!(
-                        request_id = %id, origin = %origin(record), error,
-                        "a request cannot be delivered by its record; ingest publishes its deliveries one by one"
-                    );
-                }
-                Work::Bury { reason, error } => self.bury(record, *reason, error).await,
+                Work::DeadLetter_ { reason, error } => self.dead_letter(record, *reason, error).await,
             }
             Handled::Done
         };
         work.instrument(span).await
     }
 
-    /// Each destination is called at the same time: the slow ones make none wait.
+    /// Calls all destinations concurrently, so that a slow one delays no other.
     async fn deliver(
         &self,
         record: &Record,
         deliveries: &Deliveries,
-        spots: Vec<Spot>,
+        all_queued: Vec<Queued>,
         start: &Start,
     ) -> Handled {
-        let delivery = async |(target, spot): (&Target, Spot)| {
+        let delivery = async |(target, queued): (&RouteTarget, Queued)| {
             let delivery = || Delivery { record, deliveries, target, start };
-            let Err(panic) = caught(self.deliver_to(delivery(), spot)).await else { return };
+            let Err(panic) = caught(self.deliver_to(delivery(), queued)).await else { return };
             error!(
-                request_id = %deliveries.request.id, destination = target.name(), panic,
-                "dispatch panicked at a delivery, it tries once more"
+                event = "delivery.panicked", request_id = %deliveries.request.id, destination = target.name(),
+                panic,
+                "dispatch panicked during a delivery; retrying once"
             );
-            let spot = line_up_at(target, record, deliveries);
-            if let Err(panic) = caught(self.deliver_to(delivery(), spot)).await
+            let queued = enqueue_at(target, record, deliveries);
+            if let Err(panic) = caught(self.deliver_to(delivery(), queued)).await
                 && start.is_ours()
             {
                 self.end(record, &failed(deliveries, target, &panic)).await;
             }
         };
-        join_all(deliveries.targets.iter().zip(spots).map(delivery)).await;
+        join_all(deliveries.targets.iter().zip(all_queued).map(delivery)).await;
         if start.is_ours() { Handled::Done } else { Handled::Abandoned }
     }
 
-    async fn deliver_to(&self, delivery: Delivery<'_>, spot: Spot) {
+    async fn deliver_to(&self, delivery: Delivery<'_>, queued: Queued) {
         let Delivery { deliveries, target, start, .. } = delivery;
-        let is_in_lane = spot.as_ref().is_ok_and(Standing::is_in_lane);
-        let admission = Admission::wait(target, spot, deliveries.standing.since, &self.clock);
+        let is_in_key_queue = queued.as_ref().is_ok_and(QueuedDelivery::is_in_key_queue);
+        let admission = Admission::wait(target, queued, deliveries.progress.window_started_at, &self.clock);
         match start.unless_ended(admission).await {
             Some(admission) => delivery.run(self, admission).await,
-            // Another destination has begun: this one goes on by a record of its own.
-            None if start.is_ours() => delivery.run(self, Err(NoCall::left(is_in_lane))).await,
+            // Another delivery of the record has begun, so the record is finished here. This delivery is deferred,
+            // and continues with a record of its own.
+            None if start.is_ours() => delivery.run(self, Err(NotAttempted::left(is_in_key_queue))).await,
             None => {}
         }
     }
 
-    /// Reports an attempt, and keeps the record of a delivery that ended dead. Returns when Kafka has both.
+    /// Reports an attempt and, if its delivery ended dead, publishes the dead letter. Returns once Kafka has both.
     pub(crate) async fn tell(&self, record: &Record, report: &AttemptReport) {
         let dead_letter = async {
             if let Outcome::Dead { reason, failure } = &report.outcome {
@@ -166,9 +182,14 @@ impl Processor {
 
     /// Ends deliveries without an attempt.
     async fn end(&self, record: &Record, undeliverable: &Undeliverable) {
-        let Undeliverable { id, destinations, attempt, spent, reason, failure } = undeliverable;
+        let Undeliverable { identity, reason, failure } = undeliverable;
+        let Identity { id, destinations, attempt, counted_attempts } = identity;
         let (reason_name, error) = (reason.as_str(), &failure.error);
-        error!(request_id = %id, origin = %origin(record), reason = reason_name, error, "a request cannot be delivered");
+        error!(
+            event = "request.dead_lettered", request_id = %id, origin = %origin(record), reason = reason_name,
+            error,
+            "cannot deliver a request; its deliveries end dead"
+        );
         let span = Span::current();
         span.record("otel.status_code", "ERROR");
         span.record("error.type", reason_name);
@@ -178,7 +199,7 @@ impl Processor {
                 destination: destination.clone(),
                 attempt: *attempt,
                 called: false,
-                spent: *spent,
+                counted_attempts: *counted_attempts,
                 started_at: self.clock.now(),
                 duration_ms: 0,
                 trace_id: throughline_telemetry::trace_id_of(&span),
@@ -200,13 +221,19 @@ impl Processor {
             trace: trace.or_else(|| TraceContext::from_headers(&record.headers)),
         };
         match self.reporter.adoption(record, &adoption).await {
-            Ok(()) => info!(origin = %adoption.origin, route = adoption.route, "adopted a foreign record"),
-            Err(refusal) => self.bury(record, DeadReason::Unpublishable, &refusal.to_string()).await,
+            Ok(()) => info!(
+                event = "record.forwarded", origin = %adoption.origin, route = adoption.route,
+                "forwarded a foreign record to ingest"
+            ),
+            Err(refusal) => self.dead_letter(record, DeadReason::Unpublishable, &refusal.to_string()).await,
         }
     }
 
-    async fn bury(&self, record: &Record, reason: DeadReason, error: &str) {
-        error!(origin = %origin(record), reason = reason.as_str(), error, "a record cannot be delivered");
+    async fn dead_letter(&self, record: &Record, reason: DeadReason, error: &str) {
+        error!(
+            event = "record.dead_lettered", origin = %origin(record), reason = reason.as_str(), error,
+            "cannot process a record; publishing it as a dead letter"
+        );
         let span = Span::current();
         span.record("otel.status_code", "ERROR");
         span.record("error.type", reason.as_str());
@@ -214,8 +241,8 @@ impl Processor {
         self.reporter.dead_letter(record, reason, error, None).await;
     }
 
-    /// The CONSUMER span, after OpenTelemetry's conventions for messaging: part of the request's
-    /// trace and linked to it, or, of a late attempt, the root of a trace that is linked to it.
+    /// Creates the CONSUMER span, following OpenTelemetry's conventions for messaging. It is part of the request's
+    /// trace and linked to it; for a late attempt, it is the root of a new trace that is linked to the request's.
     fn span(&self, record: &Record, work: &Work) -> Span {
         let span = info_span!(
             parent: None,
@@ -246,7 +273,7 @@ impl Processor {
         if let Some(context) = TraceContext::from_headers(&record.headers) {
             let is_late = match work {
                 Work::Deliver(deliveries) => deliveries.are_late(self.clock.now()),
-                Work::Adopt { .. } | Work::End(_) | Work::Leave { .. } | Work::Bury { .. } => false,
+                Work::Adopt { .. } | Work::End(_) | Work::DeadLetter_ { .. } => false,
             };
             if !is_late {
                 throughline_telemetry::set_parent(&span, &context);
@@ -259,25 +286,28 @@ impl Processor {
 
 impl Deliveries {
     fn are_late(&self, now: DateTime<Utc>) -> bool {
-        self.standing.attempt > 1 || now - self.request.accepted_at > MUCH_LATER
+        self.progress.attempt > 1 || now - self.request.accepted_at > MUCH_LATER
     }
 }
 
-/// Where the deliveries of a record stand in their lanes.
-fn spots(record: &Record, work: &Work) -> Vec<Spot> {
+/// Enqueues the deliveries of a record.
+fn all_queued(record: &Record, work: &Work) -> Vec<Queued> {
     match work {
-        Work::Deliver(deliveries) => line_up(record, deliveries),
-        Work::Adopt { .. } | Work::End(_) | Work::Leave { .. } | Work::Bury { .. } => Vec::new(),
+        Work::Deliver(deliveries) => enqueue(record, deliveries),
+        Work::Adopt { .. } | Work::End(_) | Work::DeadLetter_ { .. } => Vec::new(),
     }
 }
 
-/// A delivery at which dispatch panicked twice.
-fn failed(deliveries: &Deliveries, target: &Target, panic: &Panic) -> Undeliverable {
-    Undeliverable {
+/// Describes a delivery on which dispatch panicked twice.
+fn failed(deliveries: &Deliveries, target: &RouteTarget, panic: &Panic) -> Undeliverable {
+    let identity = Identity {
         id: deliveries.request.id,
         destinations: vec![target.name().to_owned()],
-        attempt: deliveries.standing.attempt,
-        spent: deliveries.standing.spent,
+        attempt: deliveries.progress.attempt,
+        counted_attempts: deliveries.progress.counted_attempts,
+    };
+    Undeliverable {
+        identity,
         reason: DeadReason::Internal,
         failure: Failure { class: ErrorClass::Internal, error: words_of(panic) },
     }
@@ -287,7 +317,7 @@ fn words_of(panic: &Panic) -> String {
     format!("dispatch panicked twice: {panic}")
 }
 
-/// The media type that a foreign record says it has.
+/// Returns the media type that a foreign record declares.
 fn content_type(record: &Record) -> Option<String> {
     let (_, value) =
         record.headers.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("content-type"))?;
@@ -300,10 +330,10 @@ mod tests {
     use throughline_messages::RequestRecord;
 
     use super::*;
-    use crate::work::Standing;
+    use crate::work::Progress;
 
     #[test]
-    fn an_attempt_is_late_if_it_is_not_the_first_or_comes_much_later_than_the_acceptance() {
+    fn an_attempt_is_late_if_it_is_not_the_first_or_long_after_the_acceptance() {
         let accepted_at = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
         for (attempt, minutes, is_late) in [(1, 0, false), (1, 5, false), (1, 6, true), (2, 0, true)] {
             let request = RequestRecord {
@@ -312,11 +342,10 @@ mod tests {
                 accepted_at,
                 content_type: "application/json".to_owned(),
                 trace: None,
-                held: Vec::new(),
             };
             let content_type = HeaderValue::from_static("application/json");
-            let standing = Standing { attempt, spent: 0, since: accepted_at };
-            let deliveries = Deliveries { request, content_type, targets: Vec::new(), standing };
+            let progress = Progress { attempt, counted_attempts: 0, window_started_at: accepted_at };
+            let deliveries = Deliveries { request, content_type, targets: Vec::new(), progress };
             let now = accepted_at + TimeDelta::minutes(minutes);
             assert_eq!(deliveries.are_late(now), is_late, "attempt {attempt} after {minutes} minutes");
         }

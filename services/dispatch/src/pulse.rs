@@ -1,4 +1,5 @@
-//! How late this program's own tasks run: what tells a slow third party from a dispatch that is short of processor time.
+//! Measures how late this program's own tasks run, to tell a slow third party from a dispatch that is short of
+//! processor time.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,14 +9,16 @@ use throughline_resilience::{Moment, Spent};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Often enough to notice what slows calls that take tens of milliseconds, and of no weight beside them.
+/// Interval of the beats: short enough to notice delays in calls that take tens of milliseconds, and cheap compared
+/// with them.
 const BEAT: Duration = Duration::from_millis(10);
 
-/// A timer may be so late in a program that has all the processor time it wants: timers count whole milliseconds.
+/// Lateness to ignore: a timer may be this late in a program that has all the processor time it wants, since timers
+/// count whole milliseconds.
 const GRAIN: Duration = Duration::from_millis(2);
 
 /// A beat that a task of the runtime makes while deliveries are in work. The task waits to be polled as the tasks of
-/// calls do, so its beats are as late as these.
+/// calls do, so its beats are as late as those tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     beats: Mutex<Beats>,
@@ -24,15 +27,15 @@ pub(crate) struct Pulse {
 
 #[derive(Debug, Default)]
 struct Beats {
-    /// Stretches of time that are being measured.
+    /// The number of time spans that are being measured.
     watches: usize,
     /// When the next beat is due; none while nothing is measured.
     due: Option<Instant>,
-    /// The lateness of the beats so far, integrated over time, in seconds times seconds.
+    /// The lateness of the beats so far, integrated over time, in seconds squared.
     lateness: f64,
 }
 
-/// A stretch of time that is being measured: the pulse beats until it is dropped.
+/// A time span that is being measured. The pulse beats until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pulse: Arc<Pulse>,
@@ -40,7 +43,7 @@ pub(crate) struct Watch {
 }
 
 impl Pulse {
-    /// Beats whenever something is measured; it never ends.
+    /// Beats while anything is measured; never returns.
     pub(crate) async fn beat(&self) -> Infallible {
         loop {
             let due = self.beats().due;
@@ -54,7 +57,7 @@ impl Pulse {
         }
     }
 
-    /// Begins to measure.
+    /// Starts a measurement.
     pub(crate) fn watch(self: &Arc<Self>) -> Watch {
         let now = Instant::now();
         let mut beats = self.beats();
@@ -84,22 +87,22 @@ impl Beats {
         self.due = (self.watches > 0).then_some(now + BEAT);
     }
 
-    /// With the lateness of the beat that is overdue.
+    /// Returns the moment `now`, including the lateness of an overdue beat.
     fn moment(&self, now: Instant) -> Moment {
         let late = self.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
-        // Late for as long as it was waited for.
+        // The lateness applies to the whole wait for the beat: its interval and its delay.
         let lateness = late.saturating_sub(GRAIN).as_secs_f64() * (BEAT + late).as_secs_f64();
         Moment { at: now.into_std(), lateness: self.lateness + lateness }
     }
 }
 
 impl Watch {
-    /// The time since its beginning, divided between the third party and this program.
+    /// Returns the time since the start, divided between the third party and this program.
     pub(crate) fn spent(&self) -> Spent {
         self.pulse.now().since(&self.since)
     }
 
-    /// When it began.
+    /// Returns the moment of the start.
     pub(crate) fn since(&self) -> Moment {
         self.since
     }
@@ -128,7 +131,7 @@ pub(crate) mod tests {
         pulse
     }
 
-    /// Takes so much processor time whenever all other tasks have been polled once, until it is aborted.
+    /// Takes `each` of processor time whenever all other tasks have been polled once, until it is aborted.
     pub(crate) fn starve(each: Duration) -> AbortHandle {
         let starving = async move {
             loop {
@@ -140,7 +143,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_time_is_the_third_partys_while_beats_are_in_time() {
+    async fn all_time_counts_for_the_third_party_while_beats_are_in_time() {
         let pulse = beating();
         for _ in 0..2 {
             let watch = pulse.watch();
@@ -153,7 +156,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_program_that_stands_still_blames_no_third_party() {
+    async fn a_frozen_program_blames_no_third_party() {
         let pulse = beating();
         let watch = pulse.watch();
         sleep(Duration::from_millis(50)).await;
@@ -162,7 +165,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_starving_program_makes_of_a_call_is_its_own() {
+    async fn the_delay_of_a_starved_program_is_its_own() {
         let pulse = beating();
         let starving = starve(Duration::from_millis(30));
         let fast = pulse.watch();
@@ -179,7 +182,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_rests_while_nothing_is_measured() {
+    async fn it_pauses_while_nothing_is_measured() {
         let pulse = beating();
         drop(pulse.watch());
         sleep(2 * BEAT).await;

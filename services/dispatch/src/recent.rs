@@ -1,7 +1,7 @@
-//! The attempts that were made here lately, so that a second record of one leads to no second call.
+//! Remembers the attempts made here recently, so that a second record for the same attempt causes no second call.
 //!
-//! Ingest publishes a delivery a second time when it cannot know that the first record is in Kafka or that its outcome
-//! is: after a lease was lost, or when an outcome did not come in time.
+//! Ingest publishes a delivery a second time when it cannot know whether the first record, or its outcome, is in
+//! Kafka: after it has lost a lease, or when no outcome arrived in time.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -11,32 +11,33 @@ use chrono::{DateTime, Utc};
 use throughline_messages::{AttemptReport, Failure, Outcome};
 use throughline_snowflake::RequestId;
 
-/// How many are remembered: half a minute at 2,000 deliveries a second, in some 17 MiB, or 30 if all of them failed.
+/// The number of attempts remembered: half a minute's worth at 2,000 deliveries a second, in about 17 MiB, or 30 MiB
+/// if all of them failed.
 const MOST: usize = 64 * 1024;
 
-/// Bytes of an error's words that are remembered.
+/// Bytes of an error's text that are remembered.
 const WORDS: usize = 100;
 
-/// An attempt that a record asks for. A replay has a later beginning, so its attempts are others.
+/// An attempt that a record asks for. A replay has a later `window_started_at`, so its attempts are distinct.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Asked {
     pub(crate) request: RequestId,
     pub(crate) destination: Arc<str>,
-    /// The first that it asks for; others may follow at once.
+    /// The first attempt that the record asks for; more may follow at once.
     pub(crate) attempt: u32,
-    /// When the delivery's time began.
-    pub(crate) since: DateTime<Utc>,
+    /// When the delivery's window began.
+    pub(crate) window_started_at: DateTime<Utc>,
 }
 
-/// A bounded memory of attempts: the newest that ended, and all that are in work.
+/// A bounded memory of attempts: all that are in work, and the newest that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(Mutex<Memory>);
 
 #[derive(Debug, Default)]
 struct Memory {
-    /// With its end, if it has ended.
+    /// Each attempt, with its end if it has ended.
     attempts: HashMap<Asked, Option<End>>,
-    /// Those that have ended, the oldest first.
+    /// The attempts that have ended, oldest first.
     ended: VecDeque<Asked>,
 }
 
@@ -44,33 +45,33 @@ struct Memory {
 #[derive(Debug, Clone)]
 struct End {
     attempt: u32,
-    spent: u32,
+    counted_attempts: u32,
     called: bool,
     started_at: DateTime<Utc>,
     duration_ms: u64,
     status: Option<u16>,
-    /// None if it was delivered, as nearly all are.
+    /// None if it delivered the request, as nearly all attempts do.
     failed: Option<Box<Outcome>>,
 }
 
-/// What is known of an attempt that a record asks for.
+/// The state of an attempt that a record asks for.
 pub(crate) enum Known<'a> {
-    /// Nothing: it is to be made.
+    /// Unknown: the attempt is to be made.
     New(InWork<'a>),
-    /// Another record of it is in work, and will be reported on.
+    /// Another record for the attempt is in work and will report it.
     InWork,
-    /// It ended so.
+    /// The attempt ended, with this report.
     Ended(Box<AttemptReport>),
 }
 
-/// An attempt in work. If it is dropped before it has ended, it is forgotten.
+/// An attempt in work. If this is dropped before the attempt has ended, the attempt is forgotten.
 pub(crate) struct InWork<'a> {
     recent: &'a Recent,
     asked: Option<Asked>,
 }
 
 impl Recent {
-    /// Begins on an attempt, unless it is known.
+    /// Begins an attempt, unless it is known.
     pub(crate) fn begin(&self, asked: Asked) -> Known<'_> {
         match self.memory().attempts.entry(asked.clone()) {
             Entry::Occupied(known) => match known.get() {
@@ -91,8 +92,8 @@ impl Recent {
 }
 
 impl InWork<'_> {
-    /// Its last attempt has ended, and Kafka has the report of it. A deferral is no end: the same attempt is asked for
-    /// again.
+    /// Notes that the last attempt has ended and that Kafka has its report. A deferral is not an end: the same
+    /// attempt will be asked for again.
     pub(crate) fn ended(mut self, report: &AttemptReport) {
         if matches!(report.outcome, Outcome::Deferred { .. }) {
             return;
@@ -121,7 +122,7 @@ impl End {
     fn of(report: &AttemptReport) -> Self {
         Self {
             attempt: report.attempt,
-            spent: report.spent,
+            counted_attempts: report.counted_attempts,
             called: report.called,
             started_at: report.started_at,
             duration_ms: report.duration_ms,
@@ -136,7 +137,7 @@ impl End {
             destination: asked.destination.to_string(),
             attempt: self.attempt,
             called: self.called,
-            spent: self.spent,
+            counted_attempts: self.counted_attempts,
             started_at: self.started_at,
             duration_ms: self.duration_ms,
             trace_id: None,
@@ -167,21 +168,21 @@ mod tests {
     use super::*;
 
     fn asked(request: i64) -> Asked {
-        let since = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+        let window_started_at = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
         Asked {
             request: RequestId::from_i64(request).unwrap(),
             destination: "three".into(),
             attempt: 2,
-            since,
+            window_started_at,
         }
     }
 
     fn report(asked: &Asked, outcome: Outcome) -> AttemptReport {
         let start = End {
             attempt: asked.attempt + 1,
-            spent: 2,
+            counted_attempts: 2,
             called: true,
-            started_at: asked.since,
+            started_at: asked.window_started_at,
             duration_ms: 12,
             status: Some(200),
             failed: Some(Box::new(outcome)),
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_is_told_again_word_for_word() {
+    fn the_report_of_an_ended_attempt_is_repeated_unchanged() {
         let recent = Recent::default();
         for (request, outcome) in [(1, Outcome::Delivered), (2, retry("connection refused"))] {
             let report = report(&asked(request), outcome);
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn one_record_of_an_attempt_is_in_work_at_once() {
+    fn only_one_record_of_an_attempt_is_processed_at_a_time() {
         let recent = Recent::default();
         let first = begin(&recent, asked(1));
         assert!(matches!(recent.begin(asked(1)), Known::InWork));
@@ -222,20 +223,26 @@ mod tests {
     }
 
     #[test]
-    fn another_attempt_a_replay_another_destination_and_what_was_deferred_are_new() {
+    fn other_attempts_replays_destinations_and_deferred_attempts_are_new() {
         let recent = Recent::default();
         let first = asked(1);
         begin(&recent, first.clone()).ended(&report(&first, Outcome::Delivered));
         drop(begin(&recent, Asked { attempt: 3, ..first.clone() }));
-        drop(begin(&recent, Asked { since: first.since + TimeDelta::milliseconds(1), ..first.clone() }));
+        drop(begin(
+            &recent,
+            Asked {
+                window_started_at: first.window_started_at + TimeDelta::milliseconds(1),
+                ..first.clone()
+            },
+        ));
         drop(begin(&recent, Asked { destination: "four".into(), ..first.clone() }));
-        let deferred = Outcome::Deferred { due_at: first.since, cause: DeferralCause::Limit };
+        let deferred = Outcome::Deferred { due_at: first.window_started_at, cause: DeferralCause::Limit };
         begin(&recent, asked(2)).ended(&report(&asked(2), deferred));
         drop(begin(&recent, asked(2)));
     }
 
     #[test]
-    fn the_memory_is_bounded() {
+    fn the_memory_is_limited() {
         let recent = Recent::default();
         let outcome = retry(&"long ".repeat(1000));
         let attempts = i64::try_from(MOST).unwrap() + 10;

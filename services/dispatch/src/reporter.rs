@@ -1,4 +1,4 @@
-//! What dispatch says to the others: outcomes, dead letters, adoptions.
+//! Publishes the results of dispatch for the other services: outcomes, dead letters, adoptions.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use throughline_messages::{
 };
 use tracing::{error, warn};
 
-/// Bytes of an error's words that every topic takes.
+/// Bytes of an error's text that fit into a record of any topic.
 const FEW_WORDS: usize = 100;
 
 /// The pause before a refused outcome is produced again.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// Produces, and returns only once Kafka has it: a record's offset is finished after that.
+/// Produces records, and returns only once Kafka has them: the consumed record's offset is finished after that.
 ///
-/// While the broker is away these calls wait, as long as their caller lets them.
+/// While the broker is unreachable, these calls wait for as long as their caller permits.
 pub(crate) struct Reporter {
     producer: Producer,
     topics: Topics,
@@ -29,23 +29,25 @@ impl Reporter {
         Self { producer, topics, keys }
     }
 
-    /// Reports the outcome of an attempt; in few words, if the broker refuses more. Never gives up: without its
-    /// outcome, the delivery would be published and called again.
+    /// Reports the outcome of an attempt, with a shortened error if the broker refuses the record. Never gives up:
+    /// without its outcome, the delivery would be published and called again.
     pub(crate) async fn outcome(&self, report: &AttemptReport) {
         let Err(refusal) = self.send(&self.record_of(report)).await else { return };
-        warn!(request_id = %report.request_id, error = %refusal, "the broker refuses an outcome; it gets fewer words");
+        warn!(
+            event = "outcome.shortened", request_id = %report.request_id, error = %refusal,
+            "the broker rejected an outcome; retrying with a shortened error"
+        );
         let shortened = self.record_of(&in_few_words(report));
         let mut is_logged = false;
         while let Err(refusal) = self.send(&shortened).await {
-            // Some 500 bytes of JSON: only the topic's settings can be at fault.
+            // The record is about 500 bytes of JSON, so only the topic's settings can be at fault.
             if !std::mem::replace(&mut is_logged, true) {
                 error!(
-                    request_id = %report.request_id,
-                    destination = report.destination,
-                    outcome = report.outcome.as_str(),
-                    error = %refusal,
+                    event = "outcome.refused", request_id = %report.request_id,
+                    destination = report.destination, outcome = report.outcome.as_str(), error = %refusal,
                     topic = shortened.topic,
-                    "the broker refuses an outcome, dispatch retries until it is accepted; check the topic's settings"
+                    "the broker rejected the shortened outcome; retrying until the broker accepts it: check the \
+                     settings of the topic"
                 );
             }
             tokio::time::sleep(REFUSED).await;
@@ -60,7 +62,7 @@ impl Reporter {
         Outgoing { topic: self.topics.outcomes.clone(), key, headers, payload }
     }
 
-    /// Keeps a record that did not get where it should; `last` is the report that ended it, if it came as far.
+    /// Publishes a record as a dead letter. `last` is the report that ended its delivery, if there is one.
     pub(crate) async fn dead_letter(
         &self,
         record: &Record,
@@ -82,19 +84,25 @@ impl Reporter {
             payload: record.payload.clone(),
         };
         let Err(refusal) = self.send(&outgoing).await else { return };
-        warn!(origin = %origin(record), error = %refusal, "the broker refuses a dead letter; it goes without its value");
-        // A request's body is in the database, and any record on the topic it came by.
+        warn!(
+            event = "dead_letter.shortened", origin = %origin(record), error = %refusal,
+            "the broker rejected a dead letter; retrying without its value"
+        );
+        // The value is not lost: the database has a request's body, and the source topic has the record.
         outgoing.payload = Bytes::new();
         outgoing.headers = DeadLetter::without_value(outgoing.headers);
         if let Err(refusal) = self.send(&outgoing).await {
-            error!(origin = %origin(record), error = %refusal, "the broker refuses a dead letter");
+            error!(
+                event = "dead_letter.refused", origin = %origin(record), error = %refusal,
+                "the broker rejected a dead letter; it is not published"
+            );
         }
     }
 
     /// Hands a foreign record to ingest.
     ///
     /// # Errors
-    /// If the broker never takes it.
+    /// If the broker refuses the record for good.
     pub(crate) async fn adoption(&self, record: &Record, adoption: &Adoption) -> Result<(), SendError> {
         let mut headers = adoption.to_headers();
         self.keys.sign(Kind::Adoption, &mut headers, &record.payload);
@@ -107,13 +115,13 @@ impl Reporter {
         self.send(&outgoing).await
     }
 
-    /// Sends until the broker has the record or says that it never will.
+    /// Sends until the broker has the record or refuses it for good.
     async fn send(&self, record: &Outgoing) -> Result<(), SendError> {
         self.producer.send_until_taken(record).await.map(drop)
     }
 }
 
-/// Without what third parties and filters have said.
+/// Returns the report without the texts of third parties, and with the error cut to [`FEW_WORDS`].
 fn in_few_words(report: &AttemptReport) -> AttemptReport {
     let mut report = AttemptReport { response_excerpt: None, ..report.clone() };
     if let Outcome::Retry { failure, .. } | Outcome::Dead { failure, .. } = &mut report.outcome {
@@ -131,12 +139,12 @@ fn last_attempt(report: &AttemptReport) -> Option<LastAttempt> {
     })
 }
 
-/// Where a record stands.
+/// Returns the origin of a record: its topic, partition and offset.
 pub(crate) fn origin(record: &Record) -> Origin {
     Origin { topic: record.topic.clone(), partition: record.partition, offset: record.offset }
 }
 
-#[expect(clippy::expect_used, reason = "a report is text and numbers, which JSON always takes")]
+#[expect(clippy::expect_used, reason = "a report contains only text and numbers, which JSON can represent")]
 fn json(report: &AttemptReport) -> Bytes {
     serde_json::to_vec(report).expect("a report is JSON").into()
 }

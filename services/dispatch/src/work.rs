@@ -1,150 +1,139 @@
-//! What a record asks for.
+//! Decodes the work that a record asks for.
 
 use chrono::{DateTime, Utc};
 use http::HeaderValue;
 use throughline_kafka::Record;
 use throughline_messages::{
-    DeadReason, ErrorClass, Failure, Identity, Keys, Kind, Malformed, RequestRecord, RetryRecord, name,
+    DeadReason, ErrorClass, Failure, Identity, Keys, Kind, Malformed, RequestRecord, RetryRecord,
+    RouteRecord, name,
 };
-use throughline_snowflake::RequestId;
 
-use crate::routing::{Routing, Target};
+use crate::routing::{RouteTarget, Routing};
 
-/// What is to be done with a record.
+/// The work on one record.
 pub(crate) enum Work {
     /// Deliver a request.
     Deliver(Box<Deliveries>),
     /// Hand a foreign record to ingest.
     Adopt { route: String },
-    /// End the deliveries of a record of ours that cannot be used.
+    /// End the deliveries of one of our own records that cannot be processed.
     End(Box<Undeliverable>),
-    /// Leave a request to ingest, which knows its destinations: once the delivery has been silent for
-    /// `ingest.patience`, it publishes a record for each of them.
-    Leave { id: RequestId, error: String },
-    /// There is no delivery to report on: keep the record for a person to look at.
-    Bury { reason: DeadReason, error: String },
+    /// Keep the record as a dead letter for an operator: it names no delivery to report on.
+    DeadLetter_ { reason: DeadReason, error: String },
 }
 
-/// One request on its way to one or more destinations.
+/// One request and the destinations to deliver it to.
 pub(crate) struct Deliveries {
     pub(crate) request: RequestRecord,
     pub(crate) content_type: HeaderValue,
-    pub(crate) targets: Vec<Target>,
-    pub(crate) standing: Standing,
+    pub(crate) targets: Vec<RouteTarget>,
+    pub(crate) progress: Progress,
 }
 
 /// Deliveries that end dead without an attempt.
 pub(crate) struct Undeliverable {
-    pub(crate) id: RequestId,
-    pub(crate) destinations: Vec<String>,
-    /// The number of the attempt that is not made, and how many before it counted.
-    pub(crate) attempt: u32,
-    pub(crate) spent: u32,
+    /// The request, its destinations, and the number of the attempt that is not made.
+    pub(crate) identity: Identity,
     pub(crate) reason: DeadReason,
     pub(crate) failure: Failure,
 }
 
-/// How far a delivery has come.
+/// The progress of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// The number of the attempt to make, from 1.
+pub(crate) struct Progress {
+    /// The number of the next attempt, from 1.
     pub(crate) attempt: u32,
-    /// How many of those before it counted.
-    pub(crate) spent: u32,
-    /// When its time began.
-    pub(crate) since: DateTime<Utc>,
+    /// How many earlier attempts counted.
+    pub(crate) counted_attempts: u32,
+    /// When the delivery's window began.
+    pub(crate) window_started_at: DateTime<Utc>,
 }
 
 impl Work {
-    /// Reads a record of the retries topic, where only ingest produces.
-    ///
-    /// The destination alone says where it goes: what was accepted for it is delivered there, even
-    /// if the route is gone by now.
+    /// Decodes a record of the retries topic, to which only ingest produces.
     pub(crate) fn of_retry(record: &Record, routing: &Routing, keys: &Keys) -> Self {
         if !keys.have_signed(Kind::Retry, &record.headers, &record.payload) {
             return Self::malformed(&Malformed::unsigned());
         }
         RetryRecord::from_headers(&record.headers)
             .and_then(|retry| {
-                let RetryRecord { request, destination, attempt, spent, since } = retry;
+                let RetryRecord { request, destination, attempt, counted_attempts, window_started_at } =
+                    retry;
                 let targets = vec![routing.target(&destination)];
-                Deliveries::new(request, targets, Standing { attempt, spent, since })
+                Deliveries::new(request, targets, Progress { attempt, counted_attempts, window_started_at })
             })
-            .map_or_else(
-                |error| match Identity::from_headers(&record.headers) {
-                    Some(Identity { destination: Some(destination), id, attempt, spent, .. }) => {
-                        Self::end(id, vec![destination], attempt, spent, &error)
-                    }
-                    _ => Self::malformed(&error),
-                },
-                Self::deliver,
-            )
+            .map_or_else(|error| Self::of_unreadable(record, &error), Self::deliver)
     }
 
-    /// Reads a record of a route's topic, where others may produce too: without a signature of ours, whatever it
-    /// says of itself, it is foreign.
+    /// Decodes a record of a route's topic, to which others may produce too. A record without our signature is
+    /// foreign, whatever its headers say.
+    ///
+    /// The destinations named by a record are called, whether or not its route is configured.
     pub(crate) fn of_request(record: &Record, routing: &Routing, keys: &Keys) -> Self {
         if !keys.have_signed(Kind::Request, &record.headers, &record.payload) {
             return match routing.route_of(&record.topic) {
                 Some(route) => Self::Adopt { route: route.to_owned() },
-                None => Self::unroutable(format!("no route has the topic {}", record.topic)),
+                None => Self::unroutable(format!(
+                    "the configuration has no route with the topic {}",
+                    record.topic
+                )),
             };
         }
-        match RequestRecord::from_headers(&record.headers) {
-            Ok(request) => Self::of_route(request, routing),
-            Err(error) => match Identity::from_headers(&record.headers) {
-                Some(identity) => Self::of_unreadable(identity, routing, &error),
-                None => Self::malformed(&error),
-            },
+        RouteRecord::from_headers(&record.headers)
+            .and_then(|RouteRecord { request, destinations }| {
+                let targets = destinations.iter().map(|destination| routing.target(destination)).collect();
+                let progress =
+                    Progress { attempt: 1, counted_attempts: 0, window_started_at: request.accepted_at };
+                Deliveries::new(request, targets, progress)
+            })
+            .map_or_else(|error| Self::of_unreadable(record, &error), Self::deliver)
+    }
+
+    /// Returns the work that remains for a record on which dispatch panicked twice: a signed record ends the deliveries
+    /// that it names, any other is kept for an operator.
+    pub(crate) fn given_up(record: &Record, kind: Kind, keys: &Keys, error: String) -> Self {
+        let reason = DeadReason::Internal;
+        if keys.have_signed(kind, &record.headers, &record.payload) {
+            Self::end(record, reason, Failure { class: ErrorClass::Internal, error })
+        } else {
+            Self::DeadLetter_ { reason, error }
         }
     }
 
-    fn of_route(request: RequestRecord, routing: &Routing) -> Self {
-        let Some(targets) = routing.targets_of(&request.route) else {
-            return Self::Leave { id: request.id, error: format!("no route is called {:?}", request.route) };
-        };
-        let standing = Standing { attempt: 1, spent: 0, since: request.accepted_at };
-        let is_held = |target: &Target| request.held.iter().any(|held| held == target.name());
-        let targets: Vec<_> = targets.iter().filter(|target| !is_held(target)).cloned().collect();
-        let (id, names) = (request.id, targets.iter().map(|target| target.name().to_owned()).collect());
-        Deliveries::new(request, targets, standing)
-            .map_or_else(|error| Self::end(id, names, 1, 0, &error), Self::deliver)
+    fn of_unreadable(record: &Record, error: &Malformed) -> Self {
+        let failure = Failure { class: ErrorClass::Record, error: error.to_string() };
+        Self::end(record, DeadReason::Malformed, failure)
     }
 
-    fn of_unreadable(identity: Identity, routing: &Routing, error: &Malformed) -> Self {
-        let Identity { id, route, held, attempt, spent, .. } = identity;
-        let Some(targets) = route.and_then(|route| routing.targets_of(&route)) else {
-            return Self::Leave { id, error: error.to_string() };
-        };
-        let names = targets.iter().map(|target| target.name().to_owned());
-        Self::end(id, names.filter(|name| !held.contains(name)).collect(), attempt, spent, error)
+    /// Ends the deliveries that one of our own records names. If it names none, there is no delivery to end.
+    fn end(record: &Record, reason: DeadReason, failure: Failure) -> Self {
+        match Identity::from_headers(&record.headers) {
+            Some(identity) if !identity.destinations.is_empty() => {
+                Self::End(Box::new(Undeliverable { identity, reason, failure }))
+            }
+            _ => Self::DeadLetter_ { reason, error: failure.error },
+        }
     }
 
     fn deliver(deliveries: Deliveries) -> Self {
         Self::Deliver(Box::new(deliveries))
     }
 
-    fn end(id: RequestId, destinations: Vec<String>, attempt: u32, spent: u32, error: &Malformed) -> Self {
-        let failure = Failure { class: ErrorClass::Record, error: error.to_string() };
-        let reason = DeadReason::Malformed;
-        Self::End(Box::new(Undeliverable { id, destinations, attempt, spent, reason, failure }))
-    }
-
     fn malformed(error: &Malformed) -> Self {
-        Self::Bury { reason: DeadReason::Malformed, error: error.to_string() }
+        Self::DeadLetter_ { reason: DeadReason::Malformed, error: error.to_string() }
     }
 
     fn unroutable(error: String) -> Self {
-        Self::Bury { reason: DeadReason::Unroutable, error }
+        Self::DeadLetter_ { reason: DeadReason::Unroutable, error }
     }
 }
 
 impl Deliveries {
-    fn new(request: RequestRecord, targets: Vec<Target>, standing: Standing) -> Result<Self, Malformed> {
+    fn new(request: RequestRecord, targets: Vec<RouteTarget>, progress: Progress) -> Result<Self, Malformed> {
         let content_type = HeaderValue::from_str(&request.content_type).map_err(|_| Malformed {
             header: name::CONTENT_TYPE,
-            problem: "cannot be the value of an HTTP header".to_owned(),
+            problem: "is not a valid HTTP header value".to_owned(),
         })?;
-        Ok(Self { request, content_type, targets, standing })
+        Ok(Self { request, content_type, targets, progress })
     }
 }

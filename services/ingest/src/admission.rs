@@ -1,5 +1,4 @@
-//! What a body must be before it is kept: JSON, within its route's schema, with an ordering key that
-//! can be one.
+//! Checks a body before it is stored: it must be JSON, match its route's schema, and have a valid ordering key.
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
@@ -8,7 +7,7 @@ use throughline_config::Route;
 
 use crate::error::StartError;
 
-/// A route's demands on bodies, compiled.
+/// The compiled requirements of a route for bodies.
 #[derive(Debug)]
 pub(crate) struct Admission {
     schema: Option<jsonschema::Validator>,
@@ -18,26 +17,26 @@ pub(crate) struct Admission {
 /// Why a body is not accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It is not JSON; says where and why.
+    /// The body is not JSON; holds the position and the reason.
     NotJson(String),
-    /// It is JSON that the route does not take.
+    /// The body is JSON, but violates the route's requirements.
     Violation(Vec<Violation>),
 }
 
-/// One place in a body that does not fit, and why.
+/// A position in the body that violates the route's requirements, and the reason.
 #[derive(Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Violation {
-    /// JSON pointer (RFC 6901) to the place.
+    /// JSON pointer (RFC 6901) to the position.
     pub(crate) pointer: String,
-    /// What is wrong there.
+    /// Description of the violation.
     pub(crate) detail: String,
 }
 
-/// The longest ordering key, in characters: as long as an `Idempotency-Key`, and far from what an index of PostgreSQL
-/// holds of one row (2,704 bytes), of which the names of route and destination take some too.
+/// Maximum length of an ordering key, in characters: as long as an `Idempotency-Key`, and far below PostgreSQL's limit
+/// for an index row (2,704 bytes), which must also hold the names of route and destination.
 pub(crate) const LONGEST_ORDERING_KEY: usize = 255;
 
-/// A body lists at most this many violations: enough to mend it, too few to flood an answer.
+/// Maximum number of violations listed for a body: enough to correct it, too few to flood an answer.
 const MOST_VIOLATIONS: usize = 20;
 
 impl Admission {
@@ -54,10 +53,9 @@ impl Admission {
         })
     }
 
-    /// Checks a body and finds its ordering key.
+    /// Checks a body and returns its ordering key.
     ///
-    /// The body itself is never rewritten. It is parsed into a tree only where the route asks what is
-    /// in it.
+    /// The body itself is never rewritten. It is parsed into a tree only if the route needs its content.
     pub(crate) fn check(&self, body: &Bytes) -> Result<Option<String>, Refusal> {
         let text =
             std::str::from_utf8(body).map_err(|error| Refusal::NotJson(format!("not UTF-8: {error}")))?;
@@ -65,7 +63,7 @@ impl Admission {
         if self.schema.is_none() && self.ordering_key.is_none() {
             return Ok(None);
         }
-        // Sound JSON may still be more than a tree can hold: 1e400, or ten thousand nested arrays.
+        // Valid JSON may still be more than a tree can hold: 1e400, or ten thousand nested arrays.
         let tree = serde_json::from_str::<Value>(text)
             .map_err(|error| violation("", format!("cannot be checked: {error}")))?;
         self.check_schema(&tree)?;
@@ -92,12 +90,12 @@ impl Admission {
             Some(Value::String(key)) => key.clone(),
             Some(key @ (Value::Number(_) | Value::Bool(_))) => key.to_string(),
             Some(Value::Array(_) | Value::Object(_)) => {
-                let detail = "orders deliveries: give a string, a number or a boolean";
+                let detail = "the ordering key must be a string, a number or a boolean";
                 return Err(violation(pointer, detail.to_owned()));
             }
         };
         if key.chars().count() > LONGEST_ORDERING_KEY {
-            let detail = format!("orders deliveries: give at most {LONGEST_ORDERING_KEY} characters");
+            let detail = format!("the ordering key must have at most {LONGEST_ORDERING_KEY} characters");
             return Err(violation(pointer, detail));
         }
         Ok(Some(key))
@@ -125,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn any_json_is_taken_where_nothing_is_asked_of_it() {
+    fn any_json_is_accepted_without_schema_and_ordering_key() {
         let open = admission(None, None);
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         for body in
@@ -136,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_refused_with_its_place() {
+    fn invalid_json_is_rejected_with_its_position() {
         let open = admission(None, None);
         for body in ["", "{", "{'a':1}", "[1,]", "01", "{} {}", "\u{feff}{}", "nul", "\"\t\""] {
             assert!(matches!(check(&open, body), Err(Refusal::NotJson(_))), "{body:?}");
@@ -148,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn every_violation_of_the_schema_is_named_with_its_pointer_and_without_the_value() {
+    fn every_violation_of_the_schema_is_reported_with_its_pointer_and_without_the_value() {
         let schema =
             json!({"type": "object", "required": ["id"], "properties": {"age": {"type": "integer"}}});
         let Err(Refusal::Violation(violations)) =
@@ -163,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_tree_cannot_hold_is_refused_only_where_a_tree_is_needed() {
+    fn json_beyond_the_limits_of_a_tree_is_rejected_only_if_a_tree_is_needed() {
         let keyed = admission(None, Some("/user"));
         let Err(Refusal::Violation(violations)) = check(&keyed, r#"{"user":"u","n":1e400}"#) else {
             panic!()
@@ -181,7 +179,7 @@ mod tests {
         assert!(matches!(check(&keyed, r#"{"user":{"id":[]}}"#), Err(Refusal::Violation(_))));
     }
 
-    /// A longer one might not fit into an index, which the database says of a whole batch.
+    /// A longer key might not fit into an index, and the database would refuse the whole batch.
     #[test]
     fn an_ordering_key_has_at_most_255_characters() {
         let keyed = admission(None, Some("/user"));

@@ -1,4 +1,4 @@
-//! Accepts foreign records, which dispatch has found on a route's topic, as if they had come by HTTP.
+//! Accepts foreign records, which dispatch has found on a route's topic, as if they had arrived over HTTP.
 
 use futures_util::future::join_all;
 use http::HeaderValue;
@@ -10,12 +10,15 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
 use crate::CLOSE_DEADLINE;
-use crate::backoff::Backoff;
-use crate::intake::{Intake, Intakes, NotTaken, Offer};
+use crate::backoff::{Backoff, Warning};
+use crate::intake::{AcceptError, IncomingRequest, Intake, Intakes};
 use crate::refusals::{DeadLetters, Refusal};
-use crate::writer::Room;
+use crate::writer::BodyPermit;
 
-/// Most records offered to the writer at once.
+const ADOPTION_DELAYED: Warning =
+    Warning { event: "adoption.delayed", message: "cannot adopt a foreign record yet" };
+
+/// Maximum number of records submitted to the writer at once.
 pub(crate) const BATCH: usize = 64;
 
 pub(crate) struct Adopter {
@@ -27,7 +30,7 @@ pub(crate) struct Adopter {
 }
 
 impl Adopter {
-    /// Runs until told to stop; what it has taken by then is accepted.
+    /// Runs until shutdown; records received by then are accepted.
     pub(crate) async fn run(mut self) -> Result<(), KafkaError> {
         loop {
             let batch = self.shutdown.soft().run_until_cancelled(self.consumer.recv_batch(BATCH)).await;
@@ -40,7 +43,7 @@ impl Adopter {
         }
     }
 
-    /// Accepts one record, or puts it to dead letters.
+    /// Accepts one record, or sends it to dead letters.
     async fn step(&self, Received { record, receipt }: Received) {
         let span = process_span(&record);
         let adopted = match self.read(&record) {
@@ -63,10 +66,10 @@ impl Adopter {
         Adoption::from_headers(&record.headers)
     }
 
-    /// False if told to stop before it was accepted.
+    /// Returns false if stopped before the record was accepted.
     ///
     /// # Errors
-    /// If it can never be accepted.
+    /// If the record can never be accepted.
     async fn adopt(&self, record: &Record, adoption: Adoption) -> Result<bool, Refusal> {
         let never = |reason, error| Refusal::new(reason, error, adoption.origin.clone());
         let Some(intake) = self.intakes.get(&adoption.route) else {
@@ -78,30 +81,32 @@ impl Adopter {
         let mut tried = false;
         loop {
             let not_now = match intake.queue().reserve(record.payload.len() as u64) {
-                Some(room) => offer(intake, record, &adoption, room, &mut tried).await.map_err(malformed)?,
-                None => Some("there is no room for its body"),
+                Some(permit) => {
+                    submit(intake, record, &adoption, permit, &mut tried).await.map_err(malformed)?
+                }
+                None => Some("the memory for bodies is full"),
             };
             let Some(why) = not_now else { return Ok(true) };
-            if !backoff.pause(self.shutdown.soft(), "a foreign record cannot be accepted now", &why).await {
+            if !backoff.pause(self.shutdown.soft(), ADOPTION_DELAYED, &why).await {
                 return Ok(false);
             }
         }
     }
 }
 
-/// Offers the record to its route once; gives the reason if it is not accepted now. `tried` says whether the database
-/// has refused it before.
+/// Submits the record to its route once; returns the reason if it is not accepted now. `tried` is true if the database
+/// has refused the record before.
 ///
 /// # Errors
-/// In words, if it can never be accepted.
-async fn offer(
+/// A message, if the record can never be accepted.
+async fn submit(
     intake: &Intake,
     record: &Record,
     adoption: &Adoption,
-    room: Room,
+    permit: BodyPermit,
     tried: &mut bool,
 ) -> Result<Option<&'static str>, String> {
-    let offer = Offer {
+    let incoming = IncomingRequest {
         body: record.payload.clone(),
         content_type: media_type(adoption).to_owned(),
         headers: Vec::new(),
@@ -112,32 +117,35 @@ async fn offer(
             identity: adoption.identity(&record.payload),
         }),
         idempotency_key: None,
-        room,
+        permit,
     };
-    match intake.take(offer).await {
+    match intake.take(incoming).await {
         Ok(id) => {
             Span::current().record("throughline.request.id", tracing::field::display(id));
-            tracing::info!(request_id = %id, origin = %adoption.origin, "adopted a foreign record");
+            tracing::info!(
+                event = "record.adopted", request_id = %id, origin = %adoption.origin,
+                "adopted a foreign record"
+            );
             Ok(None)
         }
-        Err(NotTaken::Full) => Ok(Some("the writer's queue is full")),
-        Err(NotTaken::Unavailable) => Ok(Some("the database is away")),
-        Err(NotTaken::NotJson(detail)) => Err(format!("not JSON: {detail}")),
-        Err(NotTaken::Violation(violations)) => {
-            let places: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.pointer, v.detail)).collect();
-            Err(format!("not what the route takes: {}", places.join("; ")))
+        Err(AcceptError::Full) => Ok(Some("the writer's queue is full")),
+        Err(AcceptError::Unavailable) => Ok(Some("the database is unavailable")),
+        Err(AcceptError::NotJson(detail)) => Err(format!("not JSON: {detail}")),
+        Err(AcceptError::Violation(violations)) => {
+            let details: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.pointer, v.detail)).collect();
+            Err(format!("invalid for the route: {}", details.join("; ")))
         }
-        Err(NotTaken::Misconfigured) => Ok(Some("the database refuses any request")),
-        // Another ingest may have adopted it at the same time: the second try finds its request.
-        Err(NotTaken::Failed) if !std::mem::replace(tried, true) => Ok(Some("the database refuses it")),
-        Err(NotTaken::KeyReused | NotTaken::InFlight | NotTaken::Failed) => {
+        Err(AcceptError::Misconfigured) => Ok(Some("the database rejects every request")),
+        // Another ingest may have adopted the record at the same time: the second try finds its request.
+        Err(AcceptError::Failed) if !std::mem::replace(tried, true) => Ok(Some("the database rejected it")),
+        Err(AcceptError::KeyReused | AcceptError::InFlight | AcceptError::Failed) => {
             Err("it cannot be stored".to_owned())
         }
     }
 }
 
-/// What the record says it is. The body is JSON, or it is not adopted, so `application/json` stands for a media type
-/// that is missing, or that no HTTP request could carry to a third party.
+/// Returns the media type that the record declares. Only a JSON body is adopted, so `application/json` replaces a media
+/// type that is missing, or that no HTTP request could carry to a third party.
 fn media_type(adoption: &Adoption) -> &str {
     let said = adoption.content_type.as_deref();
     said.filter(|said| HeaderValue::from_str(said).is_ok()).unwrap_or("application/json")
@@ -160,4 +168,59 @@ fn process_span(record: &Record) -> Span {
         throughline_telemetry::set_parent(&span, &trace);
     }
     span
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use serde_json::json;
+    use throughline_config::Settings;
+    use throughline_messages::Origin;
+
+    use super::*;
+    use crate::intake::intakes;
+    use crate::writer::{CommitResult, Queue};
+
+    /// Returns the results of three tries of a record while the writer returns `result`.
+    async fn tries(result: CommitResult) -> [Result<Option<&'static str>, String>; 3] {
+        let route = json!({"path": "/one", "topic": "requests", "destinations": ["three"]});
+        let routes = [("one".to_owned(), serde_json::from_value(route).unwrap())].into();
+        let queue = Queue::answered(result);
+        let intakes = intakes(&Settings { routes, ..Settings::default() }, &queue).unwrap();
+        let origin = Origin { topic: "requests".to_owned(), partition: 0, offset: 1 };
+        let record = Record {
+            topic: "adoptions".to_owned(),
+            partition: 0,
+            offset: 0,
+            timestamp: None,
+            key: None,
+            headers: Vec::new(),
+            payload: "{}".into(),
+        };
+        let origin_time = Some(DateTime::UNIX_EPOCH);
+        let adoption =
+            Adoption { route: "one".to_owned(), origin, origin_time, content_type: None, trace: None };
+        let mut tried = false;
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            let permit = queue.reserve(2).unwrap();
+            all.push(submit(&intakes["one"], &record, &adoption, permit, &mut tried).await);
+        }
+        all.try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_a_second_rejection_of_the_record_itself_is_final() {
+        for passing in [CommitResult::Overloaded, CommitResult::Unavailable, CommitResult::Misconfigured] {
+            let tries = tries(passing).await;
+            assert!(tries.iter().all(|tried| matches!(tried, Ok(Some(_)))), "{passing:?}: {tries:?}");
+        }
+        let [first, second, _] = tries(CommitResult::Failed).await;
+        assert!(matches!(first, Ok(Some(_))), "another ingest may have adopted it: {first:?}");
+        assert_eq!(second, Err("it cannot be stored".to_owned()));
+        let id = "00000000000000000042".parse().unwrap();
+        for adopted in [CommitResult::Accepted(id), CommitResult::Repeated(id)] {
+            assert_eq!(tries(adopted).await[0], Ok(None), "{adopted:?}");
+        }
+    }
 }

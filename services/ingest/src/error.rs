@@ -5,25 +5,29 @@ use std::net::SocketAddr;
 use throughline_kafka::KafkaError;
 use throughline_store::StoreError;
 
-/// Why ingest does not start: one line that says what to change.
+/// Why ingest does not start: one line that names the change to make.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address cannot be listened on.
+    /// Ingest cannot listen on the address.
     #[error(
-        "cannot listen on {address}: {source}; change http.address (or --http), or end what listens there"
+        "cannot listen on {address}: {source}; change http.address (or --http), or stop the program that uses this \
+         address"
     )]
     Listen {
-        /// The address of the configuration.
+        /// The configured address.
         address: SocketAddr,
-        /// Why not.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The address for health checks cannot be listened on.
-    #[error("cannot listen on {address}: {source}; change http.health_address, or end what listens there")]
+    /// Ingest cannot listen on the address for health checks.
+    #[error(
+        "cannot listen on {address}: {source}; change http.health_address, or stop the program that uses this \
+             address"
+    )]
     ListenForHealthChecks {
-        /// The address of the configuration.
+        /// The configured address.
         address: SocketAddr,
-        /// Why not.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The database cannot be used, or its schema does not fit.
@@ -35,17 +39,18 @@ pub enum StartError {
     /// A route's schema does not compile.
     #[error("routes.{route}.schema: {problem}")]
     Schema {
-        /// The route's name.
+        /// The name of the route.
         route: String,
-        /// What is wrong with it.
+        /// The error in the schema.
         problem: String,
     },
     /// No node id is free.
     #[error(
-        "all node ids ({0}) are leased; wait for a lease to end (ingest.node_lease), end a replica, or change ingest.node_ids"
+        "all node ids ({0}) are leased; wait until a lease expires (ingest.node_lease), stop a replica, or extend \
+         ingest.node_ids"
     )]
     NodesTaken(String),
-    /// The configured node ids are none.
+    /// The configured node ids are invalid.
     #[error("ingest.node_ids: {0}")]
     NodeIds(String),
 }

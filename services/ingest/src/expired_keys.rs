@@ -1,4 +1,4 @@
-//! Deletes idempotency keys that have expired, as fast as they expire.
+//! Deletes expired idempotency keys, as fast as they expire.
 
 use std::time::Duration;
 
@@ -7,11 +7,14 @@ use throughline_store::{Store, StoreError, idempotency};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Warning};
 
-/// Most keys in one statement: some 10 ms, for which a claim of one of them waits.
+const PURGE_FAILED: Warning =
+    Warning { event: "keys.purge_failed", message: "cannot delete expired idempotency keys" };
+
+/// Maximum number of keys in one statement: some 10 ms, for which a claim of one of them waits.
 const BATCH: u64 = 1000;
-/// The pause when fewer have expired than a batch takes.
+/// The pause after a batch that was not full.
 const PAUSE: Duration = Duration::from_secs(10);
 
 pub(crate) struct ExpiredKeys {
@@ -21,11 +24,11 @@ pub(crate) struct ExpiredKeys {
 }
 
 impl ExpiredKeys {
-    /// Runs until told to stop. While there are more than one batch takes, it works half of the time, so its rate has
-    /// no bound but the database's.
+    /// Runs until shutdown. While batches are full, it works half of the time, so that only the database limits its
+    /// rate.
     ///
     /// # Errors
-    /// If the database refuses.
+    /// If the database refuses the data of the statement.
     pub(crate) async fn run(self) -> Result<(), StoreError> {
         let mut backoff = Backoff::default();
         loop {
@@ -35,9 +38,8 @@ impl ExpiredKeys {
                     backoff.reset();
                     if deleted < BATCH { PAUSE } else { begun.elapsed() }
                 }
-                Err(error) if error.is_unavailable() => {
-                    if !backoff.pause(&self.stop, "expired idempotency keys cannot be deleted", &error).await
-                    {
+                Err(error) if !error.is_about_data() => {
+                    if !backoff.pause(&self.stop, PURGE_FAILED, &error).await {
                         return Ok(());
                     }
                     continue;

@@ -1,11 +1,11 @@
-//! The way a request is taken, whoever brings it: checked, queued for the writer, answered.
+//! The path of a request into ingest, from any source: it is checked, queued for the writer and answered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use throughline_config::{AfterFailure, Settings};
+use throughline_config::{Ordering, Settings};
 use throughline_messages::TraceContext;
 use throughline_snowflake::RequestId;
 use throughline_store::Adopted;
@@ -13,12 +13,12 @@ use throughline_store::idempotency::{Key, Scope};
 
 use crate::admission::{Admission, Refusal, Violation};
 use crate::error::StartError;
-use crate::writer::{Queue, Room, Submission, Verdict};
+use crate::writer::{BodyPermit, CommitResult, Queue, Submission};
 
 /// The intakes of all routes, by the route's name.
 pub(crate) type Intakes = BTreeMap<String, Arc<Intake>>;
 
-/// One route's way in.
+/// The intake of one route.
 #[derive(Debug)]
 pub(crate) struct Intake {
     route: String,
@@ -29,44 +29,44 @@ pub(crate) struct Intake {
     queue: Queue,
 }
 
-/// What somebody brings.
-pub(crate) struct Offer {
+/// A request that a source submits.
+pub(crate) struct IncomingRequest {
     pub(crate) body: Bytes,
     pub(crate) content_type: String,
     /// The headers that the route keeps.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) trace: Option<TraceContext>,
-    /// The name of the client that sent it, where clients are configured.
+    /// The name of the client that sent the request, if clients are configured.
     pub(crate) client: Option<String>,
-    /// The record that it is adopted from.
+    /// The record from which the request is adopted.
     pub(crate) origin: Option<Adopted>,
     pub(crate) idempotency_key: Option<String>,
-    /// The room that the body takes.
-    pub(crate) room: Room,
+    /// The permit for the body's bytes.
+    pub(crate) permit: BodyPermit,
 }
 
-/// Why an offer was not taken.
+/// Why a request was not accepted.
 #[derive(Debug)]
-pub(crate) enum NotTaken {
+pub(crate) enum AcceptError {
     /// The body is not JSON.
     NotJson(String),
-    /// The body is not what the route takes.
+    /// The body violates the route's schema, or has no valid ordering key.
     Violation(Vec<Violation>),
     /// The idempotency key stands for another body.
     KeyReused,
     /// The first request under the idempotency key is still being committed.
     InFlight,
-    /// More requests come than the writer commits.
+    /// More requests arrive than the writer commits.
     Full,
-    /// The database cannot be reached; whether the request was kept is not known.
+    /// The database is unreachable; whether the request is stored is unknown.
     Unavailable,
-    /// The database refuses the request, for a reason that was logged.
+    /// The database refuses the request, for a logged reason.
     Failed,
-    /// The database refuses any request, for a reason that was logged: a right or a table is missing.
+    /// The database refuses every request, for a logged reason: a privilege or a table is missing.
     Misconfigured,
 }
 
-/// Compiles every route.
+/// Creates the intakes of all routes and compiles their schemas.
 ///
 /// # Errors
 /// If a route's schema does not compile.
@@ -76,7 +76,7 @@ pub(crate) fn intakes(settings: &Settings, queue: &Queue) -> Result<Intakes, Sta
             route: name.clone(),
             destinations: route.destinations.clone().into(),
             keep_headers: route.keep_headers.clone(),
-            keeps_order: route.after_failure == AfterFailure::Hold,
+            keeps_order: route.ordering == Ordering::Strict,
             admission: Admission::new(name, route)?,
             queue: queue.clone(),
         };
@@ -86,54 +86,55 @@ pub(crate) fn intakes(settings: &Settings, queue: &Queue) -> Result<Intakes, Sta
 }
 
 impl Intake {
-    /// Names of the headers that the route keeps.
+    /// Returns the names of the headers that the route keeps.
     pub(crate) fn keep_headers(&self) -> &[String] {
         &self.keep_headers
     }
 
-    /// The writer's queue, for whoever must know whether there is room.
+    /// Returns the writer's queue, for callers that reserve the bytes of a body.
     pub(crate) fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// Takes a request: when this returns an id, the request is durable.
+    /// Submits a request: once this returns an id, the request is durable.
     ///
     /// # Errors
-    /// [`NotTaken`]; only after [`NotTaken::Unavailable`] may the request have been kept all the same.
-    pub(crate) async fn take(&self, offer: Offer) -> Result<RequestId, NotTaken> {
-        let ordering_key = self.admission.check(&offer.body).map_err(|refusal| match refusal {
-            Refusal::NotJson(detail) => NotTaken::NotJson(detail),
-            Refusal::Violation(violations) => NotTaken::Violation(violations),
+    /// [`AcceptError`]; only after [`AcceptError::Unavailable`] may the request be stored nevertheless.
+    pub(crate) async fn take(&self, incoming: IncomingRequest) -> Result<RequestId, AcceptError> {
+        let ordering_key = self.admission.check(&incoming.body).map_err(|refusal| match refusal {
+            Refusal::NotJson(detail) => AcceptError::NotJson(detail),
+            Refusal::Violation(violations) => AcceptError::Violation(violations),
         })?;
-        let scope = scope(&offer);
-        let keyed = |key| (Key { route: self.route.clone(), scope, key }, Sha256::digest(&offer.body).into());
+        let scope = scope(&incoming);
+        let keyed =
+            |key| (Key { route: self.route.clone(), scope, key }, Sha256::digest(&incoming.body).into());
         let submission = Submission {
             route: self.route.clone(),
             destinations: Arc::clone(&self.destinations),
-            idempotency: offer.idempotency_key.map(keyed),
-            body: offer.body,
-            content_type: offer.content_type,
-            headers: offer.headers,
+            idempotency: incoming.idempotency_key.map(keyed),
+            body: incoming.body,
+            content_type: incoming.content_type,
+            headers: incoming.headers,
             ordering_key,
             keeps_order: self.keeps_order,
-            trace: offer.trace,
-            client: offer.client,
-            origin: offer.origin,
-            room: offer.room,
+            trace: incoming.trace,
+            client: incoming.client,
+            origin: incoming.origin,
+            permit: incoming.permit,
         };
-        match self.queue.submit(submission).await.ok_or(NotTaken::Full)? {
-            Verdict::Accepted(id) | Verdict::Repeated(id) => Ok(id),
-            Verdict::KeyReused => Err(NotTaken::KeyReused),
-            Verdict::InFlight => Err(NotTaken::InFlight),
-            Verdict::Overloaded => Err(NotTaken::Full),
-            Verdict::Unavailable => Err(NotTaken::Unavailable),
-            Verdict::Failed => Err(NotTaken::Failed),
-            Verdict::Misconfigured => Err(NotTaken::Misconfigured),
+        match self.queue.submit(submission).await.ok_or(AcceptError::Full)? {
+            CommitResult::Accepted(id) | CommitResult::Repeated(id) => Ok(id),
+            CommitResult::KeyReused => Err(AcceptError::KeyReused),
+            CommitResult::InFlight => Err(AcceptError::InFlight),
+            CommitResult::Overloaded => Err(AcceptError::Full),
+            CommitResult::Unavailable => Err(AcceptError::Unavailable),
+            CommitResult::Failed => Err(AcceptError::Failed),
+            CommitResult::Misconfigured => Err(AcceptError::Misconfigured),
         }
     }
 }
 
-/// Whose idempotency key it is that comes with an offer.
-fn scope(offer: &Offer) -> Scope {
-    offer.client.clone().map_or(Scope::Open, Scope::Client)
+/// Returns the scope of the idempotency key of a request.
+fn scope(incoming: &IncomingRequest) -> Scope {
+    incoming.client.clone().map_or(Scope::Open, Scope::Client)
 }

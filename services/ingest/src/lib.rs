@@ -1,4 +1,4 @@
-//! Ingest: HTTP in, one commit, Kafka out; and back again, outcomes into the database.
+//! Ingest: HTTP in, one commit, Kafka out; and outcomes from Kafka back into the database.
 //!
 //! ```text
 //! http ─┐                 ┌─ memory ─┐
@@ -7,27 +7,28 @@
 //! recorder ◀─ Kafka (outcomes)      sweeper ─ Kafka (retries)
 //! ```
 //!
-//! Each part is a task of its own, supervised. At shut-down they end in the direction of the flow:
-//! the server stops taking, the writer commits what is queued, the publisher publishes what is
-//! committed, and last the node id is given back.
+//! Each part is a supervised task of its own. At shutdown, the parts end in the direction of the flow: the server stops
+//! accepting, the writer commits the queued requests, the publisher publishes the committed ones, and finally the node
+//! id is released.
 
 mod admission;
 mod adopter;
 mod backoff;
 mod error;
 mod expired_keys;
+mod explain;
 mod http;
 mod intake;
-mod listener;
 mod liveness;
+mod loss_detector;
 mod metrics;
 mod node;
+mod parts;
 mod publisher;
 mod recorder;
 mod refusals;
 mod sampler;
 mod start;
-mod story;
 mod sweeper;
 mod topics;
 mod writer;
@@ -37,15 +38,15 @@ use std::time::Duration;
 pub use error::StartError;
 pub use start::{Ingest, start};
 
-/// How long a consumer may take to leave its group: the broker's answer to one commit and one leave.
+/// How long a consumer may take to leave its group: the broker answers one commit and one leave.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What may be asked of the broker.
+/// The guarantees of the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broker {
-    /// It keeps what it has acknowledged.
+    /// The broker keeps every record that it has acknowledged.
     Durable,
-    /// It is the embedded one, which forgets on exit and keeps some 5 MB a partition. What is
-    /// published and not yet ended is bounded, and at start everything unfinished is due at once.
+    /// The embedded broker, which loses its records on exit and keeps some 5 MB per partition. The number of requests
+    /// that are published and not yet ended is limited, and at start everything unfinished is due immediately.
     Forgetful,
 }

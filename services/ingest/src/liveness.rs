@@ -1,4 +1,4 @@
-//! Whether the parts on which the promises stand still get anywhere, or only look alive.
+//! Checks whether the parts that the promises depend on make progress, or only look alive.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,29 +7,29 @@ use tokio::time::Instant;
 
 use crate::node::Lease;
 
-/// How long a part may get no answer from a database that answers others: far more than all bounds on statements
+/// How long a part may get no answer from a database that answers others: far more than all statement timeouts
 /// together.
 const STUCK: Duration = Duration::from_mins(5);
-/// A part whose last attempt ended longer ago has nothing to do.
+/// A part is idle if its last attempt ended longer ago than this.
 const AT_WORK: Duration = Duration::from_mins(1);
 
-/// What one part asks of the database. Clones share it.
+/// The state of one part's database attempts. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pulse(Arc<Mutex<Beat>>);
 
 #[derive(Debug, Default)]
 struct Beat {
-    /// When the first of the attempts began that the database has not answered.
+    /// When the first attempt began that the database has not answered.
     unanswered_since: Option<Instant>,
     under_way: bool,
     ended: Option<Instant>,
 }
 
-/// An attempt that is under way.
+/// An attempt in progress.
 pub(crate) struct Attempt<'a>(&'a Pulse);
 
 impl Pulse {
-    /// Something waits, and is tried.
+    /// Begins an attempt to process waiting work.
     pub(crate) fn attempt(&self) -> Attempt<'_> {
         let mut beat = self.beat();
         beat.unanswered_since.get_or_insert_with(Instant::now);
@@ -49,7 +49,7 @@ impl Pulse {
 }
 
 impl Attempt<'_> {
-    /// The database said what came of it, be it an error: a lock that another session has is no fault of this process.
+    /// Records that the database answered, even with an error: a lock of another session is no fault of this process.
     pub(crate) fn answered(&self) {
         self.0.beat().unanswered_since = None;
     }
@@ -63,7 +63,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// Whether the process should go on as it is.
+/// Decides whether the process should continue to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Liveness {
     pub(crate) lease: Lease,
@@ -72,12 +72,20 @@ pub(crate) struct Liveness {
 }
 
 impl Liveness {
-    /// The part that gets no answer from a database that renews the lease meanwhile. While the database is away, a new
-    /// process would get no further than this one.
+    /// Returns the part that gets no answer although the database renews the lease. While the database is unreachable,
+    /// a new process would make no more progress than this one.
     pub(crate) fn stuck(&self) -> Option<&'static str> {
         let parts = [("writer", &self.writer), ("recorder", &self.recorder)];
         let stuck = parts.into_iter().find(|(_, pulse)| pulse.is_stuck())?;
         self.lease.is_valid().then_some(stuck.0)
+    }
+}
+
+#[cfg(test)]
+impl Pulse {
+    /// Returns whether the database has answered neither an attempt nor any later one.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.beat().unanswered_since.is_some()
     }
 }
 
@@ -98,11 +106,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_never_gets_an_answer_is_stuck_while_the_lease_is_renewed() {
+    async fn a_part_without_any_response_is_stuck_while_the_lease_is_renewed() {
         let liveness = liveness();
         let attempt = liveness.writer.attempt();
         advance(STUCK + Duration::from_secs(1)).await;
-        assert_eq!(liveness.stuck(), None, "the database is away");
+        assert_eq!(liveness.stuck(), None, "the database is down");
         renew(&liveness);
         assert_eq!(liveness.stuck(), Some("writer"));
         attempt.answered();
@@ -119,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_whose_every_attempt_is_given_up_is_stuck() {
+    async fn a_part_whose_attempts_all_time_out_is_stuck() {
         let liveness = liveness();
         for _ in 0..=STUCK.as_secs() / 5 {
             let _attempt = liveness.recorder.attempt();

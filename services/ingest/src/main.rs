@@ -1,4 +1,4 @@
-//! `throughline-ingest`: accepts requests over HTTP and sees them into Kafka.
+//! `throughline-ingest`: accepts requests over HTTP and publishes them to Kafka.
 
 use std::process::ExitCode;
 
@@ -9,13 +9,13 @@ use throughline_ingest::Broker;
 use throughline_lifecycle::Shutdown;
 use throughline_telemetry::Service;
 
-/// Accepts requests over HTTP, keeps them in the database, publishes them to Kafka.
+/// Accepts requests over HTTP, stores them in the database and publishes them to Kafka.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
     #[command(flatten)]
     flags: Flags,
-    /// Ask the one that runs here already whether it is ready, as the health check of a container does; fail if not.
+    /// Probe the instance already running on this host and exit 1 unless it is ready (for container health checks).
     #[arg(long)]
     healthcheck: bool,
 }

@@ -1,4 +1,4 @@
-//! What ingest measures, but for HTTP: its own numbers.
+//! Ingest's own metrics, other than those for HTTP.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use throughline_messages::DeadReason;
 use throughline_store::{Due, Ended, OutboxRequest};
 
-use crate::publisher::Source;
+use crate::publisher::ReadFrom;
 
 pub(crate) const DESTINATION: &str = "throughline.destination";
 const ROUTE: &str = "throughline.route";
 const REASON: &str = "throughline.reason";
 const OUTCOME: &str = "throughline.outcome";
 
-/// Batches of the writer, in requests.
+/// The histogram boundaries for the writer's batches, in requests.
 const BATCHES: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
-/// What happens to requests and deliveries. Clones count together.
+/// Metrics of requests and deliveries. Clones share the instruments.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     accepted: Counter<u64>,
@@ -35,14 +35,12 @@ impl Metrics {
             accepted: meter
                 .u64_counter("throughline.requests.accepted")
                 .with_unit("{request}")
-                .with_description(
-                    "Requests that were accepted: committed, whether or not their clients still wait.",
-                )
+                .with_description("Requests that were committed, whether or not their clients still wait.")
                 .build(),
             batch: meter
                 .u64_histogram("throughline.writer.batch.size")
                 .with_unit("{request}")
-                .with_description("Requests that were committed together.")
+                .with_description("Requests in one commit.")
                 .with_boundaries(BATCHES.to_vec())
                 .build(),
             published: meter
@@ -52,15 +50,13 @@ impl Metrics {
                 .build(),
             mode: meter
                 .u64_gauge("throughline.publisher.mode")
-                .with_description(
-                    "Where the publisher learns of commits: 0 from memory, 1 from the outbox table.",
-                )
+                .with_description("Source of the publisher's records: 0 memory, 1 the outbox table.")
                 .build(),
             swept: meter
                 .u64_counter("throughline.sweeper.published")
                 .with_unit("{delivery}")
                 .with_description(
-                    "Deliveries that were published again: as planned, or as nothing was heard of them.",
+                    "Deliveries that were published again: as planned, or because no outcome arrived.",
                 )
                 .build(),
             deliveries: meter
@@ -71,12 +67,12 @@ impl Metrics {
             dead_letters: meter
                 .u64_counter("throughline.dead_letters")
                 .with_unit("{dead_letter}")
-                .with_description("Deliveries, and records that ask for none, that ended without success.")
+                .with_description("Deliveries that ended without success, and records without any delivery.")
                 .build(),
         }
     }
 
-    /// These requests were committed together.
+    /// Counts requests that were committed together.
     pub(crate) fn committed(&self, requests: &[OutboxRequest]) {
         self.batch.record(requests.len() as u64, &[]);
         let mut of_route: BTreeMap<&str, u64> = BTreeMap::new();
@@ -88,17 +84,17 @@ impl Metrics {
         }
     }
 
-    /// Kafka has a request.
+    /// Counts a request that Kafka has acknowledged.
     pub(crate) fn published(&self, route: &str) {
         self.published.add(1, &[KeyValue::new(ROUTE, route.to_owned())]);
     }
 
-    /// The publisher learns of commits there from now on.
-    pub(crate) fn publisher_reads(&self, source: Source) {
-        self.mode.record(u64::from(source == Source::Table), &[]);
+    /// Records the source from which the publisher learns of commits from now on.
+    pub(crate) fn publisher_reads(&self, source: ReadFrom) {
+        self.mode.record(u64::from(source == ReadFrom::Table), &[]);
     }
 
-    /// Kafka has so many deliveries again.
+    /// Counts deliveries that were published again.
     pub(crate) fn swept(&self, due: Due, deliveries: usize) {
         let cause = match due {
             Due::Planned => "planned",
@@ -107,7 +103,7 @@ impl Metrics {
         self.swept.add(deliveries as u64, &[KeyValue::new("throughline.cause", cause)]);
     }
 
-    /// Deliveries have ended.
+    /// Counts deliveries that have ended.
     pub(crate) fn ended(&self, ended: &[Ended]) {
         for Ended { destination, reason, error_class } in ended {
             let Some(reason) = reason else {
@@ -122,14 +118,14 @@ impl Metrics {
         }
     }
 
-    /// The deliveries to these destinations were called off.
+    /// Counts the cancelled deliveries to these destinations.
     pub(crate) fn cancelled(&self, destinations: &[String]) {
         for destination in destinations {
             self.end(destination, "cancelled");
         }
     }
 
-    /// A record was put aside that asks for no delivery.
+    /// Counts a record that went to dead letters and asks for no delivery.
     pub(crate) fn put_aside(&self, reason: DeadReason) {
         self.dead_letters.add(1, &[KeyValue::new(REASON, reason.as_str().to_owned())]);
     }

@@ -1,32 +1,36 @@
-//! This node's id: leased in the database, renewed while the process lives, given back at its end.
+//! This node's id: leased in the database, renewed while the process lives, released at its end.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use throughline_clock::Bound;
 use throughline_config::{NodeIds, Settings};
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{Store, StoreError, nodes, outbox};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Warning};
 use crate::error::StartError;
-use crate::publisher::Gate;
+use crate::publisher::QueueState;
 
-/// The right to make ids under a node id, until it runs out.
+const TAKEOVER_FAILED: Warning =
+    Warning { event: "outbox.takeover_failed", message: "cannot take over the outboxes of expired nodes" };
+
+/// The right to make ids under a node id, until the lease expires.
 #[derive(Debug, Clone)]
 pub(crate) struct Lease {
     row: nodes::Lease,
     term: Arc<Mutex<Term>>,
 }
 
-/// A moment by the clocks of this machine that no one sets.
+/// A moment on the clocks of this machine that cannot be set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
-    /// On Linux it stands still while the machine is suspended.
+    /// On Linux, this clock stops while the machine is suspended.
     process: Instant,
-    /// It does not.
+    /// This clock does not stop.
     machine: Duration,
 }
 
@@ -35,97 +39,99 @@ impl Moment {
         Self { process: Instant::now(), machine: throughline_clock::since_boot() }
     }
 
-    /// How long ago it was: by the clock that has gone further.
+    /// Returns the time elapsed since this moment, by the clock that has advanced further.
     fn elapsed(self) -> Duration {
         let now = Self::now();
         now.process.duration_since(self.process).max(now.machine.saturating_sub(self.machine))
     }
 }
 
-/// What the database has granted last.
+/// The last term that the database granted.
 #[derive(Debug, Clone, Copy)]
 struct Term {
-    /// When it was asked to.
+    /// When this process asked for it.
     asked: Moment,
+    /// When the answer arrived.
+    answered: Moment,
     lasts: Duration,
-    /// Its clock, when it did.
+    /// The database's clock when it granted the term.
     granted_at: DateTime<Utc>,
 }
 
 impl Lease {
     fn new(row: nodes::Lease, asked: Moment, lasts: Duration) -> Self {
-        let granted_at = row.granted_at;
-        Self { row, term: Arc::new(Mutex::new(Term { asked, lasts, granted_at })) }
+        let term = Term { asked, answered: Moment::now(), lasts, granted_at: row.granted_at };
+        Self { row, term: Arc::new(Mutex::new(term)) }
     }
 
     pub(crate) fn node(&self) -> NodeId {
         self.row.node
     }
 
-    /// The lease as the database knows it, which checks it in each statement that writes under it.
+    /// Returns the lease as the database knows it; the database checks it in each statement that writes under it.
     pub(crate) fn row(&self) -> &nodes::Lease {
         &self.row
     }
 
-    /// When the lease of the id's former holder ended: no id of ours may be older.
+    /// Returns when the lease of the id's previous holder ended: no id of this process may be older.
     pub(crate) fn not_before(&self) -> DateTime<Utc> {
         self.row.not_before
     }
 
-    /// Whether no other process can have the node id yet.
+    /// Returns whether no other process can hold the node id yet.
     pub(crate) fn is_valid(&self) -> bool {
         let Term { asked, lasts, .. } = self.term();
         asked.elapsed() < lasts
     }
 
-    /// Whether an id of this time is less than an hour ahead of the database's clock.
+    /// Returns whether an id of this time is less than an hour ahead of the database's clock.
     pub(crate) fn allows(&self, id_of: DateTime<Utc>) -> bool {
-        let Term { asked, granted_at, .. } = self.term();
-        let elapsed = TimeDelta::from_std(asked.elapsed()).unwrap_or(TimeDelta::MAX);
-        granted_at.checked_add_signed(elapsed).is_none_or(|now| id_of < now + nodes::AHEAD)
+        self.latest().is_none_or(|now| id_of < now + nodes::AHEAD)
     }
 
     pub(crate) fn extend(&self, asked: Moment, lasts: Duration, granted_at: DateTime<Utc>) {
-        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Term { asked, lasts, granted_at };
+        let term = Term { asked, answered: Moment::now(), lasts, granted_at };
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = term;
     }
 
     fn term(&self) -> Term {
         *self.term.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has it renewed again and again, three times in a term, until all is done.
+    /// Renews the lease three times in a term, until `done`.
     async fn keep<F: Future<Output = Result<Option<DateTime<Utc>>, StoreError>>>(
         &self,
         term: Duration,
         done: &CancellationToken,
         renew: impl Fn() -> F,
     ) -> Result<(), LeaseError> {
-        let mut is_away = false;
+        let mut is_failing = false;
         loop {
             let asked = Moment::now();
-            // A database that vanished without a word must not end the renewals.
+            // A database that disappears without closing its connection must not end the renewals.
             let answer = match timeout(term, renew()).await {
                 Ok(Ok(Some(granted_at))) => Ok(granted_at),
                 Ok(Ok(None)) => return Err(LeaseError::Lost(self.node())),
-                Ok(Err(error)) if error.is_unavailable() => Err(error.to_string()),
+                Ok(Err(error)) if !error.is_about_data() => Err(error.to_string()),
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) => Err(format!("the database does not answer within {term:?}")),
+                Err(_) => Err(format!("the database did not answer within {term:?}")),
             };
             match &answer {
                 Ok(granted_at) => self.extend(asked, term, *granted_at),
-                Err(error) if !is_away => {
+                Err(error) if !is_failing => {
                     tracing::warn!(
+                        event = "lease.renewal_failed",
                         error,
-                        "the lease of the node id cannot be renewed, trying until it can be"
+                        "cannot renew the lease of the node id; retrying"
                     );
                 }
                 Err(_) => {}
             }
-            if is_away && answer.is_ok() {
-                tracing::info!("the lease of the node id is renewed again");
+            if is_failing && answer.is_ok() {
+                tracing::info!(event = "lease.renewed", "renewed the lease of the node id again");
             }
-            is_away = answer.is_err();
-            // The lease counts from when it was asked for: what a slow answer has left of it may be little.
+            is_failing = answer.is_err();
+            // The lease counts from when the renewal was sent: after a slow answer, little of it may be left.
             if done.run_until_cancelled(sleep_until(asked.process + term / 3)).await.is_none() {
                 return Ok(());
             }
@@ -133,10 +139,23 @@ impl Lease {
     }
 }
 
+/// The time by the database's clock, derived from the lease: never ahead of it, but behind it by the time that the
+/// answer took to arrive.
+impl Bound for Lease {
+    fn latest(&self) -> Option<DateTime<Utc>> {
+        let Term { answered, granted_at, .. } = self.term();
+        let elapsed = TimeDelta::from_std(answered.elapsed()).unwrap_or(TimeDelta::MAX);
+        granted_at.checked_add_signed(elapsed)
+    }
+}
+
 /// Why the lease cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LeaseError {
-    #[error("the lease of node id {0} ran out and was taken over; ids made from now on could clash")]
+    #[error(
+        "the lease of node id {0} expired and another process took it over; new ids could collide with those of \
+             that process"
+    )]
     Lost(NodeId),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -145,54 +164,53 @@ pub(crate) enum LeaseError {
 /// Leases one of the configured node ids.
 ///
 /// # Errors
-/// If none is free, or the database cannot be asked.
+/// If no id is free, or if the database cannot be queried.
 pub(crate) async fn acquire(store: &Store, settings: &Settings, holder: &str) -> Result<Lease, StartError> {
     let NodeIds { first, last } = settings.ingest.node_ids;
     let id = |number: u16| NodeId::try_from(number).map_err(|error| StartError::NodeIds(error.to_string()));
     let asked = Moment::now();
     let row = nodes::acquire(store, holder, settings.ingest.node_lease, &(id(first)?..=id(last)?)).await?;
     let row = row.ok_or_else(|| StartError::NodesTaken(settings.ingest.node_ids.to_string()))?;
-    tracing::info!(node = %row.node, epoch = row.epoch, "node id leased");
+    tracing::info!(event = "lease.acquired", node = %row.node, epoch = row.epoch, "leased a node id");
     Ok(Lease::new(row, asked, settings.ingest.node_lease))
 }
 
-/// Keeps the lease, and takes over what nodes that are gone have left in the outbox.
-pub(crate) struct Keeper {
+/// Keeps the lease, and takes over the outbox rows of expired nodes.
+pub(crate) struct LeaseKeeper {
     pub(crate) store: Store,
-    /// The same database on a connection that nothing else uses: whatever keeps the others busy, the lease is renewed.
+    /// The same database on a connection that nothing else uses: the lease is renewed even while all other connections
+    /// are busy.
     pub(crate) renewals: Store,
     pub(crate) lease: Lease,
     pub(crate) holder: String,
     pub(crate) term: Duration,
-    pub(crate) gate: Arc<Gate>,
-    /// Everything that needs the lease is done.
+    pub(crate) queue_state: Arc<QueueState>,
+    /// Cancelled once everything that needs the lease is done.
     pub(crate) done: CancellationToken,
 }
 
-impl Keeper {
-    /// Runs until all is done, and gives the lease back.
+impl LeaseKeeper {
+    /// Runs until everything is done, then releases the lease.
     pub(crate) async fn run(self) -> Result<(), LeaseError> {
         let connection = self.renewals.connection();
         let renew = || nodes::renew(connection, &self.lease.row, &self.holder, self.term);
-        tokio::try_join!(self.lease.keep(self.term, &self.done, renew), self.tidy())?;
+        tokio::try_join!(self.lease.keep(self.term, &self.done, renew), self.take_over_expired())?;
         Ok(nodes::release(connection, &self.lease.row, &self.holder).await?)
     }
 
-    /// As often as the lease is renewed, beside it: what is slow here must not hold up a renewal.
-    async fn tidy(&self) -> Result<(), LeaseError> {
+    /// Runs as often as the lease is renewed, in parallel: a slow statement here must not delay a renewal.
+    async fn take_over_expired(&self) -> Result<(), LeaseError> {
         let mut oldest = None;
         let mut backoff = Backoff::default();
         loop {
-            let trouble = match timeout(self.term, self.step(&mut oldest)).await {
+            let failure = match timeout(self.term, self.step(&mut oldest)).await {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) if error.is_unavailable() => Some(error.to_string()),
+                Ok(Err(error)) if !error.is_about_data() => Some(error.to_string()),
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) => Some(format!("the database does not answer within {:?}", self.term)),
+                Err(_) => Some(format!("the database did not answer within {:?}", self.term)),
             };
-            let goes_on = if let Some(error) = trouble {
-                backoff
-                    .pause(&self.done, "nobody can look for what nodes that are gone have left", &error)
-                    .await
+            let goes_on = if let Some(error) = failure {
+                backoff.pause(&self.done, TAKEOVER_FAILED, &error).await
             } else {
                 backoff.reset();
                 self.done.run_until_cancelled(sleep(self.term / 3)).await.is_some()
@@ -203,7 +221,7 @@ impl Keeper {
         }
     }
 
-    /// Takes over, and looks for a row that nobody seems to care about.
+    /// Takes over the outboxes of expired nodes, and looks for a row of this node that the publisher may have missed.
     async fn step(&self, oldest: &mut Option<RequestId>) -> Result<(), StoreError> {
         if !self.lease.is_valid() {
             return Ok(());
@@ -211,15 +229,18 @@ impl Keeper {
         let connection = self.store.connection();
         for gone in outbox::nodes_that_are_gone(connection, self.lease.row()).await? {
             while let taken_over @ 1.. = outbox::take_over(connection, self.lease.row(), gone).await? {
-                tracing::info!(requests = taken_over, node = %gone, "took over the outbox of a node that is gone");
-                self.gate.look_in_the_table();
+                tracing::info!(
+                    event = "outbox.taken_over", requests = taken_over, node = %gone,
+                    "took over the outbox of an expired node"
+                );
+                self.queue_state.look_in_the_table();
             }
         }
-        // A row that was the oldest a while ago: its commit may have become visible only after its
-        // client was told that the database is away.
+        // The row was already the oldest at the previous check: its commit may have become visible only after its
+        // client got the answer that the database is unreachable.
         let was = std::mem::replace(oldest, outbox::oldest(connection, self.lease.node()).await?);
         if oldest.is_some() && *oldest == was {
-            self.gate.look_in_the_table();
+            self.queue_state.look_in_the_table();
         }
         Ok(())
     }
@@ -236,7 +257,7 @@ pub(crate) mod tests {
 
     const TERM: Duration = Duration::from_secs(30);
 
-    /// A lease that runs out at once.
+    /// A lease that expires immediately.
     pub(crate) fn lease() -> Lease {
         let at = Clock::system().now();
         let lease = nodes::Lease {
@@ -248,12 +269,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_lease_runs_out_while_the_machine_is_suspended() {
+    fn a_lease_expires_while_the_machine_is_suspended() {
         let lease = lease();
         let (now, hour) = (Moment::now(), Duration::from_hours(1));
         lease.extend(now, hour, DateTime::UNIX_EPOCH);
         assert!(lease.is_valid());
-        // The machine's clock has gone on, that of the process has not.
+        // The machine's clock has advanced, that of the process has not.
         let Some(machine) = now.machine.checked_sub(hour) else { return };
         lease.extend(Moment { machine, ..now }, hour, DateTime::UNIX_EPOCH);
         assert!(!lease.is_valid());
@@ -268,12 +289,25 @@ pub(crate) mod tests {
         assert!(!lease.allows(at + TimeDelta::minutes(61)));
     }
 
+    #[test]
+    fn a_clock_that_is_ahead_shows_the_time_of_the_database() {
+        let (lease, at) = (lease(), DateTime::from_timestamp(1_767_225_600, 0).unwrap());
+        lease.extend(Moment::now(), TERM, at);
+        let behind = Clock::manual(at - TimeDelta::hours(1));
+        assert_eq!(behind.clone().bounded(lease.clone()).now(), behind.now());
+        let ahead = Clock::manual(at + TimeDelta::minutes(15)).bounded(lease.clone());
+        assert!((at..at + TimeDelta::minutes(1)).contains(&ahead.now()));
+        // The database's clock is put forward.
+        lease.extend(Moment::now(), TERM, at + TimeDelta::minutes(10));
+        assert!(ahead.now() >= at + TimeDelta::minutes(10));
+    }
+
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)
     }
 
-    /// When a database is asked for renewals that takes so many seconds for each answer, and then never answers
-    /// again; and whether the lease is valid at `end`.
+    /// Returns when the lease asks for renewals, and whether it is valid at `end`. The database takes `answers` seconds
+    /// for each answer, and then never answers again.
     async fn kept(answers: &[u64], end: u64) -> (Vec<u64>, bool) {
         let (lease, began, asked) = (lease(), Instant::now(), RefCell::new(Vec::new()));
         let renew = || {
@@ -299,24 +333,24 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_late_answer_a_lease_is_renewed_before_it_runs_out() {
+    async fn after_a_late_response_a_lease_is_renewed_before_it_expires() {
         assert_eq!(kept(&[0, 28, 0], 45).await, (vec![0, 10, 38], true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_counts_from_when_it_was_asked_for() {
+    async fn a_lease_counts_from_its_request() {
         assert_eq!(kept(&[0, 28], 39).await, (vec![0, 10, 38], true));
         assert_eq!(kept(&[0, 28], 41).await, (vec![0, 10, 38], false));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_never_comes_does_not_end_the_renewals() {
+    async fn a_missing_response_does_not_end_the_renewals() {
         assert_eq!(kept(&[0, 1000, 0], 39).await, (vec![0, 10], false));
         assert_eq!(kept(&[0, 1000, 0], 45).await, (vec![0, 10, 40], true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn renewals_end_when_all_is_done_or_the_lease_is_somebody_elses() {
+    async fn renewals_end_at_shutdown_or_when_another_process_has_the_lease() {
         let done = CancellationToken::new();
         done.cancel();
         let keep = async |renewed| lease().keep(TERM, &done, async || Ok(renewed)).await;

@@ -10,26 +10,27 @@ use throughline_messages::{AttemptReport, Keys, Kind, Malformed};
 use throughline_store::{Store, StoreError, outcomes};
 use tokio::time::timeout;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Warning};
 use crate::liveness::Pulse;
 use crate::metrics::Metrics;
-use crate::publisher::Window;
+use crate::publisher::InFlightLimit;
 use crate::refusals::DeadLetters;
-use crate::sweeper::Alarm;
+use crate::sweeper::Wake;
 use crate::{Broker, CLOSE_DEADLINE};
 
-/// Most outcomes in one transaction.
+const RECORD_FAILED: Warning = Warning { event: "outcomes.record_failed", message: "cannot record outcomes" };
+
+/// Maximum number of outcomes in one transaction.
 const BATCH: usize = 512;
-/// How long the embedded broker may take to hand over an outcome that it has: librdkafka waits up to
-/// 500 ms for a fetch.
+/// How long the embedded broker may take to deliver an outcome that it has: librdkafka waits up to 500 ms for a fetch.
 const LAST_WORDS: Duration = Duration::from_millis(600);
 
 pub(crate) struct Recorder {
     pub(crate) consumer: Consumer,
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    pub(crate) window: Arc<Window>,
-    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) in_flight: Arc<InFlightLimit>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) metrics: Metrics,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) keys: Keys,
@@ -39,7 +40,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Runs until told to stop; what it has taken by then is recorded.
+    /// Runs until shutdown; outcomes received by then are recorded.
     pub(crate) async fn run(mut self) -> Result<(), KafkaError> {
         loop {
             let batch = self.shutdown.soft().run_until_cancelled(self.consumer.recv_batch(BATCH)).await;
@@ -48,7 +49,7 @@ impl Recorder {
                 _ => break,
             }
         }
-        // What a broker that forgets still has to say is said now or never.
+        // The outcomes that a forgetful broker still holds are read now or lost.
         while self.broker == Broker::Forgetful
             && let Ok(batch) = timeout(LAST_WORDS, self.consumer.recv_batch(BATCH)).await
             && !batch.is_empty()
@@ -58,7 +59,7 @@ impl Recorder {
         self.consumer.close(CLOSE_DEADLINE).await
     }
 
-    /// Records a batch; the offsets follow.
+    /// Records a batch; its offsets are committed afterwards.
     async fn step(&self, batch: Vec<Received>) {
         let mut reports = Vec::with_capacity(batch.len());
         let mut receipts = Vec::with_capacity(batch.len());
@@ -80,10 +81,10 @@ impl Recorder {
         }
     }
 
-    /// The report that a record holds.
+    /// Reads the report that a record holds.
     ///
     /// # Errors
-    /// In words, if dispatch has not signed the record, or it cannot be read.
+    /// A message, if dispatch has not signed the record or if the record cannot be read.
     fn read(&self, record: &Record) -> Result<AttemptReport, String> {
         if !self.keys.have_signed(Kind::Outcome, &record.headers, &record.payload) {
             return Err(Malformed::unsigned().to_string());
@@ -91,39 +92,55 @@ impl Recorder {
         serde_json::from_slice(&record.payload).map_err(|error| error.to_string())
     }
 
-    /// False if told to stop before: then the outcomes are read again.
+    /// Records outcomes in as few transactions as possible while a bad outcome fails only itself: halves, in order,
+    /// batches with data that the database refuses. Returns false if it is stopped first: then the outcomes are read
+    /// again.
     async fn record_until_done(&self, reports: &[(AttemptReport, Record)]) -> bool {
-        let all: Vec<AttemptReport> = reports.iter().map(|(report, _)| report.clone()).collect();
+        let mut left = vec![reports];
+        while let Some(reports) = left.pop() {
+            let Some(recorded) = self.record_until_answered(reports).await else { return false };
+            let Err(error) = recorded else { continue };
+            match reports {
+                [] => {}
+                [(_, record)] => {
+                    if !self.dead_letters.put_malformed(record, &error).await {
+                        return false;
+                    }
+                }
+                _ => {
+                    tracing::warn!(
+                        event = "outcomes.split", %error, outcomes = reports.len(),
+                        "cannot record a batch of outcomes; recording its halves"
+                    );
+                    let (first, second) = reports.split_at(reports.len() / 2);
+                    left.extend([second, first]);
+                }
+            }
+        }
+        true
+    }
+
+    /// Records outcomes, or returns the error in their data; `None` if it is stopped first.
+    async fn record_until_answered(
+        &self,
+        reports: &[(AttemptReport, Record)],
+    ) -> Option<Result<(), StoreError>> {
+        let reports: Vec<AttemptReport> = reports.iter().map(|(report, _)| report.clone()).collect();
         let mut backoff = Backoff::default();
         loop {
             let attempt = self.pulse.attempt();
-            let recorded = self.record(&all).await;
+            let recorded = self.record(&reports).await;
             if recorded.as_ref().err().is_none_or(StoreError::was_answered) {
                 attempt.answered();
             }
             drop(attempt);
             match recorded {
-                Ok(()) => return true,
                 Err(error) if !error.is_about_data() => {
-                    if !backoff.pause(self.shutdown.hard(), "outcomes cannot be recorded", &error).await {
-                        return false;
+                    if !backoff.pause(self.shutdown.hard(), RECORD_FAILED, &error).await {
+                        return None;
                     }
                 }
-                Err(error) if all.len() > 1 => {
-                    tracing::warn!(%error, outcomes = all.len(), "a batch failed, its outcomes are recorded one by one");
-                    for report in reports {
-                        if !Box::pin(self.record_until_done(std::slice::from_ref(report))).await {
-                            return false;
-                        }
-                    }
-                    return true;
-                }
-                Err(error) => {
-                    return match reports.first() {
-                        Some((_, record)) => self.dead_letters.put_malformed(record, &error).await,
-                        None => true,
-                    };
-                }
+                recorded => return Some(recorded),
             }
         }
     }
@@ -135,15 +152,66 @@ impl Recorder {
         transaction.commit().await?;
         self.metrics.ended(&recorded.ended);
         if let Some(earliest) = recorded.earliest {
-            self.alarm.set(earliest, now);
+            self.wake.set(earliest, now);
         }
         for request_id in recorded.unknown {
-            // Another environment's, on the same topics; or its request was deleted meanwhile.
-            tracing::warn!(%request_id, "an outcome of a request that is not in the database");
+            // The request belongs to another environment on the same topics, or was deleted meanwhile.
+            tracing::warn!(
+                event = "outcome.ignored", %request_id,
+                "ignoring an outcome: its request is not in the database"
+            );
         }
         for report in reports {
-            self.window.heard_of(report.request_id);
+            self.in_flight.outcome_recorded(report.request_id);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use throughline_config::Kafka;
+    use throughline_kafka::Producer;
+    use throughline_messages::Topics;
+    use throughline_testkit::{sqlite, unmeasured};
+
+    use super::*;
+
+    /// A recorder without a broker: the test passes the outcomes to record.
+    async fn recorder(folder: &tempfile::TempDir) -> Recorder {
+        let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
+        let kafka = Kafka { bootstrap_servers: "127.0.0.1:9".to_owned(), ..Kafka::default() };
+        let (topics, shutdown) = (Topics::new("throughline"), Shutdown::new());
+        let metrics = Metrics::new(&unmeasured());
+        Recorder {
+            consumer: Consumer::subscribe(&kafka, "recorder", &[&topics.outcomes], 1, &unmeasured()).unwrap(),
+            store,
+            clock: Clock::system(),
+            in_flight: Arc::new(InFlightLimit::new(1, 1 << 20, Broker::Durable, LAST_WORDS)),
+            wake: Arc::default(),
+            metrics: metrics.clone(),
+            dead_letters: DeadLetters {
+                producer: Producer::new(&kafka, "test", &unmeasured()).unwrap(),
+                topics,
+                metrics,
+                hard: shutdown.hard().clone(),
+            },
+            keys: Keys::new("key", None),
+            broker: Broker::Durable,
+            pulse: Pulse::default(),
+            shutdown,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_unanswered_for_liveness_until_the_database_has_recorded_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = recorder(&folder).await;
+        let held = recorder.store.begin().await.unwrap();
+        let given_up = timeout(Duration::from_millis(50), recorder.record_until_done(&[])).await;
+        assert!(given_up.is_err() && recorder.pulse.is_unanswered());
+        drop(held);
+        assert!(recorder.record_until_done(&[]).await);
+        assert!(!recorder.pulse.is_unanswered());
     }
 }

@@ -1,5 +1,5 @@
-//! What ingest can do nothing with goes to dead letters: records of ours that cannot be read, as they are, and what
-//! the broker refuses.
+//! Sends unprocessable records to dead letters: records of ours that cannot be read, unchanged, and records that the
+//! broker refuses.
 
 use bytes::Bytes;
 use throughline_kafka::{Outgoing, Producer, Record};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// Where to put what nothing can be done with.
+/// The destination of unprocessable records.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
     pub(crate) producer: Producer,
@@ -17,14 +17,15 @@ pub(crate) struct DeadLetters {
     pub(crate) hard: CancellationToken,
 }
 
-/// Why nothing can be done with a record.
+/// Why a record cannot be processed.
 pub(crate) struct Refusal {
     reason: DeadReason,
     error: String,
     origin: Origin,
 }
 
-/// What is kept of a record until the broker has it, to tell of it if it never will. The value is in the database.
+/// The part of a record that is kept until the broker has it, for a dead letter if the broker refuses it. The value is
+/// in the database.
 #[derive(Debug)]
 pub(crate) struct Stub {
     pub(crate) key: Option<Bytes>,
@@ -42,7 +43,7 @@ impl Refusal {
         Self { reason, error, origin }
     }
 
-    /// A record that cannot be read.
+    /// Creates the refusal of a record that cannot be read.
     pub(crate) fn malformed(record: &Record, error: &impl ToString) -> Self {
         let Record { topic, partition, offset, .. } = record;
         let origin = Origin { topic: topic.clone(), partition: *partition, offset: *offset };
@@ -51,17 +52,18 @@ impl Refusal {
 }
 
 impl DeadLetters {
-    /// Puts a record that cannot be read.
+    /// Publishes an unreadable record as a dead letter.
     pub(crate) async fn put_malformed(&self, record: &Record, error: &impl ToString) -> bool {
         self.put(record, Refusal::malformed(record, error)).await
     }
 
-    /// Publishes a record, or what it stands for, and waits for the acknowledgement. False if told to stop before:
-    /// then the record must be read again.
+    /// Publishes a record, or the record that it stands for, as a dead letter and waits for the acknowledgement.
+    /// Returns false if stopped first: then the record must be read again.
     pub(crate) async fn put(&self, record: &Record, refusal: Refusal) -> bool {
         let Refusal { reason, error, origin } = refusal;
         tracing::error!(
-            %origin, reason = reason.as_str(), error, "nothing can be done with a record, it goes to dead letters"
+            event = "record.dead_lettered", %origin, reason = reason.as_str(), error,
+            "cannot process a record; publishing it as a dead letter"
         );
         self.metrics.put_aside(reason);
         let letter = DeadLetter { destination: None, reason, error, origin: Some(origin), last: None };
@@ -69,9 +71,9 @@ impl DeadLetters {
         self.send(record.key.clone(), headers, record.payload.clone()).await
     }
 
-    /// Tells of a record that cannot be published, to a destination or to all, and waits for the acknowledgement.
-    /// False if told to stop before.
-    pub(crate) async fn tell(
+    /// Publishes a dead letter for a record that cannot be published to a destination, or to any (`None`), and waits
+    /// for the acknowledgement. Returns false if stopped first.
+    pub(crate) async fn put_stub(
         &self,
         stub: Stub,
         destination: Option<String>,
@@ -87,17 +89,23 @@ impl DeadLetters {
         self.hard.run_until_cancelled(self.send_until_taken(key, headers, payload)).await.is_some()
     }
 
-    /// Without its value, if it is refused with it.
+    /// Publishes a dead letter, without its value if the broker refuses it with the value.
     async fn send_until_taken(&self, key: Option<Bytes>, headers: Headers, payload: Bytes) {
         let mut letter = Outgoing { topic: self.topics.dead_letters.clone(), key, headers, payload };
         let Err(mut error) = self.producer.send_until_taken(&letter).await else { return };
         if !letter.payload.is_empty() {
-            tracing::warn!(%error, "dead letters refuse a record, it goes there without its value");
+            tracing::warn!(
+                event = "dead_letter.shortened", %error,
+                "the broker rejected a dead letter; retrying without its value"
+            );
             letter.payload = Bytes::new();
             letter.headers = DeadLetter::without_value(letter.headers);
             let Err(again) = self.producer.send_until_taken(&letter).await else { return };
             error = again;
         }
-        tracing::error!(%error, "dead letters refuse a record");
+        tracing::error!(
+            event = "dead_letter.refused", %error,
+            "the broker rejected a dead letter; it is not published"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What is asked of the database for metrics: how much waits there, and for how long.
+//! Samples the database for metrics: how many rows wait there, and for how long.
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ use throughline_clock::Clock;
 use throughline_config::NodeIds;
 use throughline_lifecycle::Shutdown;
 use throughline_snowflake::NodeId;
-use throughline_store::backlog::{self, Due, Unended};
+use throughline_store::backlog::{self, Due, Open};
 use throughline_store::outbox::{self, Lag};
 use throughline_store::{Store, StoreError};
 use tokio::sync::Notify;
@@ -22,50 +22,50 @@ use tokio::time::{sleep, timeout};
 
 use crate::metrics::DESTINATION;
 
-/// Least time from one look to the next.
+/// Minimum time between two rounds of samples.
 const GAP: Duration = Duration::from_secs(5);
-/// A sample that takes longer is given up: `MOST` rows take PostgreSQL some 0.2 s.
+/// Timeout of a sample: PostgreSQL takes some 0.2 s for `MOST` rows.
 pub(crate) const LONGEST: Duration = Duration::from_secs(5);
-/// Most rows that a count reads. Beyond, how long the oldest has waited tells more than how many do.
+/// Maximum number of rows that a count reads. Above it, the age of the oldest row tells more than the number of rows.
 const MOST: u64 = 100_000;
 
-/// Looks into the database after each collection of metrics, for the next one: a collection never waits, and a replica
-/// whose metrics are not collected does not look.
+/// Samples the database after each collection of metrics, for the next one: a collection never waits, and a replica
+/// without collections takes no samples.
 ///
-/// Each replica samples its own outbox and the leases. Of the replicas the one with the lowest leased node id samples the
-/// rest, which is the same for all, and the others export nothing of it: the database is never scanned by two at once,
-/// and the maximum over the replicas is right.
+/// Each replica samples its own outbox and the leases. Only the replica with the lowest leased node id takes the other
+/// samples, which are the same for all replicas; the others do not export them. So no two replicas scan the database at
+/// once, and the maximum over the replicas is right.
 pub(crate) struct Sampler {
     store: Store,
     clock: Clock,
     node: NodeId,
     destinations: Vec<String>,
-    board: Arc<Board>,
+    snapshot: Arc<Snapshot>,
     shutdown: Shutdown,
 }
 
-/// What was seen last.
+/// The latest samples.
 #[derive(Debug)]
-struct Board {
+struct Snapshot {
     seen: Mutex<Seen>,
-    /// A collection has read it.
+    /// Notified when a collection has read the samples.
     read: Notify,
 }
 
-/// One field for each sample; `None` while it fails, or is another replica's to take: what was seen before would look
-/// like all is as it was.
+/// One field for each sample; `None` while the sample fails, or while another replica takes it: an old value would look
+/// current.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     outbox: Option<Lag>,
     nodes_leased: Option<u64>,
     due: Option<Due>,
-    unended: Option<BTreeMap<String, Unended>>,
+    open: Option<BTreeMap<String, Open>>,
     dead_letters: Option<BTreeMap<String, u64>>,
-    /// How many node ids are configured.
+    /// The number of configured node ids.
     nodes: u64,
 }
 
-/// A gauge: name, unit, description, and what it shows of what was seen.
+/// A gauge: name, unit, description, and the values that it shows of the samples.
 type Gauge = (&'static str, &'static str, &'static str, fn(&Seen) -> Vec<Value>);
 
 /// A value and its attributes.
@@ -75,54 +75,57 @@ const GAUGES: [Gauge; 9] = [
     (
         "throughline.publisher.lag",
         "{request}",
-        "Requests that this replica has committed and Kafka has not acknowledged; 100,000 are that many or more.",
+        "Requests that this replica has committed and Kafka has not acknowledged; 100,000 means that many or more.",
         |seen| one(seen.outbox.map(|lag| count(lag.requests))),
     ),
-    ("throughline.publisher.lag.age", "s", "Age of the oldest of those.", |seen| {
-        one(seen.outbox.map(|lag| lag.age.as_secs_f64()))
-    }),
+    (
+        "throughline.publisher.lag.age",
+        "s",
+        "Age of the oldest request that Kafka has not acknowledged.",
+        |seen| one(seen.outbox.map(|lag| lag.age.as_secs_f64())),
+    ),
     (
         "throughline.deliveries.due",
         "{delivery}",
-        "Deliveries whose time has come, and that no sweeper has published; 100,000 are that many or more.",
+        "Deliveries that are due and not published; 100,000 means that many or more.",
         |seen| one(seen.due.map(|due| count(due.deliveries))),
     ),
-    ("throughline.deliveries.due.age", "s", "For how long the oldest of those has been due.", |seen| {
+    ("throughline.deliveries.due.age", "s", "Time for which the oldest due delivery has been due.", |seen| {
         one(seen.due.map(|due| due.age.as_secs_f64()))
     }),
     (
-        "throughline.deliveries.unended",
+        "throughline.deliveries.open",
         "{delivery}",
-        "Deliveries that have not ended: not tried yet, or to be tried again; counted up to 100,000 for each way to wait.",
+        "Deliveries that have not ended: pending or retrying; counted up to 100,000 for each kind of wait.",
         |seen| {
-            let states = |of: &Unended| [("pending", of.pending), ("retrying", of.retrying)];
-            let values = seen.unended.iter().flatten().flat_map(|(destination, unended)| {
-                states(unended).map(|(state, deliveries)| {
+            let states = |of: &Open| [("pending", of.pending), ("retrying", of.retrying)];
+            let values = seen.open.iter().flatten().flat_map(|(destination, open)| {
+                states(open).map(|(state, deliveries)| {
                     (count(deliveries), vec![at(destination), KeyValue::new("throughline.state", state)])
                 })
             });
             values.collect()
         },
     ),
-    ("throughline.deliveries.unended.age", "s", "Age of the oldest delivery that has not ended.", |seen| {
-        each(seen.unended.as_ref(), |unended| unended.age.as_secs_f64())
+    ("throughline.deliveries.open.age", "s", "Age of the oldest delivery that has not ended.", |seen| {
+        each(seen.open.as_ref(), |open| open.age.as_secs_f64())
     }),
     (
         "throughline.dead_letters.waiting",
         "{dead_letter}",
-        "Dead letters that are neither replayed nor purged; 100,000 are that many or more.",
+        "Dead letters that are neither replayed nor purged; 100,000 means that many or more.",
         |seen| each(seen.dead_letters.as_ref(), |&waiting| count(waiting)),
     ),
     ("throughline.nodes.leased", "{node}", "Node ids that are leased.", |seen| {
         one(seen.nodes_leased.map(count))
     }),
-    ("throughline.nodes.limit", "{node}", "Node ids that may be leased (`ingest.node_ids`).", |seen| {
+    ("throughline.nodes.limit", "{node}", "Node ids in the configured range (`ingest.node_ids`).", |seen| {
         one(Some(count(seen.nodes)))
     }),
 ];
 
 impl Sampler {
-    /// `destinations` are those that are configured: one for which nothing waits is measured as zero.
+    /// `destinations` are the configured ones: a destination without waiting deliveries is measured as zero.
     pub(crate) fn new(
         store: Store,
         clock: Clock,
@@ -133,17 +136,17 @@ impl Sampler {
         meter: &Meter,
     ) -> Self {
         let seen = Mutex::new(Seen { nodes: ids.count().into(), ..Seen::default() });
-        let board = Arc::new(Board { seen, read: Notify::new() });
-        board.show(meter);
-        Self { store, clock, node, destinations, board, shutdown }
+        let snapshot = Arc::new(Snapshot { seen, read: Notify::new() });
+        snapshot.show(meter);
+        Self { store, clock, node, destinations, snapshot, shutdown }
     }
 
-    /// Runs until told to stop.
+    /// Runs until shutdown.
     pub(crate) async fn run(self) -> Result<(), Infallible> {
         let look = async {
             let mut is_first = false;
             loop {
-                self.board.read.notified().await;
+                self.snapshot.read.notified().await;
                 self.look(&mut is_first).await;
                 sleep(GAP).await;
             }
@@ -152,28 +155,28 @@ impl Sampler {
         Ok(())
     }
 
-    /// Takes each sample by itself: one that fails leaves the others as they are. `is_first` says whether this replica
-    /// takes those that are the same for all, and stays as it was if the leases cannot be read.
+    /// Takes each sample separately: a sample that fails leaves the others unchanged. `is_first` is whether this
+    /// replica takes the samples that are the same for all; it stays unchanged if the leases cannot be read.
     async fn look(&self, is_first: &mut bool) {
         let (connection, now) = (self.store.connection(), self.clock.now());
-        // The cheapest and most urgent first: each is to be seen though the next one hangs.
+        // The cheapest and most urgent sample comes first: each must be visible even if the next one hangs.
         let outbox = within("outbox", outbox::lag(connection, self.node, now, MOST)).await;
-        self.board.seen().outbox = outbox;
+        self.snapshot.seen().outbox = outbox;
         let leases = within("leases", backlog::leases(connection)).await;
-        self.board.seen().nodes_leased = leases.map(|leases| leases.nodes);
+        self.snapshot.seen().nodes_leased = leases.map(|leases| leases.nodes);
         if let Some(leases) = leases {
             *is_first = leases.first == Some(self.node);
         }
         if !*is_first {
-            self.board.seen().forget_the_common();
+            self.snapshot.seen().forget_the_common();
             return;
         }
         let due = within("due", backlog::due(connection, now, MOST)).await;
-        self.board.seen().due = due;
-        let unended = within("unended", backlog::unended(connection, now, MOST)).await;
-        self.board.seen().unended = unended.map(|unended| self.with_all_destinations(unended));
+        self.snapshot.seen().due = due;
+        let open = within("open", backlog::open(connection, now, MOST)).await;
+        self.snapshot.seen().open = open.map(|open| self.with_all_destinations(open));
         let dead = within("dead_letters", backlog::dead_letters(connection, MOST)).await;
-        self.board.seen().dead_letters = dead.map(|dead| self.with_all_destinations(dead));
+        self.snapshot.seen().dead_letters = dead.map(|dead| self.with_all_destinations(dead));
     }
 
     fn with_all_destinations<T: Default>(&self, mut of: BTreeMap<String, T>) -> BTreeMap<String, T> {
@@ -184,7 +187,7 @@ impl Sampler {
     }
 }
 
-/// Gives a sample, if it is there in time. A database that does not answer is logged by the parts that need it.
+/// Returns a sample, if it arrives in time. The parts that need the database log its failures, at a higher level.
 async fn within<T>(name: &str, sample: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
     match timeout(LONGEST, sample).await {
         Ok(Ok(sample)) => Some(sample),
@@ -201,29 +204,29 @@ async fn within<T>(name: &str, sample: impl Future<Output = Result<T, StoreError
 
 impl Seen {
     fn forget_the_common(&mut self) {
-        (self.due, self.unended, self.dead_letters) = (None, None, None);
+        (self.due, self.open, self.dead_letters) = (None, None, None);
     }
 }
 
-impl Board {
-    /// Has it read whenever metrics are collected.
+impl Snapshot {
+    /// Registers gauges that read the samples whenever metrics are collected.
     fn show(self: &Arc<Self>, meter: &Meter) {
         for (name, unit, description, values) in GAUGES {
-            let board = Arc::clone(self);
+            let snapshot = Arc::clone(self);
             let observe = move |gauge: &dyn AsyncInstrument<f64>| {
-                board.read.notify_one();
-                for (value, attributes) in values(&board.seen()) {
+                snapshot.read.notify_one();
+                for (value, attributes) in values(&snapshot.seen()) {
                     gauge.observe(value, &attributes);
                 }
             };
             let gauge = meter.f64_observable_gauge(name).with_unit(unit).with_description(description);
-            // The callback stays with the meter.
+            // The meter keeps the callback.
             let _ = gauge.with_callback(observe).build();
         }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        // Every change is complete in itself: a panic leaves nothing half done.
+        // Every change is complete in itself: a panic leaves no partial change.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

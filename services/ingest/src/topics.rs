@@ -1,4 +1,4 @@
-//! Sees to the topics: at the start, or, where no broker answers then, as soon as one does.
+//! Ensures that the topics exist: at start or, if no broker answers then, as soon as one does.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -8,28 +8,31 @@ use throughline_kafka::{KafkaError, ensure_topics};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long a start waits for the topics. Without Kafka, requests are accepted all the same.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a broker may take to say which topics there are, and to create what is missing.
+/// How long a start waits for the topics. Without Kafka, ingest still accepts requests.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a broker may take to list its topics and to create missing ones.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Topics that nobody has seen yet, being looked for.
-pub(crate) struct Unseen(Pin<Box<dyn Future<Output = Result<(), KafkaError>> + Send>>);
+/// The running check for topics that no broker has confirmed yet.
+pub(crate) struct PendingTopics(Pin<Box<dyn Future<Output = Result<(), KafkaError>> + Send>>);
 
-/// Sees to it that the topics are there, unless that takes longer than a start.
+/// Ensures that the topics exist; returns the running check if it takes longer than a start waits.
 ///
 /// # Errors
-/// If the broker refuses us, or topics are missing that are not to be created.
-pub(crate) async fn see_to(kafka: Kafka, names: Vec<String>) -> Result<Option<Unseen>, KafkaError> {
+/// If the broker rejects ingest, or if topics are missing that ingest may not create.
+pub(crate) async fn ensure(kafka: Kafka, names: Vec<String>) -> Result<Option<PendingTopics>, KafkaError> {
     let mut looking = Box::pin(look(kafka, names));
-    if let Ok(looked) = timeout(PATIENCE, &mut looking).await {
+    if let Ok(looked) = timeout(CHECK_TIMEOUT, &mut looking).await {
         return looked.map(|()| None);
     }
-    tracing::warn!("ingest starts without Kafka: what it accepts is published when a broker answers");
-    Ok(Some(Unseen(looking)))
+    tracing::warn!(
+        event = "kafka.unreachable",
+        "starting without Kafka; accepted requests are published when a broker responds"
+    );
+    Ok(Some(PendingTopics(looking)))
 }
 
-/// Looks for them until a broker answers.
+/// Checks for the topics until a broker answers.
 async fn look(kafka: Kafka, names: Vec<String>) -> Result<(), KafkaError> {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     loop {
@@ -40,11 +43,11 @@ async fn look(kafka: Kafka, names: Vec<String>) -> Result<(), KafkaError> {
     }
 }
 
-impl Unseen {
-    /// Looks on, and waits until told to stop.
+impl PendingTopics {
+    /// Continues the check, then waits until shutdown.
     ///
     /// # Errors
-    /// As at the start.
+    /// The same as at start.
     pub(crate) async fn run(self, soft: CancellationToken) -> Result<(), KafkaError> {
         soft.run_until_cancelled(self.0).await.unwrap_or(Ok(()))?;
         soft.cancelled().await;

@@ -10,7 +10,7 @@ use crate::dev::{self, DevFlags};
 use crate::explain::Explain;
 use crate::purge::Purge;
 
-/// Accepts requests over HTTP, never loses one, and sees each through Kafka to third-party APIs.
+/// Accepts requests over HTTP, never loses one, and delivers each through Kafka to third-party APIs.
 #[derive(Debug, Parser)]
 #[command(name = "throughline", version, about)]
 pub struct Command {
@@ -20,15 +20,15 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Run the whole pipeline in this process, on embedded parts.
+    /// Run the whole pipeline in this process, with an embedded broker and database.
     Dev(DevFlags),
-    /// Bring the database's schema up to date.
+    /// Upgrade the database schema to the current version.
     Migrate(ConfigFlags),
-    /// Delete what ended longer ago than `retention` of the configuration says, for good.
+    /// Permanently delete requests that ended longer ago than the configured `retention`.
     Purge(Purge),
-    /// Tell what became of a request, in order: what happened, what it waits for, what would make it move.
+    /// Explain a request: its history, its current state, and the reason why it waits.
     Explain(Explain),
-    /// List, show, replay or purge deliveries that ended without success.
+    /// List, show, replay or purge dead letters: deliveries that ended without success.
     DeadLetters(DeadLetters),
     /// Check or show the configuration.
     #[command(subcommand)]
@@ -37,9 +37,9 @@ enum Action {
 
 #[derive(Debug, Subcommand)]
 enum ConfigAction {
-    /// Report everything that is wrong with the configuration.
+    /// Report all errors in the configuration.
     Check(ConfigFlags),
-    /// Print the effective values, each with where it came from, without secrets.
+    /// Print the effective values, each with its source, without secrets.
     Show(ConfigFlags),
 }
 
@@ -50,10 +50,10 @@ struct ConfigFlags {
 }
 
 impl Command {
-    /// Does what the command line says.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What went wrong, in words for the person at the terminal.
+    /// If the command fails; the error's text is for the user at the terminal.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.action {
             Action::Dev(flags) => dev::run(flags).await,
@@ -64,7 +64,7 @@ impl Command {
             Action::Config(ConfigAction::Check(ConfigFlags { flags })) => {
                 let loaded = load(&flags)?;
                 say(&format!(
-                    "The configuration is sound: {} routes, {} destinations.",
+                    "The configuration is valid: {} routes, {} destinations.",
                     loaded.settings.routes.len(),
                     loaded.settings.destinations.len()
                 ));
@@ -86,12 +86,12 @@ async fn migrate(flags: &Flags) -> anyhow::Result<()> {
     store.close().await;
     match applied.as_slice() {
         [] => say("The schema is up to date."),
-        applied => applied.iter().for_each(|migration| say(&format!("applied {migration}"))),
+        applied => applied.iter().for_each(|migration| say(&format!("Applied {migration}."))),
     }
     Ok(())
 }
 
-/// Prints a line for the person at the terminal.
+/// Prints a line for the user at the terminal.
 #[expect(clippy::print_stdout, reason = "this is a command's answer")]
 pub(crate) fn say(line: &str) {
     println!("{line}");

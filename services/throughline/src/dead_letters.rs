@@ -1,8 +1,9 @@
-//! `throughline dead-letters`: what operators do with deliveries that ended without success. It asks a running
-//! ingest over HTTP, as their own tools may.
+//! `throughline dead-letters`: lists, shows, replays and purges deliveries that ended without success. It calls a
+//! running ingest over HTTP, as the operators' own tools may.
 
 use std::fmt::Write as _;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
@@ -20,37 +21,37 @@ pub(crate) struct DeadLetters {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List them, a line each, the youngest requests first.
+    /// List dead letters, one per line, newest requests first.
     List {
         #[command(flatten)]
         filter: Filter,
-        /// Most lines.
+        /// Maximum number of entries to print.
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
-    /// Show a request: its body, its deliveries, their attempts.
+    /// Show a request: its body, its deliveries and their attempts.
     Show {
         /// The request's id, 20 digits.
         request_id: String,
     },
-    /// Try one again now, or all that a filter means.
+    /// Replay one dead letter now, or all that match a filter.
     Replay {
         /// The request's id, 20 digits.
         #[arg(requires = "destination_name", required_unless_present = "all")]
         request_id: Option<String>,
-        /// The destination that did not get it.
+        /// The destination that did not receive the request.
         #[arg(id = "destination_name", value_name = "DESTINATION")]
         destination: Option<String>,
-        /// All that the filter means; without one, all.
+        /// Replay every dead letter matching the filter (all of them without a filter).
         #[arg(long, conflicts_with = "request_id")]
         all: bool,
         #[command(flatten)]
         filter: Filter,
-        /// So many in a time, such as `100/s`, which is also the default.
+        /// Replay rate, for example `100/s` (the default).
         #[arg(long, requires = "all")]
         rate: Option<String>,
     },
-    /// Throw away, for good, those that died before a time.
+    /// Permanently delete dead letters older than `--before` (required).
     Purge {
         #[command(flatten)]
         filter: Filter,
@@ -59,22 +60,22 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct Filter {
-    /// Only those of this route.
+    /// Only dead letters of this route.
     #[arg(long)]
     route: Option<String>,
-    /// Only those of this destination.
+    /// Only dead letters of this destination.
     #[arg(long)]
     destination: Option<String>,
-    /// Only those that died for this reason, such as `attempts_exhausted`.
+    /// Only deliveries that died for this reason, for example `attempts_exhausted`.
     #[arg(long)]
     reason: Option<String>,
-    /// Only those whose last error was of this class, such as `timeout`.
+    /// Only deliveries with a last error of this class, for example `timeout`.
     #[arg(long)]
     error_class: Option<String>,
-    /// Only those that died then or later, such as `2026-01-01T00:00:00Z`.
+    /// Only deliveries that died at this time or later, for example `2026-01-01T00:00:00Z`.
     #[arg(long)]
     since: Option<String>,
-    /// Only those that died before.
+    /// Only deliveries that died before this time.
     #[arg(long)]
     before: Option<String>,
 }
@@ -94,10 +95,10 @@ impl Filter {
 }
 
 impl DeadLetters {
-    /// Does what the command line says.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What ingest answers, in words for the person at the terminal.
+    /// If ingest cannot be reached or answers with an error; the error's text is for the user at the terminal.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let remote = Remote::new(self.server);
         match self.action {
@@ -105,18 +106,20 @@ impl DeadLetters {
             Action::Show { request_id } => show(&remote, &request_id).await,
             Action::Replay { request_id: Some(id), destination: Some(destination), .. } => {
                 remote.json(Method::POST, &["dead-letters", &id, &destination, "replay"], &[]).await?;
-                say(&format!("{id} is on its way to {destination} again."));
+                say(&format!("Replaying the delivery of {id} to {destination}."));
                 Ok(())
             }
             Action::Replay { filter, rate, .. } => replay(&remote, &filter, rate).await,
             Action::Purge { filter } => {
                 let mut purged = 0;
+                let mut query = filter.query();
                 loop {
-                    let answer = remote.json(Method::DELETE, &["dead-letters"], &filter.query()).await?;
+                    let answer = remote.json(Method::DELETE, &["dead-letters"], &query).await;
+                    let answer = answer.with_context(|| format!("purged {purged} before this error"))?;
                     purged += answer["purged"].as_u64().unwrap_or_default();
-                    if answer["more"] != true {
-                        break;
-                    }
+                    let Some(next) = answer["next"].as_str() else { break };
+                    query = filter.query();
+                    query.push(("cursor", next.to_owned()));
                 }
                 say(&format!("purged {purged}"));
                 Ok(())
@@ -146,7 +149,7 @@ async fn list(remote: &Remote, filter: &Filter, limit: usize) -> anyhow::Result<
     Ok(())
 }
 
-/// One dead letter: what tells it from others first.
+/// Formats one dead letter; the fields that identify it come first.
 fn line(letter: &Value) -> String {
     let mut line = String::new();
     for name in ["died_at", "request_id", "destination", "reason"] {
@@ -173,7 +176,7 @@ async fn replay(remote: &Remote, filter: &Filter, rate: Option<String>) -> anyho
     let begun = remote.json(Method::POST, &["replays"], &query).await?;
     let id = begun["replay_id"].to_string();
     say(&format!(
-        "replay {id} has begun, at {}; it goes on without this command.",
+        "replay {id} started at a rate of {}; it continues if this command is stopped",
         begun["rate"].as_str().unwrap_or_default()
     ));
     loop {
@@ -187,5 +190,5 @@ async fn replay(remote: &Remote, filter: &Filter, rate: Option<String>) -> anyho
     }
 }
 
-/// How often is looked how far a replay has come.
+/// How often the progress of a replay is polled.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! `throughline explain`: what became of a request, in words.
+//! `throughline explain`: explains a request in words.
 
 use clap::Args;
 
@@ -14,13 +14,13 @@ pub(crate) struct Explain {
 }
 
 impl Explain {
-    /// Prints what ingest tells.
+    /// Prints the explanation that ingest gives.
     ///
     /// # Errors
-    /// What ingest answers, in words for the person at the terminal.
+    /// If ingest cannot be reached or answers with an error; the error's text is for the user at the terminal.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let story = Remote::new(self.server).text(&["requests", &self.request_id, "explain"]).await?;
-        say(story.trim_end());
+        let explanation = Remote::new(self.server).text(&["requests", &self.request_id, "explain"]).await?;
+        say(explanation.trim_end());
         Ok(())
     }
 }

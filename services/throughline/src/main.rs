@@ -1,4 +1,4 @@
-//! `throughline`: the whole pipeline in one process, and what operators run.
+//! `throughline`: the whole pipeline in one process, and the operators' commands.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `throughline purge`: deletes what ended longer ago than the configuration keeps it.
+//! `throughline purge`: deletes requests that ended longer ago than the configured retention.
 
 use std::time::Duration;
 
@@ -14,29 +14,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::say;
 
-/// Most idempotency keys in one statement.
+/// Maximum number of idempotency keys to delete in one statement.
 const KEYS_AT_ONCE: u64 = 5000;
-/// How much longer than a batch took is the rest after it. The less the database has left, the longer is either.
+/// The pause after a batch, as a multiple of the batch's duration. The busier the database is, the longer are both.
 const REST: u32 = 3;
 
 #[derive(Debug, Args)]
 pub(crate) struct Purge {
     #[command(flatten)]
     flags: Flags,
-    /// Say how many requests would be deleted, and delete nothing.
+    /// Print how many requests would be deleted, and delete nothing.
     #[arg(long)]
     dry_run: bool,
-    /// End in good order after this time, for example `50m`, also if there is more; what is left is for the next purge.
+    /// Stop cleanly after this time, for example `50m`, even if there is more to delete; the next purge continues.
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     time: Option<Duration>,
 }
 
 impl Purge {
-    /// Deletes, a batch at a time, until nothing old is left, its time is over or a signal comes.
+    /// Deletes batch by batch until nothing old is left, the time limit has passed, or a signal arrives.
     ///
     /// # Errors
-    /// If the database cannot be asked, or a signal came before all was done. What was deleted until then is said,
-    /// and gone.
+    /// If the database cannot be queried, or a signal arrived before everything was deleted. The rows deleted until
+    /// then are reported, and stay deleted.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let settings = load(&self.flags)?.settings;
         let unmeasured = NoopMeterProvider::new().meter("throughline");
@@ -51,7 +51,7 @@ impl Purge {
         let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
         let [delivered, dead] =
             [cutoff.delivered_before, cutoff.dead_before].map(|at| at.format("%F %T UTC"));
-        say(&format!("old is what was delivered or cancelled before {delivered}, or died before {dead}"));
+        say(&format!("cutoff: delivered or cancelled before {delivered}, or dead since before {dead}"));
         let mut run = Run { store: store.clone(), cutoff, is_dry: self.dry_run, done: Done::default() };
         let stop = shutdown.soft().child_token();
         if let Some(time) = self.time {
@@ -66,12 +66,12 @@ impl Purge {
         match ended.transpose()? {
             Some(true) => {}
             Some(false) if !shutdown.soft().is_cancelled() => {
-                say("the time was over before all was done; the next purge goes on with what is left");
+                say("stopped by --for before everything was deleted; the next purge continues");
             }
-            _ => anyhow::bail!("interrupted before all was done; the next purge goes on with what is left"),
+            _ => anyhow::bail!("interrupted before everything was deleted; the next purge continues"),
         }
         match retention::oldest(store.connection()).await? {
-            Some(oldest) => say(&format!("oldest request: {oldest}, of {}", oldest.created_at())),
+            Some(oldest) => say(&format!("oldest request: {oldest}, created at {}", oldest.created_at())),
             None => say("oldest request: none"),
         }
         store.close().await;
@@ -86,7 +86,7 @@ struct Run {
     done: Done,
 }
 
-/// What was deleted so far, or would be.
+/// The number of rows deleted so far, or of those that a dry run would delete.
 #[derive(Default)]
 struct Done {
     purged: Purged,
@@ -95,7 +95,7 @@ struct Done {
 }
 
 impl Run {
-    /// Whether all was done before it was told to stop.
+    /// Deletes until everything is done or `stop` is cancelled. Returns whether everything was done.
     async fn until(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
         if !self.is_dry && !self.tidy_up(stop).await? {
             return Ok(false);
@@ -118,7 +118,8 @@ impl Run {
         Ok(false)
     }
 
-    /// Deletes expired keys, which ingest does too while it runs, and replays that are over.
+    /// Deletes expired idempotency keys, which a running ingest deletes too, and finished replays. Returns whether
+    /// all of them were deleted.
     async fn tidy_up(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
         let connection = self.store.connection();
         self.done.replays = replays::purge(connection, self.cutoff.delivered_before).await?;

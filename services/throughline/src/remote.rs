@@ -1,4 +1,4 @@
-//! A running ingest, asked over HTTP.
+//! A running ingest, called over HTTP.
 
 use anyhow::Context as _;
 use clap::Args;
@@ -6,13 +6,13 @@ use reqwest::header::ACCEPT;
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 
-/// Which ingest is asked, and as whom.
+/// The ingest to call, and the key to call it with.
 #[derive(Debug, Args)]
 pub(crate) struct Server {
-    /// Where ingest listens.
+    /// URL of ingest.
     #[arg(long, global = true, env = "THROUGHLINE_SERVER", default_value = "http://127.0.0.1:8099")]
     server: Url,
-    /// The key of a client that may manage, if ingest has clients.
+    /// Key of a client with `manage: true`, required if ingest has `clients`.
     #[arg(long, global = true, env = "THROUGHLINE_KEY", hide_env_values = true)]
     key: Option<String>,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Server {
 /// The parameters of a query.
 pub(crate) type Query<'a> = &'a [(&'static str, String)];
 
-/// An ingest that runs.
+/// A running ingest.
 pub(crate) struct Remote {
     client: Client,
     server: Server,
@@ -40,7 +40,7 @@ impl Remote {
         Ok(self.ask(method, path, query).await?.json().await?)
     }
 
-    /// Asks for something under `/v1`.
+    /// Sends a request to a path under `/v1`.
     pub(crate) async fn ask(
         &self,
         method: Method,
@@ -50,7 +50,7 @@ impl Remote {
         self.send(self.request(method, path)?.query(query)).await
     }
 
-    /// Gets something under `/v1` as text.
+    /// Gets a path under `/v1` as text.
     pub(crate) async fn text(&self, path: &[&str]) -> anyhow::Result<String> {
         let request = self.request(Method::GET, path)?.header(ACCEPT, "text/plain");
         Ok(self.send(request).await?.text().await?)
@@ -69,14 +69,14 @@ impl Remote {
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let response = request.send().await.with_context(|| {
-            format!("no ingest answers at {}; say where it listens with --server", self.server.server)
+            format!("cannot reach ingest at {}; set --server to its URL", self.server.server)
         })?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         let problem: Value = response.json().await.unwrap_or_default();
-        let words = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
-        anyhow::bail!("{status}: {} {}", words("title"), words("detail"))
+        let texts: Vec<_> = ["title", "detail"].iter().filter_map(|name| problem[name].as_str()).collect();
+        anyhow::bail!("{status}: {}", texts.join(". "))
     }
 }

@@ -1,4 +1,4 @@
-//! The `throughline` command, as a person runs it.
+//! The `throughline` command, run as a program.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -15,9 +15,9 @@ use throughline_store::{ConnectionTrait as _, Store};
 use throughline_testkit::{Collector, Ended, Output, Program, eventually, unmeasured};
 
 const THROUGHLINE: &str = env!("CARGO_BIN_EXE_throughline");
-/// For anything that is waited for; the embedded broker alone takes 3 s to form a group.
+/// Maximum time to wait for any condition; the embedded broker alone takes 3 s to form a group.
 const DEADLINE: Duration = Duration::from_mins(1);
-/// Free ports for all: several of these tests run at once.
+/// Free ports for all listeners: several of these tests run concurrently.
 const FREE_PORTS: &str =
     "{http: {address: '127.0.0.1:0', health_address: '127.0.0.1:0'}, dispatch: {address: '127.0.0.1:0'}}";
 
@@ -35,7 +35,7 @@ async fn run(folder: &TempDir, arguments: &[&str]) -> Ended {
     throughline(folder, arguments).ended().await.unwrap()
 }
 
-/// `throughline dev`, once it has said where everything listens.
+/// `throughline dev`, after it has printed its addresses.
 struct Dev {
     program: Program,
     ingest: String,
@@ -65,7 +65,7 @@ impl Dev {
         Self { program, ingest, sandbox }
     }
 
-    /// Posts a request that must be accepted, and gives its id.
+    /// Posts a request that must be accepted, and returns its id.
     async fn post(&self, body: &Value) -> String {
         let post = reqwest::Client::new().post(format!("{}/one", self.ingest));
         let response =
@@ -91,7 +91,7 @@ impl Dev {
 }
 
 #[tokio::test]
-async fn dev_sees_a_request_through_and_shows_how_it_ended() {
+async fn dev_delivers_a_request_and_prints_the_outcome() {
     let folder = folder(FREE_PORTS);
     let dev = Dev::start(&folder).await;
     let body = json!({ "user_id": "u-1", "data": [{ "key": "k1", "value": "15" }] });
@@ -119,7 +119,7 @@ async fn dev_sees_a_request_through_and_shows_how_it_ended() {
 }
 
 #[tokio::test]
-async fn dev_exports_as_one_service_what_both_of_its_services_do() {
+async fn dev_exports_the_telemetry_of_both_services_as_one_service() {
     let collector = Collector::open().unwrap();
     let folder = folder(FREE_PORTS);
     let dev = Dev::start_with(&folder, &collector.variables()).await;
@@ -142,7 +142,7 @@ async fn dev_exports_as_one_service_what_both_of_its_services_do() {
 
 #[tokio::test]
 async fn dead_letters_are_listed_shown_replayed_and_purged_from_the_terminal() {
-    // The sandbox takes everything; this destination is not content with that.
+    // The sandbox answers every call with 200, which this destination treats as final failure.
     let folder = folder(&FREE_PORTS.replace("}}", "}, destinations: {three: {statuses: {200: dead}}}}"));
     let dev = Dev::start(&folder).await;
     let id = dev.post(&json!({ "user_id": "u-1" })).await;
@@ -182,13 +182,13 @@ async fn dead_letters_are_listed_shown_replayed_and_purged_from_the_terminal() {
     assert_eq!(ask(&["list"]).await, (true, String::new()));
 
     let (is_well, refused) = ask(&["list", "--since", "yesterday"]).await;
-    assert!(!is_well && refused.contains("`since` is not a time"), "{refused}");
-    let nobody = run(&folder, &["dead-letters", "--server", "http://127.0.0.1:1", "list"]).await;
-    assert!(nobody.output.text().contains("--server") && !nobody.status.success(), "{:?}", nobody.output);
+    assert!(!is_well && refused.contains("`since` must be a time"), "{refused}");
+    let refused = run(&folder, &["dead-letters", "--server", "http://127.0.0.1:1", "list"]).await;
+    assert!(refused.output.text().contains("--server") && !refused.status.success(), "{:?}", refused.output);
 }
 
 #[tokio::test]
-async fn explain_tells_what_became_of_a_request() {
+async fn explain_prints_the_history_and_the_state_of_a_request() {
     let folder = folder(FREE_PORTS);
     let dev = Dev::start(&folder).await;
     let id = dev.post(&json!({ "user_id": "u-1" })).await;
@@ -197,29 +197,32 @@ async fn explain_tells_what_became_of_a_request() {
         let ended = run(&folder, &["explain", "--server", server, id]).await;
         (ended.status.code(), ended.output.lines())
     };
-    let (code, story) = explain(&dev.ingest, &id).await;
-    assert_eq!((code, story.len()), (Some(0), 4), "{story:?}");
-    for (line, words) in story.iter().zip([
-        " UTC  accepted by the route `one`, on node 0: 17 bytes of application/json [trace ",
-        " UTC  three: attempt 1, by the record ",
+    let (code, explanation) = explain(&dev.ingest, &id).await;
+    assert_eq!((code, explanation.len()), (Some(0), 4), "{explanation:?}");
+    for (line, words) in explanation.iter().zip([
+        " UTC  accepted on route `one` by node 0: 17 bytes of application/json [trace ",
+        " UTC  three: attempt 1, from record ",
         " UTC  three: delivered",
-        "three: delivered. The third party has it. This is final.",
+        "three: delivered. The third party accepted it. This is final.",
     ]) {
-        assert!(line.contains(words), "{words}: {story:?}");
+        assert!(line.contains(words), "{words}: {explanation:?}");
     }
 
     let (code, refused) = explain(&dev.ingest, "00000000000000000042").await;
     assert_eq!((code, refused.len()), (Some(1), 1), "{refused:?}");
-    assert!(refused[0].contains("404 Not Found: There is no such request"), "{refused:?}");
-    let (code, nobody) = explain("http://127.0.0.1:1", &id).await;
-    assert!(code == Some(1) && nobody[0].contains("--server"), "{nobody:?}");
+    assert!(
+        refused[0].contains("404 Not Found: Request or delivery not found. No request has the id"),
+        "{refused:?}"
+    );
+    let (code, refused) = explain("http://127.0.0.1:1", &id).await;
+    assert!(code == Some(1) && refused[0].contains("--server"), "{refused:?}");
 }
 
 #[tokio::test]
-async fn what_a_killed_dev_left_unfinished_the_next_one_delivers() {
+async fn the_next_dev_delivers_requests_that_a_killed_dev_left_unfinished() {
     let folder = folder(FREE_PORTS);
     let dev = Dev::start(&folder).await;
-    // The group of dispatch takes its time to form: nothing is delivered so soon.
+    // The consumer group of dispatch takes seconds to form, so nothing is delivered yet.
     let id = dev.post(&json!({})).await;
     dev.program.kill().await.unwrap();
     let next = Dev::start(&folder).await;
@@ -228,7 +231,7 @@ async fn what_a_killed_dev_left_unfinished_the_next_one_delivers() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_one_line_that_says_what_to_change() {
+async fn a_port_in_use_is_reported_in_one_line_with_the_option_to_change() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (flag, arguments) in [
@@ -245,7 +248,7 @@ async fn a_taken_port_is_one_line_that_says_what_to_change() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_is_one_line_that_says_what_to_change() {
+async fn an_unwritable_folder_is_reported_in_one_line_with_the_option_to_change() {
     let folder = folder(FREE_PORTS);
     let ended = run(&folder, &["dev", "--sandbox", "127.0.0.1:0", "--data", "throughline.yaml/data"]).await;
     assert_eq!(ended.status.code(), Some(1));
@@ -253,9 +256,9 @@ async fn a_folder_that_cannot_be_written_is_one_line_that_says_what_to_change() 
     assert!(ended.output.text().contains("--data"), "{:?}", ended.output);
 }
 
-/// Runs `throughline dev` as somebody who may not write what is there.
+/// Runs `throughline dev` as a user without write permission for the folder.
 async fn run_unprivileged(folder: &TempDir) -> Ended {
-    // Whoever that is may not get at the folder where it was built.
+    // That user may have no access to the folder of the executable.
     let executable = folder.path().join("throughline");
     let linked = std::fs::hard_link(THROUGHLINE, &executable);
     linked.or_else(|_| std::fs::copy(THROUGHLINE, &executable).map(drop)).unwrap();
@@ -263,7 +266,7 @@ async fn run_unprivileged(folder: &TempDir) -> Ended {
     let arguments = ["dev", "--sandbox", "127.0.0.1:0"];
     let program = Program::start_unprivileged(&executable, &arguments, folder.path()).unwrap();
     let ended = program.ended().await.unwrap();
-    // Else it cannot be removed.
+    // Otherwise the folder cannot be removed.
     set_mode(folder.path(), 0o755);
     ended
 }
@@ -273,7 +276,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[tokio::test]
-async fn whoever_may_not_write_is_told_what_to_change_in_one_line() {
+async fn a_missing_write_permission_is_reported_in_one_line_with_the_change_to_make() {
     const FILE: &str = ".throughline/throughline.db";
     let nothing_there: fn(&Path) = |_| {};
     let empty_folder: fn(&Path) = |folder| {
@@ -294,9 +297,9 @@ async fn whoever_may_not_write_is_told_what_to_change_in_one_line() {
     };
     for (prepare, named, advice) in [
         (nothing_there, ".throughline;", "--data"),
-        (empty_folder, FILE, "folder must exist and be writable"),
+        (empty_folder, FILE, "create its folder and make it writable"),
         (read_only_file, FILE, "make it writable"),
-        (read_only_folder, FILE, "folder must exist and be writable"),
+        (read_only_folder, FILE, "create its folder and make it writable"),
     ] {
         let folder = folder(FREE_PORTS);
         prepare(folder.path());
@@ -313,7 +316,7 @@ async fn whoever_may_not_write_is_told_what_to_change_in_one_line() {
 }
 
 #[tokio::test]
-async fn migrate_makes_the_schema_and_says_when_there_is_nothing_to_do() {
+async fn migrate_creates_the_schema_and_reports_when_it_is_up_to_date() {
     let yaml = "
         database: {url: 'sqlite://migrated.db'}
         kafka: {bootstrap_servers: 'localhost:1'}
@@ -321,7 +324,7 @@ async fn migrate_makes_the_schema_and_says_when_there_is_nothing_to_do() {
         destinations: {three: {url: 'http://localhost/three'}}";
     let folder = folder(yaml);
     let first = run(&folder, &["migrate"]).await;
-    assert!(first.status.success() && first.output.text().contains("applied"), "{:?}", first.output);
+    assert!(first.status.success() && first.output.text().contains("Applied"), "{:?}", first.output);
     let second = run(&folder, &["migrate"]).await;
     assert_eq!(second.output.text(), "The schema is up to date.");
 }
@@ -333,8 +336,8 @@ const STORED: &str = "
     destinations: {three: {url: 'http://localhost/three'}}
     retention: {delivered: 1h, dead: 9years}";
 
-/// A database with requests of 2025, from 1 to `last`; the first one's delivery has not ended, the second one's is dead,
-/// all others are delivered.
+/// A database with requests of 2025, from 1 to `last`; the first one's delivery has not ended, the second one's is
+/// dead, all others are delivered.
 async fn stored(folder: &TempDir, last: u32) -> Store {
     assert!(run(folder, &["migrate"]).await.status.success());
     let url = format!("sqlite://{}", folder.path().join("stored.db").display());
@@ -349,9 +352,9 @@ async fn stored(folder: &TempDir, last: u32) -> Store {
              SELECT id, 'one', x'7b7d', 'application/json', '[]', {time} FROM n"
         ),
         format!(
-            "{numbers} INSERT INTO deliveries (request_id, destination, state, attempts, since, due_at, reason, \
-             updated_at) SELECT id, 'three', CASE id WHEN 1 THEN 'pending' WHEN 2 THEN 'dead' ELSE 'delivered' END, \
-             1, {time}, CASE id WHEN 1 THEN {time} END, CASE id WHEN 2 THEN 'rejected' END, {time} FROM n"
+            "{numbers} INSERT INTO deliveries (request_id, destination, state, attempts, window_started_at, due_at, \
+             reason, updated_at) SELECT id, 'three', CASE id WHEN 1 THEN 'pending' WHEN 2 THEN 'dead' ELSE 'delivered' \
+             END, 1, {time}, CASE id WHEN 1 THEN {time} END, CASE id WHEN 2 THEN 'rejected' END, {time} FROM n"
         ),
         format!(
             "{numbers} INSERT INTO attempts (request_id, destination, number, started_at, duration_ms, outcome) \
@@ -364,7 +367,7 @@ async fn stored(folder: &TempDir, last: u32) -> Store {
 }
 
 #[tokio::test]
-async fn purge_deletes_what_ended_long_ago_and_says_how_much_it_was() {
+async fn purge_deletes_requests_past_their_retention_and_reports_the_counts() {
     let folder = folder(STORED);
     stored(&folder, 5).await.close().await;
     let purge = async |arguments: &[&str]| {
@@ -373,8 +376,8 @@ async fn purge_deletes_what_ended_long_ago_and_says_how_much_it_was() {
         ended.output.lines()
     };
     let lines = purge(&["--dry-run"]).await;
-    assert!(lines[0].starts_with("old is what was delivered or cancelled before 20"), "{lines:?}");
-    let oldest = "oldest request: 00000000000000000001, of 2024-01-01 00:00:00 UTC";
+    assert!(lines[0].starts_with("cutoff: delivered or cancelled before 20"), "{lines:?}");
+    let oldest = "oldest request: 00000000000000000001, created at 2024-01-01 00:00:00 UTC";
     assert_eq!(lines[1..], ["would be purged: requests: 3, deliveries: 3, attempts: 3", oldest]);
     for requests in [3, 0] {
         let purged = format!(
@@ -386,15 +389,15 @@ async fn purge_deletes_what_ended_long_ago_and_says_how_much_it_was() {
 }
 
 #[tokio::test]
-async fn a_purge_that_is_told_to_stop_says_how_far_it_came_and_the_next_one_goes_on() {
+async fn an_interrupted_purge_reports_its_counts_and_the_next_purge_continues() {
     let folder = folder(STORED);
     let store = stored(&folder, 5002).await;
-    // As long as somebody else writes, it does not begin.
+    // While another session writes, the purge does not begin.
     let writing = store.begin().await.unwrap();
     let purge = throughline(&folder, &["purge"]);
     let output = purge.output().clone();
     eventually("the first line", DEADLINE, async || {
-        anyhow::ensure!(output.text().starts_with("old is"), "{output:?}");
+        anyhow::ensure!(output.text().starts_with("cutoff: "), "{output:?}");
         Ok(())
     })
     .await
@@ -402,7 +405,7 @@ async fn a_purge_that_is_told_to_stop_says_how_far_it_came_and_the_next_one_goes
     let (ended, ()) = tokio::join!(purge.terminate(), async { writing.commit().await.unwrap() });
     let ended = ended.unwrap();
     assert_eq!(ended.status.code(), Some(1), "{:?}", ended.output);
-    assert!(ended.output.text().contains("interrupted before all was done"), "{:?}", ended.output);
+    assert!(ended.output.text().contains("interrupted before everything was deleted"), "{:?}", ended.output);
     let next = run(&folder, &["purge"]).await;
     assert!(next.status.success(), "{:?}", next.output);
     assert_eq!(purged(&ended.output) + purged(&next.output), 5000);
@@ -410,19 +413,23 @@ async fn a_purge_that_is_told_to_stop_says_how_far_it_came_and_the_next_one_goes
 }
 
 #[tokio::test]
-async fn a_purge_ends_in_good_order_when_its_time_is_over() {
+async fn a_purge_stops_cleanly_when_its_time_has_passed() {
     let folder = folder(STORED);
     stored(&folder, 5002).await.close().await;
     let ended = run(&folder, &["purge", "--for", "1ms"]).await;
     assert_eq!(ended.status.code(), Some(0), "{:?}", ended.output);
-    assert!(ended.output.text().contains("the time was over before all was done"), "{:?}", ended.output);
+    assert!(
+        ended.output.text().contains("stopped by --for before everything was deleted"),
+        "{:?}",
+        ended.output
+    );
     let next = run(&folder, &["purge", "--for", "1h"]).await;
-    assert!(next.status.success() && !next.output.text().contains("the time was over"), "{:?}", next.output);
+    assert!(next.status.success() && !next.output.text().contains("stopped by --for"), "{:?}", next.output);
     assert_eq!(purged(&ended.output) + purged(&next.output), 5000);
     assert!(purged(&next.output) > 0, "{:?}", next.output);
 }
 
-/// How many requests a purge has deleted, as it says.
+/// Returns the number of requests that a purge reports as deleted.
 fn purged(output: &Output) -> u32 {
     let line = output.lines().into_iter().find(|line| line.starts_with("purged: "));
     let line = line.unwrap_or_else(|| panic!("{output:?}"));
@@ -430,7 +437,7 @@ fn purged(output: &Output) -> u32 {
 }
 
 #[tokio::test]
-async fn config_check_reports_everything_at_once_and_show_masks_secrets() {
+async fn config_check_reports_all_errors_and_show_masks_secrets() {
     let broken = folder(
         "{http: {address: nowhere, colour: green}, routes: {one: {path: one, topic: one, destinations: [thre]}}}",
     );

@@ -1,4 +1,4 @@
-{{/* Names end in -ingest, -dispatch, -migrate or -purge; a CronJob's may have 52 characters. */}}
+{{/* Names get a suffix: -ingest, -dispatch, -migrate or -purge. The name of a CronJob is limited to 52 characters. */}}
 {{- define "throughline.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
@@ -9,7 +9,7 @@
 {{- default (ternary (include "throughline.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end -}}
 
-{{/* Ingest and dispatch have images of their own, what operators run has a third. Of (root, component). */}}
+{{/* Ingest and dispatch have their own images; the command throughline has a third. Arguments: root, component. */}}
 {{- define "throughline.image" -}}
 {{- $image := .root.Values.image -}}
 {{- $name := get (dict "ingest" "throughline-ingest" "dispatch" "throughline-dispatch") .component | default "throughline" -}}
@@ -18,14 +18,15 @@
 {{- $image.repository -}}/{{- $name -}}{{- $reference -}}
 {{- end -}}
 
-{{/* What a part is found by; it never changes, since a Deployment's selector cannot. Of (root, component). */}}
+{{/* The labels that select a component. They must never change, because a Deployment's selector is immutable.
+     Arguments: root, component. */}}
 {{- define "throughline.selector" -}}
 app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Of (root, component). */}}
+{{/* Arguments: root, component. */}}
 {{- define "throughline.labels" -}}
 {{ include "throughline.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -34,7 +35,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* The files of the ConfigMap: throughline.yaml, and what lies beside it. */}}
+{{/* The files of the ConfigMap: throughline.yaml and `files`. */}}
 {{- define "throughline.files" -}}
 throughline.yaml: |
   {{- $ours := dict "shutdown_deadline" (printf "%ds" (int .Values.shutdown.deadlineSeconds)) }}
@@ -44,9 +45,9 @@ throughline.yaml: |
 {{- end }}
 {{- end -}}
 
-{{/* The whole specification of a pod with one container. Of (root, component, values, command, configMap) and, where
-     they are needed, container (further fields of it), database (values as those of `database`), telemetry (a boolean)
-     and pod (further fields). */}}
+{{/* The complete specification of a pod with one container. Arguments: root, component, values, command, configMap, and
+     optionally: container (additional fields), database (values like those of `database`), telemetry (a boolean),
+     pod (additional fields). */}}
 {{- define "throughline.pod" -}}
 {{- $values := .root.Values -}}
 {{- include "throughline.volumesAreDistinct" $values.secrets -}}
@@ -101,7 +102,7 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* The name of a Secret may have dots, that of a volume may not. */}}
+{{/* The name of a Secret may contain dots, but the name of a volume may not. */}}
 {{- define "throughline.volume" -}}
 secret-{{ . | replace "." "-" }}
 {{- end -}}
@@ -112,15 +113,15 @@ secret-{{ . | replace "." "-" }}
 {{- if .mount -}}
 {{- $volume := include "throughline.volume" .name -}}
 {{- with get $taken $volume -}}
-{{- fail (printf "secrets %s and %s would both be the volume %s: mount one of them only, or keep it in a Secret of another name" . $secret.name $volume) -}}
+{{- fail (printf "secrets %s and %s would both have the volume name %s: mount only one of them, or rename one Secret" . $secret.name $volume) -}}
 {{- end -}}
 {{- $_ := set $taken $volume .name -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Every program reads the whole of throughline.yaml, so all get the Secrets that it refers to. Only the database's is
-     not in that file, and dispatch is not given it. */}}
+{{/* Every program reads all of throughline.yaml, so every pod gets the Secrets that it refers to. Only the password of the
+     database is not in that file, and dispatch does not get it. */}}
 {{- define "throughline.environment" -}}
 {{- $values := .root.Values -}}
 - {name: THROUGHLINE_CONFIG, value: /etc/throughline/throughline.yaml}
@@ -189,7 +190,7 @@ postgres://{{ .user }}@{{ .host }}:{{ int .port }}/{{ .name }}
 {{- end }}
 {{- end -}}
 
-{{/* What a service's pod has beyond others: it is spread, probed, and stops in order. Of (root, component, values). */}}
+{{/* Additional fields of the pod of a service: grace period and topology spread. Arguments: root, component, values. */}}
 {{- define "throughline.service.pod" -}}
 {{- $shutdown := .root.Values.shutdown -}}
 terminationGracePeriodSeconds: {{ add $shutdown.preStopSeconds $shutdown.deadlineSeconds $shutdown.marginSeconds }}
@@ -210,16 +211,16 @@ livenessProbe: {{- toYaml .livenessProbe | nindent 2 }}
 readinessProbe: {{- toYaml .readinessProbe | nindent 2 }}
 {{- end -}}
 
-{{/* Of (component, autoscaling). */}}
+{{/* Arguments: component, autoscaling. */}}
 {{- define "throughline.autoscaling.isARange" -}}
 {{- $least := int .autoscaling.minReplicas -}}
 {{- $most := int .autoscaling.maxReplicas -}}
 {{- if gt $least $most -}}
-{{- fail (printf "%s.autoscaling.minReplicas is %d, and maxReplicas %d: raise the latter, or lower the former" .component $least $most) -}}
+{{- fail (printf "%s.autoscaling.minReplicas is %d, but maxReplicas is %d: raise maxReplicas or lower minReplicas" .component $least $most) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* In seconds, a duration such as 50m or 1h30m. */}}
+{{/* Converts a duration such as 50m or 1h30m to seconds. */}}
 {{- define "throughline.seconds" -}}
 {{- $units := dict "s" 1 "m" 60 "h" 3600 -}}
 {{- $seconds := 0 -}}
@@ -229,26 +230,26 @@ readinessProbe: {{- toYaml .readinessProbe | nindent 2 }}
 {{- $seconds -}}
 {{- end -}}
 
-{{/* A replica without a node id does not start. While a new version is rolled out, there is one more of them. */}}
+{{/* A replica without a node id does not start. A rollout runs one additional replica. */}}
 {{- define "throughline.ingest.enoughNodeIds" -}}
 {{- $range := dig "ingest" "node_ids" "0-1023" .Values.config | toString | splitList "-" -}}
 {{- $ids := add 1 (sub (last $range | int) (first $range | int)) | int -}}
 {{- with .Values.ingest -}}
 {{- $replicas := add 1 (ternary .autoscaling.maxReplicas .replicas .autoscaling.enabled) | int -}}
 {{- if gt $replicas $ids -}}
-{{- fail (printf "there may be %d replicas of ingest at a time, and there are %d node ids: the others would not start; widen config.ingest.node_ids" $replicas $ids) -}}
+{{- fail (printf "up to %d ingest replicas can run at the same time, but there are only %d node ids: the others would not start; widen config.ingest.node_ids" $replicas $ids) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* A replica without a partition has nothing to do. */}}
+{{/* A replica without a partition is idle. */}}
 {{- define "throughline.dispatch.enoughPartitions" -}}
 {{- $topics := dig "topics" dict .Values.config.kafka -}}
 {{- with .Values.dispatch -}}
 {{- $replicas := ternary .autoscaling.maxReplicas .replicas .autoscaling.enabled | int -}}
 {{- $partitions := dig "partitions" 12 $topics | int -}}
 {{- if and $topics.create (gt $replicas $partitions) -}}
-{{- fail (printf "dispatch may have %d replicas, and topics have %d partitions: the others would idle; add partitions, and raise config.kafka.topics.partitions" $replicas $partitions) -}}
+{{- fail (printf "dispatch can have %d replicas, but topics have only %d partitions: the others would be idle; add partitions and raise config.kafka.topics.partitions, or use fewer replicas" $replicas $partitions) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-//! Which alerts fire after all that, and which do not.
+//! The alerts that must fire after the script, and those that must not.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use throughline_testkit::eventually;
 use crate::backends::Backends;
 use crate::scene::Scene;
 
-/// Rules are evaluated every 15 s, and one of these wants to see it for a minute.
+/// Rules are evaluated every 15 s, and one of these alerts needs a minute to fire.
 const DEADLINE: Duration = Duration::from_secs(100);
 
-/// What a user cares about, and what it names.
+/// Alerts that must fire, with their labels.
 const FIRE: [&str; 5] = [
     r#"alertname="DeadLetters", throughline_destination="strict", throughline_reason="rejected""#,
     r#"alertname="DeadLetters", throughline_reason="malformed""#,
@@ -21,10 +21,10 @@ const FIRE: [&str; 5] = [
     r#"alertname="TelemetryDropped", job="throughline/throughline-dispatch", throughline_signal="logs""#,
 ];
 
-/// What was away for seconds, or is well.
+/// Alerts that must not fire: their outages were too short, or there were none.
 const SILENT: &str = "PublisherStuck|SweeperStuck|RequestsRefused|RequestsFailing|SamplesMissing|RecorderLagging|NoIngest|NoDispatch|NodeIdsRunningOut|DeadLettersMany|DeliveryObjectiveBurning|TokenEndpointFailing";
 
-/// All that is wrong.
+/// Returns all violations.
 pub(super) async fn read(backends: &Backends, scene: &Scene, unseen: usize) -> Vec<String> {
     let mut wrong = Vec::new();
     for service in ["ingest", "dispatch"] {
@@ -37,8 +37,8 @@ pub(super) async fn read(backends: &Backends, scene: &Scene, unseen: usize) -> V
     wrong.iter().map(|error| format!("{error:#}")).collect()
 }
 
-/// Each request has two spans or more in each service, and a queue keeps 512 for later: what was dropped is more than
-/// one for each request that nobody saw.
+/// Each request has at least two spans in each service, and a queue keeps 512 spans. So more than one span per unseen
+/// request was dropped.
 async fn loss_is_counted(
     backends: &Backends,
     scene: &Scene,
@@ -50,11 +50,14 @@ async fn loss_is_counted(
         "sum(throughline_telemetry_dropped_total{{deployment_environment_name=\"{environment}\", \
          job=\"throughline/throughline-{service}\", throughline_signal=\"traces\"}})"
     );
-    eventually(&format!("what {service} has dropped to be counted"), DEADLINE, async || {
+    eventually(&format!("the dropped spans of {service} to be counted"), DEADLINE, async || {
         let series = backends.now(&dropped, Clock::system().now()).await?;
         let value = series.first().and_then(|series| series["value"][1].as_str()).context("not counted")?;
         let value: usize = value.parse()?;
-        ensure!(value > unseen, "{value} spans dropped, though {unseen} requests were not seen");
+        ensure!(
+            value > unseen,
+            "only {value} spans counted as dropped, although {unseen} requests were not seen"
+        );
         Ok(())
     })
     .await
@@ -66,7 +69,7 @@ async fn fires(backends: &Backends, scene: &Scene, alert: &str) -> anyhow::Resul
         format!("ALERTS{{{alert}, alertstate=\"firing\", deployment_environment_name=\"{environment}\"}}");
     eventually(&format!("the alert {alert}"), DEADLINE, async || {
         let series = backends.now(&alerts, Clock::system().now()).await?;
-        ensure!(!series.is_empty(), "it does not fire");
+        ensure!(!series.is_empty(), "the alert does not fire");
         Ok(())
     })
     .await
@@ -79,6 +82,6 @@ async fn are_silent(backends: &Backends, scene: &Scene) -> anyhow::Result<()> {
          deployment_environment_name=\"{environment}\"}}[1h])"
     );
     let series = backends.now(&alerts, Clock::system().now()).await?;
-    ensure!(series.is_empty(), "these fire, and should not: {series:?}");
+    ensure!(series.is_empty(), "alerts that must not fire: {series:?}");
     Ok(())
 }

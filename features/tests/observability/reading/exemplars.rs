@@ -1,4 +1,4 @@
-//! From a graph to a trace.
+//! Links from graphs to traces.
 
 use std::time::Duration;
 
@@ -9,15 +9,14 @@ use crate::backends::{Backends, Time};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// All that is wrong.
+/// Returns all violations.
 pub(super) async fn read(backends: &Backends, time: impl Fn() -> Time) -> Option<String> {
     lead_to_traces(backends, time).await.err().map(|error| format!("{error:#}"))
 }
 
-/// An exemplar of a span metric has, under the name that Grafana's data source looks for, the id of a trace that is
-/// there.
+/// An exemplar of a span metric has the id of an existing trace, in the label that Grafana's data source expects.
 async fn lead_to_traces(backends: &Backends, time: impl Fn() -> Time) -> anyhow::Result<()> {
-    eventually("an exemplar that leads to a trace", DEADLINE, async || {
+    eventually("an exemplar that links to a trace", DEADLINE, async || {
         let Time { from, to } = time();
         let parameters = [
             ("query", r#"traces_spanmetrics_latency_bucket{span_kind="SPAN_KIND_SERVER"}"#),

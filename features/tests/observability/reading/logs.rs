@@ -12,7 +12,7 @@ use crate::script::{Played, Traced};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// All that is wrong.
+/// Returns all violations.
 pub(super) async fn read(
     backends: &Backends,
     scene: &Scene,
@@ -20,22 +20,22 @@ pub(super) async fn read(
     time: impl Fn() -> Time,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
-    wrong.extend(lines_lead_to_traces(backends, &played.first, &time, "delivery ended").await.err());
-    wrong.extend(lines_lead_to_traces(backends, &played.retried, &time, "attempt failed").await.err());
+    wrong.extend(lines_lead_to_traces(backends, &played.first, &time, "delivery.succeeded").await.err());
+    wrong.extend(lines_lead_to_traces(backends, &played.retried, &time, "attempt.failed").await.err());
     wrong.extend(streams_are_few(backends, scene, time()).await.err());
     wrong.iter().map(|error| format!("{error:#}")).collect()
 }
 
-/// A line that names the request has the id of its trace beside it.
+/// A line that names the request also has the id of its trace.
 async fn lines_lead_to_traces(
     backends: &Backends,
     traced: &Traced,
     time: impl Fn() -> Time,
-    message: &str,
+    event: &str,
 ) -> anyhow::Result<()> {
     let Traced { request, trace, .. } = traced;
-    let query = format!("{{service_namespace=\"throughline\"}} | request_id=`{request}` |= `{message}`");
-    eventually(&format!("the line \"{message}\" of request {request}"), DEADLINE, async || {
+    let query = format!("{{service_namespace=\"throughline\"}} | request_id=`{request}` | event=`{event}`");
+    eventually(&format!("the line {event} of request {request}"), DEADLINE, async || {
         let streams = backends.logs(&query, time()).await?;
         let metadata = &streams.first().context("no line")?["stream"];
         ensure!(metadata["trace_id"] == trace.as_str(), "not of trace {trace}: {metadata}");
@@ -45,7 +45,7 @@ async fn lines_lead_to_traces(
     .await
 }
 
-/// What there are many of are no labels, which each make a stream of their own.
+/// Attributes with many values are not stream labels, because each value would create a stream.
 async fn streams_are_few(backends: &Backends, scene: &Scene, time: Time) -> anyhow::Result<()> {
     let environment = scene.environment();
     let (from, to) = (time.from.timestamp().to_string(), (time.to.timestamp() + 1).to_string());

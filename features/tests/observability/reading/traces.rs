@@ -13,22 +13,22 @@ use throughline_testkit::eventually;
 use crate::backends::{Backends, Time};
 use crate::script::{Played, Traced};
 
-/// The Collector decides of a trace 15 s after it began; the rest is for a busy machine.
+/// The Collector decides on a trace 15 s after its start; the rest is a margin for a busy machine.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A span, and where it stands in its trace.
+/// A span and its relations to other spans.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Span {
     service: String,
     name: String,
     kind: String,
-    /// The name of its parent; the id of one that is not in the trace.
+    /// The name of its parent, or the id if the parent is not in the trace.
     parent: String,
-    /// The names of the spans that it is linked to; the id of a trace where that is another.
+    /// The names of the linked spans, or the ids of their traces if these are other traces.
     links: Vec<String>,
 }
 
-/// All that is wrong.
+/// Returns all violations.
 pub(super) async fn read(backends: &Backends, played: &Played, time: impl Fn() -> Time) -> Vec<String> {
     let mut wrong = Vec::new();
     let send = "send one-request-local";
@@ -42,7 +42,7 @@ pub(super) async fn read(backends: &Backends, played: &Played, time: impl Fn() -
     };
     let mut with_token = first(&played.first);
     with_token.insert(span("dispatch", "POST /token", "CLIENT", "process one-request-local", &[]));
-    // The call that failed, and the retry on its way; what becomes of that is a trace of its own.
+    // The failed call, and the publication of the retry, whose processing has its own trace.
     let retried = BTreeSet::from([
         span("ingest", "POST /flaky", "SERVER", played.retried.parent, &[]),
         span("ingest", "send flaky", "PRODUCER", "POST /flaky", &[]),
@@ -51,8 +51,8 @@ pub(super) async fn read(backends: &Backends, played: &Played, time: impl Fn() -
         span("ingest", "send throughline.retries", "PRODUCER", "POST /flaky", &[]),
     ]);
     for (traced, expected, what) in [
-        (&played.first, with_token, "a first delivery with a token fetched"),
-        (&played.second, first(&played.second), "a first delivery with a token at hand"),
+        (&played.first, with_token, "a delivery that fetched a token"),
+        (&played.second, first(&played.second), "a delivery with a cached token"),
         (&played.retried, retried, "a first attempt that failed"),
     ] {
         wrong.extend(is_as_expected(backends, traced, &expected, what).await.err());
@@ -83,7 +83,7 @@ async fn is_as_expected(
         let seen: BTreeSet<_> = found.iter().cloned().collect();
         ensure!(
             found.len() == expected.len() && &seen == expected,
-            "these spans{}\ninstead of{}",
+            "found the spans{}\ninstead of{}",
             Listed(&seen),
             Listed(expected)
         );
@@ -92,7 +92,7 @@ async fn is_as_expected(
     .await
 }
 
-/// An attempt that comes later has a trace of its own, which is linked to the request's.
+/// A later attempt has its own trace, which is linked to the trace of the request.
 async fn retry_is_linked(
     backends: &Backends,
     retried: &Traced,
@@ -111,14 +111,14 @@ async fn retry_is_linked(
         ensure!(process.links.contains(&retried.trace), "linked to {:?}", process.links);
         ensure!(
             spans.iter().any(|span| span.kind == "SPAN_KIND_CLIENT" && span.parent == process.name),
-            "no call in it: {spans:?}"
+            "the trace of the retry has no call: {spans:?}"
         );
         Ok(())
     })
     .await
 }
 
-/// The commit of many requests has a trace of its own, which is linked to theirs.
+/// The commit of many requests has its own trace, which is linked to their traces.
 async fn commit_is_linked(
     backends: &Backends,
     first: &Traced,
@@ -130,13 +130,13 @@ async fn commit_is_linked(
         let id = found.first().and_then(|trace| trace["traceID"].as_str()).context("none")?;
         let spans = spans(&backends.trace(id).await?)?;
         let is_alone = spans.len() == 1 && spans[0].kind == "SPAN_KIND_CLIENT";
-        ensure!(is_alone, "more than the commit: {spans:?}");
+        ensure!(is_alone, "the trace contains more than the commit: {spans:?}");
         Ok(())
     })
     .await
 }
 
-/// The spans of a trace as Tempo gives it. Calls are told apart by the path that they ask for.
+/// The spans of a trace from Tempo. The names of calls include the path.
 fn spans(trace: &Value) -> anyhow::Result<Vec<Span>> {
     let mut raw = Vec::new();
     for batch in trace["batches"].as_array().with_context(|| format!("no batches: {trace}"))? {
@@ -177,7 +177,7 @@ fn attribute<'a>(of: &'a Value, key: &str) -> Option<&'a str> {
     attributes.iter().find(|attribute| attribute["key"] == key)?["value"]["stringValue"].as_str()
 }
 
-/// An id of a trace or a span, which is Base64 in JSON.
+/// Converts the id of a trace or span, which is Base64 in JSON.
 fn hexadecimal(id: &Value) -> String {
     let bytes = id.as_str().and_then(|id| STANDARD.decode(id).ok()).unwrap_or_default();
     let trace = <[u8; 16]>::try_from(bytes.as_slice()).map(|id| format!("{:032x}", u128::from_be_bytes(id)));

@@ -11,7 +11,13 @@ pub(super) fn check(clients: &BTreeMap<String, Client>, routes: &BTreeSet<&str>,
         let key = client.key.expose();
         findings.expect_key(key, || path.key("key"));
         if let Some(other) = keys.insert(key, name) {
-            findings.add(path.key("key"), format!("is the key of client `{other}` already"));
+            findings.add(
+                path.key("key"),
+                format!(
+                    "duplicates the key of client `{other}`; give each client its own \
+                                   key"
+                ),
+            );
         }
         check_routes(client.routes.as_deref().unwrap_or_default(), routes, &path.key("routes"), findings);
     }
@@ -21,7 +27,7 @@ fn check_routes(named: &[String], known: &BTreeSet<&str>, path: &Path, findings:
     for (index, name) in named.iter().enumerate() {
         if !known.contains(name.as_str()) {
             let there_are = known.iter().copied().collect::<Vec<_>>().join(", ");
-            findings.add(path.index(index), format!("no route is called `{name}` (there are: {there_are})"));
+            findings.add(path.index(index), format!("unknown route `{name}` (known routes: {there_are})"));
         }
     }
 }

@@ -34,7 +34,7 @@ fn check_url(url: &Url, path: &Path, findings: &mut Findings) {
     findings.expect(
         url.username().is_empty() && url.password().is_none(),
         || path.clone(),
-        "credentials do not belong into a URL, which is shown; use `headers` with `{env: NAME}`, or `oauth2`",
+        "a URL must not contain credentials, because URLs are displayed; use `headers` with `{env: NAME}`, or `oauth2`",
     );
 }
 
@@ -42,17 +42,21 @@ fn check_headers(headers: &BTreeMap<String, Secret>, path: &Path, findings: &mut
     let mut names = BTreeSet::new();
     for (name, value) in headers {
         let path = || path.key(name);
-        findings.expect(HeaderName::try_from(name).is_ok(), path, "is not the name of an HTTP header");
-        findings.expect(names.insert(name.to_lowercase()), path, "is there twice; case makes no difference");
+        findings.expect(HeaderName::try_from(name).is_ok(), path, "is not a valid HTTP header name");
+        findings.expect(
+            names.insert(name.to_lowercase()),
+            path,
+            "duplicate header: header names are case-insensitive",
+        );
         findings.expect(
             HeaderValue::from_str(value.expose()).is_ok(),
             path,
-            "the value cannot be that of an HTTP header: no line breaks, no control characters",
+            "invalid HTTP header value: it must not contain line breaks or control characters",
         );
     }
 }
 
 fn check_oauth2(oauth2: &OAuth2, path: &Path, findings: &mut Findings) {
     check_url(&oauth2.token_url, &path.key("token_url"), findings);
-    findings.expect(!oauth2.client_id.is_empty(), || path.key("client_id"), "is empty");
+    findings.expect(!oauth2.client_id.is_empty(), || path.key("client_id"), "must not be empty");
 }

@@ -10,7 +10,7 @@ pub(super) fn check(links: &Links, findings: &mut Findings) {
     {
         if link.as_ref().is_some_and(|link| !is_link(link, placeholder)) {
             let message = format!(
-                "expected an http or https URL with `{placeholder}` in it, such as \
+                "expected an http or https URL that contains `{placeholder}`, such as \
                  `https://grafana.example.com/{key}/{placeholder}`"
             );
             findings.add(Path::of(&["links", key]), message);

@@ -1,4 +1,4 @@
-//! What a configuration says that cannot be meant, though its form is sound.
+//! Checks of meaning, for a configuration of valid form.
 
 mod clients;
 mod destinations;
@@ -14,8 +14,8 @@ use crate::path::Path;
 use crate::problems::Finding;
 use crate::settings::{Database, Kafka, Settings};
 
-/// All of it. Names of routes and destinations are given apart, since of those whose form is not sound
-/// nothing else is left; and the environment, where the database's driver looks too.
+/// Runs all checks. The names of routes and destinations are passed separately, since entries of invalid form are
+/// missing from `settings`. The environment is needed because the database driver reads it too.
 pub(crate) fn check(
     settings: &Settings,
     routes: &BTreeSet<&str>,
@@ -52,29 +52,29 @@ impl Findings {
         self.expect(
             key.len() >= SHORTEST_KEY && key.bytes().all(|byte| byte.is_ascii_graphic()),
             path,
-            "expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes",
+            "expected at least 16 visible ASCII characters, for example the output of `openssl rand -hex 32`",
         );
     }
 }
 
-/// Nobody guesses as many characters, if they are random.
+/// Random keys of this length cannot be guessed.
 const SHORTEST_KEY: usize = 16;
 
 fn check_kafka(kafka: &Kafka, findings: &mut Findings) {
     findings.expect(
         !kafka.bootstrap_servers.trim().is_empty(),
         || Path::of(&["kafka", "bootstrap_servers"]),
-        "is missing: the broker's servers, such as `kafka-1:9092,kafka-2:9092`",
+        "is missing; expected the addresses of the brokers, such as `kafka-1:9092,kafka-2:9092`",
     );
     findings.expect(
         is_topic(&kafka.prefix) && kafka.prefix.len() <= LONGEST_PREFIX,
         || Path::of(&["kafka", "prefix"]),
-        "topics begin with it, so it must be of letters, digits, `.`, `_` and `-`, at most 200",
+        "expected at most 200 letters, digits, `.`, `_` and `-`, because the names of topics begin with it",
     );
     findings.expect(
         kafka.group_instance_id.as_deref().is_none_or(is_topic),
         || Path::of(&["kafka", "group_instance_id"]),
-        "must be of letters, digits, `.`, `_` and `-`",
+        "expected letters, digits, `.`, `_` and `-`",
     );
     for (name, key) in [("signing_key", &kafka.signing_key), ("accepted_key", &kafka.accepted_key)] {
         if let Some(key) = key {
@@ -93,25 +93,25 @@ fn check_database(database: &Database, findings: &mut Findings) {
     );
 }
 
-/// A request that Kafka does not take could be accepted, and never delivered.
+/// Without this check, ingest could accept a request that Kafka rejects and that would never be delivered.
 fn check_body_limit(settings: &Settings, findings: &mut Findings) {
     let most = settings.kafka.largest_record().saturating_sub(HEADERS);
     if settings.http.body_limit.as_u64() > most {
         let message = format!(
-            "is more than fits into a record of Kafka: with its headers, a body may have up to {most} bytes; \
-             lower it, or raise message.max.bytes in kafka.properties and max.message.bytes of the topics"
+            "exceeds the size of a Kafka record: with its headers, a body may have up to {most} bytes; lower this \
+             limit, or raise message.max.bytes in kafka.properties and max.message.bytes of the topics"
         );
         findings.add(Path::of(&["http", "body_limit"]), message);
     }
 }
 
-/// What headers and key of a record may have in bytes: more than HTTP servers commonly take of headers.
+/// Bytes reserved for the headers and the key of a record: more than HTTP servers commonly accept in headers.
 const HEADERS: u64 = 64 << 10;
 
-/// Leaves room for the names of internal topics.
+/// The longest prefix, in characters; leaves room for the names of internal topics.
 const LONGEST_PREFIX: usize = 200;
 
-/// Whether Kafka takes a topic of this name.
+/// Whether Kafka accepts a topic of this name.
 fn is_topic(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     (1..=249).contains(&name.len()) && name.chars().all(legal) && !matches!(name, "." | "..")

@@ -10,10 +10,10 @@ use crate::path::Path;
 use crate::secret::Secret;
 use crate::settings::{DEVELOPMENT_KEY, Database, Destination, Kafka, Settings};
 
-/// The environment in which nothing may stay as it is for development.
+/// The environment that rejects development defaults.
 const PRODUCTION: &str = "production";
 
-/// Passwords that everybody knows: those of docker-compose.yml, and what else is tried first.
+/// Well-known passwords: those of docker-compose.yml, and common first guesses.
 const KNOWN: [&str; 8] = [
     "throughline",
     "development",
@@ -25,14 +25,14 @@ const KNOWN: [&str; 8] = [
     "change-me",
 ];
 
-/// Properties of librdkafka that are passwords.
+/// The librdkafka properties that hold passwords.
 const PASSWORDS: [&str; 4] =
     ["sasl.password", "sasl.oauthbearer.client.secret", "ssl.key.password", "ssl.keystore.password"];
 
-/// What the names of headers that carry a password have in them; others may say `throughline` in peace.
+/// Substrings of header names that carry a credential; other headers may have the value `throughline`.
 const OF_CREDENTIALS: [&str; 6] = ["auth", "key", "token", "secret", "password", "cookie"];
 
-/// Nothing is open to everybody who has read the documentation.
+/// Rejects defaults that give access to any reader of the documentation.
 pub(super) fn check(settings: &Settings, environment: &Environment, findings: &mut Findings) {
     if !settings.environment.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(PRODUCTION)) {
         return;
@@ -40,8 +40,8 @@ pub(super) fn check(settings: &Settings, environment: &Environment, findings: &m
     findings.expect(
         !settings.clients.is_empty() || settings.insecure,
         || Path::of(&["clients"]),
-        "are missing: everybody who reaches ingest could post; `environment: production` wants clients with keys, \
-         or `insecure: true`",
+        "is missing, so every caller that reaches ingest could post requests; `environment: production` requires \
+         clients with keys, or `insecure: true`",
     );
     check_database(&settings.database, environment, findings);
     check_kafka(&settings.kafka, findings);
@@ -62,8 +62,8 @@ fn check_kafka(kafka: &Kafka, findings: &mut Findings) {
     findings.expect(
         kafka.signing_key.is_some(),
         || path.key("signing_key"),
-        "is missing, so records would be signed with a key that everybody knows; `environment: production` wants one \
-         of your own, such as `openssl rand -hex 32` makes",
+        "is missing, so records would be signed with a publicly known key; `environment: production` requires a key \
+         of your own, for example the output of `openssl rand -hex 32`",
     );
     refuse(
         Some(kafka.signing_key()).filter(|_| kafka.signing_key.is_some()),
@@ -73,7 +73,8 @@ fn check_kafka(kafka: &Kafka, findings: &mut Findings) {
     refuse(kafka.accepted_key(), || path.key("accepted_key"), findings);
 }
 
-/// The driver takes the last `password` of the URL's parameters, else the one before the host, else `PGPASSWORD`.
+/// The driver uses the last `password` among the URL's parameters, else the password before the host, else
+/// `PGPASSWORD`.
 fn check_database(database: &Database, environment: &Environment, findings: &mut Findings) {
     let Ok(url) = Url::parse(database.url.expose()) else { return };
     let path = || Path::of(&["database", "url"]);
@@ -83,8 +84,8 @@ fn check_database(database: &Database, environment: &Environment, findings: &mut
         findings.expect(
             !environment.text("PGPASSWORD").is_ok_and(is_known),
             path,
-            "has no password, and PGPASSWORD in the environment is one that everybody knows; \
-             `environment: production` wants one of your own",
+            "has no password, and the environment variable PGPASSWORD contains a publicly known one; `environment: \
+             production` requires a password of your own",
         );
     }
 }
@@ -102,7 +103,7 @@ fn check_destination(destination: &Destination, path: &Path, findings: &mut Find
     }
 }
 
-/// Of `Bearer changeme` the last word is the password.
+/// The password is the last word of the value, as in `Bearer changeme`.
 fn check_headers(headers: &BTreeMap<String, Secret>, path: &Path, findings: &mut Findings) {
     for (name, value) in headers {
         let lower = name.to_lowercase();
@@ -116,7 +117,7 @@ fn refuse(password: Option<&str>, path: impl FnOnce() -> Path, findings: &mut Fi
     findings.expect(
         !password.is_some_and(is_known),
         path,
-        "has a password that everybody knows; `environment: production` wants one of your own",
+        "contains a publicly known password; `environment: production` requires a password of your own",
     );
 }
 

@@ -5,12 +5,12 @@ use http::uri::PathAndQuery;
 
 use super::{Findings, is_topic};
 use crate::path::Path;
-use crate::settings::{AfterFailure, Route, SchemaSource, Settings};
+use crate::settings::{Ordering, Route, SchemaSource, Settings};
 
-/// Paths that are ingest's own, with all that is below them.
+/// Paths reserved for ingest itself, with all paths below them.
 const OWN_PATHS: [&str; 5] = ["/v1", "/healthz", "/readyz", "/openapi.json", "/docs"];
 
-const EXAMPLE: &str = "there is no route; write for example `routes: {one: {path: /one, topic: \
+const EXAMPLE: &str = "no route is configured; write for example `routes: {one: {path: /one, topic: \
     one-request-local, destinations: [three]}}` and `destinations: {three: {url: \
     \"https://api.example.com/three\"}}`";
 
@@ -30,7 +30,7 @@ pub(super) fn check(
         check_details(route, &path, findings);
         for (key, value, taken) in [("path", &route.path, &mut paths), ("topic", &route.topic, &mut topics)] {
             if let Some(other) = taken.insert(value.as_str(), name) {
-                findings.add(path.key(key), format!("`{value}` is the {key} of route `{other}` already"));
+                findings.add(path.key(key), format!("`{value}` is already the {key} of route `{other}`"));
             }
         }
     }
@@ -40,46 +40,46 @@ fn check_path(value: &str, route: &Path, findings: &mut Findings) {
     let path = || route.key("path");
     let own =
         |own: &&str| value.strip_prefix(*own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    // The router takes these for patterns.
+    // The router reads these as patterns.
     let is_pattern = value.contains(['{', '}']) || value.contains("/:") || value.contains("/*");
     let is_path =
         value.is_ascii() && value.parse::<PathAndQuery>().is_ok_and(|parsed| parsed.path() == value);
     if !value.starts_with('/') {
-        findings.add(path(), format!("a path begins with `/`: write `/{value}`"));
+        findings.add(path(), format!("a path must begin with `/`: write `/{value}`"));
     } else if is_pattern || !is_path || value.contains('#') {
-        findings.add(path(), format!("`{value}` is no plain path, such as `/one`"));
+        findings.add(path(), format!("`{value}` is not a plain path, such as `/one`"));
     } else if let Some(own) = OWN_PATHS.iter().find(|path| own(path)) {
-        findings.add(path(), format!("{own} is one of ingest's own paths"));
+        findings.add(path(), format!("{own} is reserved for ingest itself"));
     }
 }
 
 fn check_topic(topic: &str, prefix: &str, route: &Path, findings: &mut Findings) {
     let path = || route.key("topic");
     if !is_topic(topic) {
-        let message = "a topic's name is of letters, digits, `.`, `_` and `-`, at most 249";
+        let message = "expected a topic name of at most 249 letters, digits, `.`, `_` and `-`";
         findings.add(path(), message);
     } else if topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')) {
         findings.add(path(), format!("topics that begin with `{prefix}.` are internal (see kafka.prefix)"));
     } else if topic.starts_with("__") {
-        findings.add(path(), "topics that begin with `__` are Kafka's own");
+        findings.add(path(), "topics that begin with `__` are internal to Kafka");
     }
 }
 
 fn check_destinations(named: &[String], known: &BTreeSet<&str>, route: &Path, findings: &mut Findings) {
     let path = route.key("destinations");
     let there_are = if known.is_empty() {
-        "there are none".to_owned()
+        "no destination is configured".to_owned()
     } else {
-        format!("there are: {}", known.iter().copied().collect::<Vec<_>>().join(", "))
+        format!("known destinations: {}", known.iter().copied().collect::<Vec<_>>().join(", "))
     };
     if named.is_empty() {
-        findings.add(path.clone(), format!("a route names at least one destination ({there_are})"));
+        findings.add(path.clone(), format!("a route needs at least one destination ({there_are})"));
     }
     for (index, name) in named.iter().enumerate() {
         if !known.contains(name.as_str()) {
-            findings.add(path.index(index), format!("no destination is called `{name}` ({there_are})"));
+            findings.add(path.index(index), format!("unknown destination `{name}` ({there_are})"));
         } else if named[..index].contains(name) {
-            findings.add(path.index(index), format!("`{name}` is named twice"));
+            findings.add(path.index(index), format!("`{name}` is listed twice"));
         }
     }
 }
@@ -94,21 +94,21 @@ fn check_details(route: &Route, path: &Path, findings: &mut Findings) {
         "expected a JSON pointer (RFC 6901), such as `/user_id`",
     );
     findings.expect(
-        route.after_failure == AfterFailure::Continue || route.ordering_key.is_some(),
-        || path.key("after_failure"),
-        "`hold` keeps an order: say with `ordering_key` which requests have one",
+        route.ordering == Ordering::Relaxed || route.ordering_key.is_some(),
+        || path.key("ordering"),
+        "`hold` keeps requests in order and requires an `ordering_key`",
     );
     for (index, name) in route.keep_headers.iter().enumerate() {
         findings.expect(
             HeaderName::try_from(name).is_ok(),
             || path.key("keep_headers").index(index),
-            "is not the name of an HTTP header",
+            "is not a valid HTTP header name",
         );
     }
 }
 
 fn check_schema(schema: &SchemaSource, path: &Path, findings: &mut Findings) {
-    // What a schema refers to must be in it: nothing is fetched.
+    // A schema must contain all that it refers to: nothing is fetched.
     if let Err(error) = jsonschema::options().offline().build(schema.document()) {
         let message = format!("the JSON Schema does not compile: {error}");
         findings.add(path.join(error.instance_path(), schema.document()), message);

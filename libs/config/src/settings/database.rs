@@ -8,25 +8,25 @@ use url::Url;
 use crate::secret::{MASK, Secret};
 use crate::text::DurationText;
 
-/// Where requests are kept.
+/// The database that stores requests.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Database {
-    /// `postgres://…` or `sqlite://path`; a secret, since it may hold a password. Empty where none is
-    /// configured: dispatch needs none.
+    /// `postgres://…` or `sqlite://path`; a secret, since it may contain a password. Empty by default: dispatch needs
+    /// no database.
     #[serde(serialize_with = "masked")]
     pub url: Secret,
-    /// Most connections at once for what is accepted, published and recorded; each ingest has up to 6 more, for reads
-    /// and for its lease. Default 16; SQLite has one for all.
+    /// Maximum number of connections for writing requests, publishing and recording outcomes; each ingest opens up to
+    /// 6 more for reads and for its lease. Default 16; SQLite uses a single connection for everything.
     pub max_connections: NonZeroU32,
     /// How long to wait for a connection. Default 5 s.
     #[serde(with = "DurationText")]
     pub connect_timeout: Duration,
-    /// How long the database may take to answer a statement. PostgreSQL is told too, and gives up by itself. Default
-    /// 30 s.
+    /// How long the database may take to answer a statement. PostgreSQL gets the same limit and cancels the statement
+    /// by itself. Default 30 s.
     #[serde(with = "DurationText")]
     pub timeout: Duration,
-    /// Whether a service migrates the schema at its start. Default false.
+    /// Whether a service migrates the schema when it starts. Default false.
     pub migrate: bool,
 }
 
@@ -43,8 +43,8 @@ impl Default for Database {
 }
 
 impl Database {
-    /// The URL without its password, to be shown to people; masked entirely where it is not certain
-    /// what in it is the password.
+    /// Returns the URL with its password masked, for display; the whole URL is masked if the password in it cannot be
+    /// identified with certainty.
     #[must_use]
     pub fn display_url(&self) -> String {
         without_password(self.url.expose())
@@ -59,7 +59,7 @@ fn without_password(text: &str) -> String {
         let mut url = Url::parse(text).ok()?;
         let (_, rest) = text.split_once(':')?;
         let rest = rest.trim_start_matches('/');
-        // A password with one of `/?#` that is not percent-encoded ends up after the host.
+        // An unescaped `/`, `?` or `#` in a password moves the rest of it behind the host.
         let after_host = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
         if after_host.contains(['@', '#']) {
             return None;

@@ -6,24 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::{Property, Secret};
 
-/// The broker.
+/// The Kafka broker.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kafka {
-    /// `host:port`, several with commas. It must be given.
+    /// `host:port`; several are separated by commas. Required.
     pub bootstrap_servers: String,
-    /// Prefix of internal topics and of consumer groups. Default `throughline`.
+    /// Prefix of the names of internal topics and consumer groups. Default `throughline`.
     pub prefix: String,
     /// How records are compressed. Default `lz4`.
     pub compression: Compression,
-    /// Static membership: `group.instance.id`, unique to the replica. Default none.
+    /// Static group membership: `group.instance.id`, unique to each replica. Default none.
     pub group_instance_id: Option<String>,
-    /// Topics at start.
+    /// How topics are created when a service starts.
     pub topics: Topics,
-    /// The key that records between the services are signed with, so that records of others do not pass for them: at
-    /// least 16 visible ASCII characters, the same for all services. Default one that everybody knows, for development.
+    /// The key that signs the records between the services, so that records of other producers are not mistaken for
+    /// them: at least 16 visible ASCII characters, the same for all services. The default is a publicly known key,
+    /// for development only.
     pub signing_key: Option<Secret>,
-    /// Another key whose signatures are accepted too, for a change of keys. Default none.
+    /// A second key, which also validates signatures, for key rotation. Default none.
     pub accepted_key: Option<Secret>,
     /// Further librdkafka settings by their own names; a value may be a secret.
     #[schemars(with = "BTreeMap<String, Property>")]
@@ -45,44 +46,44 @@ impl Default for Kafka {
     }
 }
 
-/// Bodies are limited by ingest, at 1 MiB by default; headers and a raised limit must fit too.
+/// Ingest limits bodies, by default to 1 MiB; headers and a raised body limit must fit too.
 const LARGEST_RECORD: u64 = 8 << 20;
 
-/// Signs records where nothing else is configured. It is in the source, so with `environment: production` it is refused.
+/// Signs records if no key is configured. It is public in the source, so `environment: production` rejects it.
 pub(crate) const DEVELOPMENT_KEY: &str = "development-only";
 
 impl Kafka {
-    /// The largest record that is produced, headers included, and that a topic created here takes:
-    /// `message.max.bytes` of the properties. Default 8 MiB.
+    /// Returns the maximum size of a produced record in bytes, headers included, which is also the limit of topics
+    /// created here: `message.max.bytes` of the properties. Default 8 MiB.
     #[must_use]
     pub fn largest_record(&self) -> u64 {
         let configured = self.properties.get("message.max.bytes");
         configured.and_then(|bytes| bytes.expose().parse().ok()).unwrap_or(LARGEST_RECORD)
     }
 
-    /// The key that records are signed with.
+    /// Returns the key that signs records.
     #[must_use]
     pub fn signing_key(&self) -> &str {
         self.signing_key.as_ref().map_or(DEVELOPMENT_KEY, Secret::expose)
     }
 
-    /// The key whose signatures are accepted too.
+    /// Returns the second key that validates signatures, if configured.
     #[must_use]
     pub fn accepted_key(&self) -> Option<&str> {
         self.accepted_key.as_ref().map(Secret::expose)
     }
 }
 
-/// Topics at start.
+/// How topics are created when a service starts.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Topics {
-    /// Create those that are missing. Default false: a missing topic is an error.
+    /// Whether missing topics are created. Default false: a missing topic is an error.
     pub create: bool,
-    /// Partitions of a topic that is created. Default 12.
+    /// Number of partitions of a created topic. Default 12.
     pub partitions: NonZeroU32,
-    /// Replicas of a topic that is created. Default 1. Of three or more, two must have a record before it counts as
-    /// published (`min.insync.replicas`).
+    /// Replication factor of a created topic. Default 1. With three or more, two replicas must store a record before
+    /// it counts as published (`min.insync.replicas`).
     pub replication: NonZeroU32,
 }
 
@@ -101,6 +102,6 @@ pub enum Compression {
     Lz4,
     /// Smaller.
     Zstd,
-    /// Not at all.
+    /// No compression.
     None,
 }

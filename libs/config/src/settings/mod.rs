@@ -28,40 +28,40 @@ pub use self::kafka::{Compression, Kafka, Topics};
 pub use self::links::Links;
 pub use self::resilience::{Breaker, Limits, Retry, StatusMeaning};
 pub use self::retention::Retention;
-pub use self::route::{AfterFailure, Route, SchemaSource};
+pub use self::route::{Ordering, Route, SchemaSource};
 
 /// The whole configuration: both services read the same file.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Where this runs, such as `production`: there, passwords that everybody knows are refused, and `clients` have to
-    /// be configured. Telemetry says it as `deployment.environment.name`, unless `OTEL_RESOURCE_ATTRIBUTES` does.
-    /// Default none.
+    /// The name of the deployment environment. In `production`, well-known passwords are rejected, and
+    /// `kafka.signing_key` and `clients` (or `insecure`) are required. Telemetry reports it as
+    /// `deployment.environment.name` unless `OTEL_RESOURCE_ATTRIBUTES` sets that. Default none.
     pub environment: Option<String>,
-    /// Whether, without `clients`, everybody who reaches ingest may manage too: read bodies, cancel, replay and purge.
-    /// Else `/v1` answers only this machine. Default false.
+    /// Whether, without `clients`, any caller that reaches ingest may also manage: read bodies, cancel, replay and
+    /// purge. Otherwise `/v1` answers only requests from the same machine. Default false.
     pub insecure: bool,
     /// Ingest's HTTP server.
     pub http: Http,
-    /// Who may call ingest, by name. Without any, everybody may post, and this machine may manage.
+    /// Clients of ingest, by name. Without any, every caller may post, and only the same machine may manage.
     pub clients: BTreeMap<String, Client>,
-    /// Where requests are kept.
+    /// The database that stores requests.
     pub database: Database,
-    /// The broker.
+    /// The Kafka broker.
     pub kafka: Kafka,
-    /// What only ingest does.
+    /// Settings of ingest alone.
     pub ingest: Ingest,
-    /// What only dispatch does.
+    /// Settings of dispatch alone.
     pub dispatch: Dispatch,
-    /// Ways in, by name; at least one.
+    /// Routes that accept requests, by name; at least one.
     pub routes: BTreeMap<String, Route>,
     /// Third-party APIs, by name.
     pub destinations: BTreeMap<String, Destination>,
-    /// How long what has ended is kept.
+    /// How long finished requests are kept.
     pub retention: Retention,
-    /// Where other tools show more of a request.
+    /// URLs of pages in other tools that show more about a request.
     pub links: Links,
-    /// How long a shut-down may take before it is forced. Default 25 s.
+    /// How long a graceful shutdown may take before it is forced. Default 25 s.
     #[serde(with = "DurationText")]
     pub shutdown_deadline: Duration,
 }
@@ -81,7 +81,7 @@ impl Default for Settings {
             destinations: BTreeMap::new(),
             retention: Retention::default(),
             links: Links::default(),
-            // Orchestrators commonly kill after 30 s.
+            // Orchestrators commonly kill a process after 30 s.
             shutdown_deadline: Duration::from_secs(25),
         }
     }
@@ -91,23 +91,23 @@ impl Default for Settings {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Where it listens. Default `0.0.0.0:8099`.
+    /// The address to listen on. Default `0.0.0.0:8099`.
     #[schemars(with = "AddressText")]
     pub address: SocketAddr,
-    /// Where `/healthz` and `/readyz` answer besides, on connections that clients cannot use up. Default
+    /// A second address that serves `/healthz` and `/readyz`, with connections that clients cannot use up. Default
     /// `0.0.0.0:8096`.
     #[schemars(with = "AddressText")]
     pub health_address: SocketAddr,
-    /// Most connections of one client address, or of one /64 network of IPv6; beyond, those without a request are
-    /// closed. A proxy is one address: where one stands before ingest, this must not be less than it opens. Default
-    /// 4096, which is half of all connections.
+    /// Maximum number of connections per client address (per /64 network for IPv6); beyond it, connections without an
+    /// active request are closed. A proxy counts as one address: in front of ingest, it must not open more than this.
+    /// Default 4096, half of the limit on all connections.
     pub connections_per_address: NonZeroU32,
-    /// The largest body that is accepted; as a record of Kafka, with its headers, it must not pass
-    /// `message.max.bytes` (see [`Kafka::largest_record`]). Default 1 MiB.
+    /// Maximum size of an accepted body. As a Kafka record, with its headers, it must fit into `message.max.bytes`
+    /// (see [`Kafka::largest_record`]). Default 1 MiB.
     #[serde(with = "SizeText")]
     pub body_limit: ByteSize,
-    /// How long a body may take to arrive before its request is answered 408, and then the request to be committed
-    /// before it is answered 503. Default 5 s.
+    /// How long a body may take to arrive before the response is 408, and then how long the commit may take before
+    /// the response is 503. Default 5 s.
     #[serde(with = "DurationText")]
     pub timeout: Duration,
 }
@@ -124,29 +124,29 @@ impl Default for Http {
     }
 }
 
-/// What only ingest does.
+/// Settings of ingest alone.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ingest {
-    /// The node ids, such as `0-511`, of which each replica leases one in the database; it becomes part of the ids of
-    /// its requests. Installations that call the same third party want different ones. Default 0-1023.
+    /// The range of node ids, such as `0-511`. Each replica leases one of them in the database, and it becomes part
+    /// of the ids of its requests. Installations that call the same third party need disjoint ranges. Default 0-1023.
     pub node_ids: NodeIds,
-    /// How long a node id is leased; renewed after a third of it. Default 30 s.
+    /// Duration of the lease of a node id; it is renewed after a third of it. Default 30 s.
     #[serde(with = "DurationText")]
     pub node_lease: Duration,
-    /// Most requests committed at once. Default 512.
+    /// Maximum number of requests per commit. Default 512.
     pub batch: NonZeroU32,
-    /// Most requests waiting for the writer; beyond, 503. Default 4096.
+    /// Maximum number of requests that wait for the writer; beyond it, the response is 503. Default 4096.
     pub queue: NonZeroU32,
-    /// Most requests published and not yet acknowledged; beyond, they are published later, from the
-    /// table. Never more than three quarters of librdkafka's queue (`queue.buffering.max.messages`). Default 10000.
+    /// Maximum number of published requests that are not yet acknowledged; further requests are published later, from
+    /// the table. Capped at three quarters of librdkafka's queue (`queue.buffering.max.messages`). Default 10000.
     pub unacknowledged: NonZeroU32,
-    /// How long an answer given under an `Idempotency-Key` is repeated. Default 24 h.
+    /// How long the response to an `Idempotency-Key` is repeated. Default 24 h.
     #[serde(with = "DurationText")]
     pub idempotency_window: Duration,
-    /// How long a delivery may stay silent before it is published again. Default 15 min.
+    /// How long a published delivery may go without an outcome before it is published again. Default 15 min.
     #[serde(with = "DurationText")]
-    pub patience: Duration,
+    pub redelivery_timeout: Duration,
 }
 
 impl Default for Ingest {
@@ -158,20 +158,21 @@ impl Default for Ingest {
             queue: at_least_one(4096),
             unacknowledged: at_least_one(10_000),
             idempotency_window: Duration::from_hours(24),
-            patience: Duration::from_mins(15),
+            redelivery_timeout: Duration::from_mins(15),
         }
     }
 }
 
-/// What only dispatch does.
+/// Settings of dispatch alone.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dispatch {
-    /// Where `/healthz` and `/readyz` answer. Default `0.0.0.0:8098`.
+    /// The address that serves `/healthz` and `/readyz`. Default `0.0.0.0:8098`.
     #[schemars(with = "AddressText")]
     pub address: SocketAddr,
-    /// Most deliveries in work at once. Of these, a destination that hangs takes half at most, two a third each,
-    /// and so on. 16 times as many records are held, to wait for others of their ordering key. Default 256.
+    /// Maximum number of deliveries in flight. One destination that hangs takes at most half of them, two take at
+    /// most a third each, and so on. Dispatch also holds 16 times as many records that wait for others of their
+    /// ordering key. Default 256.
     pub concurrency: NonZeroU32,
 }
 

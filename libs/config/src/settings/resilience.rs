@@ -7,34 +7,35 @@ use serde::{Deserialize, Serialize};
 use super::at_least_one;
 use crate::text::{DurationText, Rate};
 
-/// What an attempt that failed is followed by.
+/// How failed attempts are retried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
-    /// Most attempts that count. What a third party puts off with `Retry-After` does not count. Default 5;
-    /// with a schedule, one more than it has entries.
+    /// Maximum number of counted attempts. A 429 or 503 with `Retry-After` does not count. Default 5; with a
+    /// schedule, one more than its number of entries.
     pub attempts: Option<NonZeroU32>,
-    /// How often a connection that failed or a time-out is tried again at once, before it counts. Default 2.
-    pub at_once: u32,
-    /// The first pause. Default 1 s.
+    /// Maximum number of immediate retries after a failed connection or a timeout, before the attempt counts. Default
+    /// 2.
+    pub immediate_retries: u32,
+    /// The first backoff. Default 1 s.
     #[serde(with = "DurationText")]
     pub base: Duration,
-    /// What each pause is longer by than the one before; at least 1. Default 2.
+    /// The factor by which each backoff is longer than the previous one; at least 1. Default 2.
     pub factor: f64,
-    /// The longest pause. Default 60 s. Each pause is drawn evenly from zero to its length.
+    /// The longest backoff. Default 60 s. The actual pause is drawn uniformly from zero to the backoff.
     #[serde(with = "DurationText")]
     pub max: Duration,
-    /// Pauses by hand instead, such as `[5s, 5m, 30m, 2h, 5h, 10h]`, taken as they are.
+    /// Explicit pauses instead, such as `[5s, 5m, 30m, 2h, 5h, 10h]`, used without jitter.
     #[schemars(with = "Vec<DurationText>")]
     #[serde(with = "schedule")]
     pub schedule: Vec<Duration>,
-    /// How long a delivery is tried at all, whatever counts. Default 24 h.
+    /// How long a delivery is attempted in total, counted attempts or not. Default 24 h.
     #[serde(with = "DurationText")]
     pub window: Duration,
 }
 
 impl Retry {
-    /// Most attempts that count, said or by default.
+    /// Returns the maximum number of counted attempts, as configured or by default.
     #[must_use]
     pub fn most_attempts(&self) -> u32 {
         let by_default = match self.schedule.len() {
@@ -49,7 +50,7 @@ impl Default for Retry {
     fn default() -> Self {
         Self {
             attempts: None,
-            at_once: 2,
+            immediate_retries: 2,
             base: Duration::from_secs(1),
             factor: 2.0,
             max: Duration::from_mins(1),
@@ -59,40 +60,39 @@ impl Default for Retry {
     }
 }
 
-/// What a status of a third party means.
+/// The meaning of a third party's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(extend("x-expected" = "`delivered`, `retry` or `dead`"))]
 pub enum StatusMeaning {
-    /// The third party has it.
+    /// The third party has accepted the request.
     Delivered,
-    /// It may do better later.
+    /// A later attempt may succeed.
     Retry,
-    /// It never will.
+    /// No later attempt can succeed.
     Dead,
 }
 
-/// When calls are held back because they would fail.
+/// When a breaker opens and closes. An open breaker stops calls that would fail.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Breaker {
-    /// How many failures in a row open it. Default 10.
+    /// Number of consecutive failures that open the breaker. Default 10.
     pub consecutive: NonZeroU32,
-    /// Which part of the calls of a window must have failed to open it, above 0 and up to 1. Default 0.5.
+    /// The failure rate within a window that opens the breaker, above 0 and up to 1. Default 0.5.
     pub failure_rate: f64,
-    /// How many calls a window must have to be judged. Default 20.
+    /// Minimum number of calls in a window before its failure rate applies. Default 20.
     pub minimum_calls: NonZeroU32,
-    /// The window. Default 30 s.
+    /// Length of the window. Default 30 s.
     #[serde(with = "DurationText")]
     pub window: Duration,
-    /// How long it stays open before a probe, the first time; twice as long after each probe that fails.
-    /// Default 5 s.
+    /// How long the breaker first stays open before it probes; each failed probe doubles it. Default 5 s.
     #[serde(with = "DurationText")]
     pub open: Duration,
-    /// The longest that it stays open before a probe. Default 60 s.
+    /// The longest time that the breaker stays open before it probes. Default 60 s.
     #[serde(with = "DurationText")]
     pub max_open: Duration,
-    /// How many calls probe at once, and must succeed to close it. Default 3.
+    /// Number of concurrent probes, all of which must succeed to close the breaker. Default 3.
     pub probes: NonZeroU32,
 }
 
@@ -110,27 +110,28 @@ impl Default for Breaker {
     }
 }
 
-/// How much a third party is asked at once, by each dispatch.
+/// Limits on calls to a third party, for each dispatch replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Most calls at once. Default 64; never more than what `dispatch.concurrency` leaves to the others.
+    /// Maximum number of concurrent calls. Default 64; capped at the share of `dispatch.concurrency` that leaves room
+    /// for other destinations.
     pub concurrency: NonZeroU32,
-    /// Most calls in a time, such as `100/s`. Default none.
+    /// Maximum rate of calls, such as `100/s`. Default none.
     pub rate: Option<Rate>,
-    /// How long a delivery may wait for its destination before it is deferred; at once, if the destination is likely to
-    /// take longer. Time for which dispatch itself is the reason does not count. Default 1 s.
+    /// How long a delivery may wait for its destination before it is deferred. It is deferred immediately if the
+    /// estimated wait is longer. Waiting that dispatch itself causes does not count. Default 1 s.
     #[serde(with = "DurationText")]
-    pub patience: Duration,
+    pub max_wait: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { concurrency: at_least_one(64), rate: None, patience: Duration::from_secs(1) }
+        Self { concurrency: at_least_one(64), rate: None, max_wait: Duration::from_secs(1) }
     }
 }
 
-/// What statuses mean, as people write it: keys are texts wherever a configuration comes from.
+/// The written form of status meanings: keys are strings in every source.
 pub(super) mod statuses {
     use std::collections::BTreeMap;
 
@@ -151,7 +152,7 @@ pub(super) mod statuses {
     }
 }
 
-/// A list of durations as people write them.
+/// The written form of a list of durations.
 mod schedule {
     use std::time::Duration;
 

@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::DurationText;
 
-/// How long what has ended is kept, before `throughline purge` may delete it. A request is deleted as a whole, when
-/// the time of each of its deliveries is over, and never before its idempotency key has expired.
+/// How long finished requests are kept before `throughline purge` may delete them. A request is deleted as a whole,
+/// once the retention of all its deliveries has passed, and never before its idempotency key has expired.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// From when a delivery was delivered, or cancelled. Default 30 days.
+    /// Retention of a delivered or cancelled delivery, from the time it ended. Default 30 days.
     #[serde(with = "DurationText")]
     pub delivered: Duration,
-    /// From when a delivery died. Default 90 days.
+    /// Retention of a dead delivery, from the time it died. Default 90 days.
     #[serde(with = "DurationText")]
     pub dead: Duration,
 }

@@ -3,51 +3,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::Rate;
 
-/// A named way in.
+/// A route that accepts requests.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// The path of its POST, e.g. `/one`.
+    /// The path that requests are posted to, for example `/one`.
     pub path: String,
-    /// The topic its requests are published to.
+    /// The topic that requests are published to.
     pub topic: String,
     /// Names of the destinations, at least one.
     #[serde(default)]
     pub destinations: Vec<String>,
-    /// A JSON Schema which bodies must fulfil: itself, or `{file: PATH}`.
+    /// A JSON Schema that bodies must match: inline, or `{file: PATH}`.
     #[serde(default)]
     pub schema: Option<SchemaSource>,
-    /// JSON pointer (RFC 6901) into the body: requests with the same value there are delivered in order. It is a
-    /// string, a number or a boolean of at most 255 characters; beyond, 422.
+    /// JSON pointer (RFC 6901) into the body: requests with the same value there are delivered in order. The value is
+    /// a string, a number or a boolean of at most 255 characters; a longer one is rejected with 422.
     #[serde(default)]
     pub ordering_key: Option<String>,
-    /// What becomes of later requests with the same ordering key while one is tried again. Default
-    /// `continue`.
+    /// Whether later requests with the same ordering key wait while a failed one is retried. Default `continue`.
     #[serde(default)]
-    pub after_failure: AfterFailure,
-    /// Names of request headers that are kept with the request.
+    pub ordering: Ordering,
+    /// Names of request headers that are stored with the request.
     #[serde(default)]
     pub keep_headers: Vec<String>,
-    /// Most requests of each client in a time, such as `100/s`, for each ingest; beyond, 429. So many may come at
-    /// once, and then one after the other at that pace. Without `clients` it holds for all callers together. Default
-    /// none.
+    /// Maximum rate of requests per client, such as `100/s`, for each ingest replica; beyond it, the response is 429.
+    /// A burst of the whole count is accepted at once, and after it single requests at that pace. Without `clients`,
+    /// all callers share the rate. Default none.
     #[serde(default)]
     pub rate: Option<Rate>,
 }
 
-/// What becomes of later requests with the same ordering key while one is tried again at a destination.
+/// Whether later requests with the same ordering key wait while a failed one is retried at a destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[schemars(extend("x-expected" = "`continue` or `hold`"))]
-pub enum AfterFailure {
-    /// They are delivered: one failure holds nobody up.
+#[schemars(extend("x-expected" = "`relaxed` or `strict`"))]
+pub enum Ordering {
+    /// They are delivered: a failure blocks no other request.
     #[default]
-    Continue,
-    /// They wait until it has ended: the order is kept, come what may.
-    Hold,
+    Relaxed,
+    /// They wait until the failed one has ended: the order is always preserved.
+    Strict,
 }
 
-/// A JSON Schema, read and known to compile.
+/// A JSON Schema that was read and compiles.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(extend(
@@ -58,7 +57,7 @@ pub enum AfterFailure {
 pub struct SchemaSource(serde_json::Value);
 
 impl SchemaSource {
-    /// The schema itself.
+    /// Returns the schema document.
     #[must_use]
     pub fn document(&self) -> &serde_json::Value {
         &self.0

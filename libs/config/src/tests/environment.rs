@@ -64,7 +64,7 @@ fn a_list_can_be_written_as_yaml() {
 }
 
 #[test]
-fn what_is_wrong_names_the_variable() {
+fn a_problem_names_the_variable() {
     assert_problems(
         &Case::file(LEAST).environment(&[
             ("THROUGHLINE_HTTP__ADRESS", "x"),
@@ -74,21 +74,21 @@ fn what_is_wrong_names_the_variable() {
             ("THROUGHLINE_DISPATCHER__ADDRESS", "x"),
         ]),
         &[
-            "http.adress: there is no such key; did you mean `address`?  [environment THROUGHLINE_HTTP__ADRESS]",
+            "http.adress: unknown key; did you mean `address`?  [environment THROUGHLINE_HTTP__ADRESS]",
             "http.timeout: expected a duration above zero, such as `500ms`, `30s` or `1h 30m`; found \"5\"  \
              [environment THROUGHLINE_HTTP__TIMEOUT]",
-            "ingest.node_ids: expected node ids from 0 to 1023, such as `0-511`, or one of them; found \"1024\"  \
+            "ingest.node_ids: expected node ids from 0 to 1023, such as `0-511`, or a single one; found \"1024\"  \
              [environment THROUGHLINE_INGEST__NODE_IDS]",
             "database.migrate: expected `true` or `false`; found \"maybe\"  \
              [environment THROUGHLINE_DATABASE__MIGRATE]",
-            "dispatcher: there is no such key; did you mean `dispatch`?  \
+            "dispatcher: unknown key; did you mean `dispatch`?  \
              [environment THROUGHLINE_DISPATCHER__ADDRESS]",
         ],
     );
 }
 
 #[test]
-fn a_forgotten_underscore_is_pointed_out_and_what_is_not_ours_is_left_alone() {
+fn a_missing_underscore_is_reported_and_foreign_variables_are_ignored() {
     let case = Case::over("destinations: {three: {headers: {key: {env: THROUGHLINE_DATABASE_URL}}}}");
     let case = case.environment(&[
         ("THROUGHLINE_HTTP_ADDRESS", "127.0.0.1:1"),
@@ -96,21 +96,21 @@ fn a_forgotten_underscore_is_pointed_out_and_what_is_not_ours_is_left_alone() {
         ("THROUGHLINE_INGEST_PORT", "tcp://10.0.0.1:8099"),
         ("THROUGHLINE_INGEST_PORT_8099_TCP", "tcp://10.0.0.1:8099"),
         ("THROUGHLINE_TAG", "dev"),
-        ("THROUGHLINE_DATABASE_URL", "of somebody else"),
+        ("THROUGHLINE_DATABASE_URL", "of another program"),
     ]);
     assert_problems(
         &case,
         &[
-            "THROUGHLINE_HTTP_ADDRESS: two underscores stand between levels: write \
+            "THROUGHLINE_HTTP_ADDRESS: two underscores separate levels: write \
              THROUGHLINE_HTTP__ADDRESS  [environment]",
-            "THROUGHLINE_KAFKA_TOPICS_CREATE: two underscores stand between levels: write \
+            "THROUGHLINE_KAFKA_TOPICS_CREATE: two underscores separate levels: write \
              THROUGHLINE_KAFKA__TOPICS__CREATE  [environment]",
         ],
     );
 }
 
 #[test]
-fn a_secret_can_be_referred_to() {
+fn a_secret_can_be_a_reference() {
     let case = Case::over("database: {url: 'sqlite://x'}")
         .with_file("url", "sqlite://y\n")
         .environment(&[("THROUGHLINE_DATABASE__URL__FILE", "url")]);

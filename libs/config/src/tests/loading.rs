@@ -6,7 +6,7 @@ use super::{Case, LEAST, assert_problems};
 use crate::{Compression, Credentials, Flags, NodeIds};
 
 #[test]
-fn what_is_not_said_has_its_default() {
+fn an_unset_setting_has_its_default() {
     let settings = Case::file(LEAST).loaded().settings;
     assert_eq!(settings.http.address.to_string(), "0.0.0.0:8099");
     assert_eq!(settings.http.health_address.to_string(), "0.0.0.0:8096");
@@ -26,7 +26,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(settings.ingest.queue.get(), 4096);
     assert_eq!(settings.ingest.unacknowledged.get(), 10_000);
     assert_eq!(settings.ingest.idempotency_window, Duration::from_hours(24));
-    assert_eq!(settings.ingest.patience, Duration::from_mins(15));
+    assert_eq!(settings.ingest.redelivery_timeout, Duration::from_mins(15));
     assert_eq!(settings.dispatch.address.to_string(), "0.0.0.0:8098");
     assert_eq!(settings.dispatch.concurrency.get(), 256);
     assert_eq!(settings.retention.delivered, Duration::from_hours(30 * 24));
@@ -41,7 +41,7 @@ fn what_is_not_said_has_its_default() {
 }
 
 #[test]
-fn everything_can_be_said() {
+fn every_setting_can_be_set() {
     let settings = Case::file(
         r"
 http: {address: '127.0.0.1:0', body_limit: 2MiB, timeout: 1m 30s}
@@ -113,7 +113,7 @@ shutdown_deadline: 1min
 }
 
 #[test]
-fn file_environment_and_flags_go_over_one_another() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let mut case = Case::over("http: {address: '127.0.0.1:1', timeout: 1s, body_limit: 1KiB}")
         .environment(&[("THROUGHLINE_HTTP__ADDRESS", "127.0.0.1:2"), ("THROUGHLINE_HTTP__TIMEOUT", "2s")]);
     case.flags.http = Some("127.0.0.1:3".to_owned());
@@ -140,14 +140,14 @@ fn the_environment_can_name_the_file_and_the_flag_wins() {
 }
 
 #[test]
-fn a_file_that_is_named_must_be_there() {
+fn a_named_file_must_exist() {
     let mut case = Case::file(LEAST);
     case.flags.config = Some(case.path("other.yaml"));
     assert_problems(&case, &["cannot read other.yaml: No such file or directory (os error 2)  [--config]"]);
 }
 
 #[test]
-fn a_file_that_is_not_yaml_says_where() {
+fn invalid_yaml_is_reported_with_its_position() {
     assert_problems(
         &Case::file("http: {address: '"),
         &[
@@ -162,7 +162,7 @@ fn a_file_that_is_not_yaml_says_where() {
 }
 
 #[test]
-fn what_is_empty_says_nothing() {
+fn empty_sections_and_files_change_nothing() {
     for text in ["", "# all commented out\n", "kafka:\nhttp:\n", "http: {timeout: }\nkafka: {topics: }"] {
         let settings = Case::over(text).loaded().settings;
         assert_eq!(settings.kafka.bootstrap_servers, "localhost:9092", "{text}");
@@ -171,7 +171,7 @@ fn what_is_empty_says_nothing() {
 }
 
 #[test]
-fn an_entry_of_the_defaults_is_taken_away_with_null() {
+fn null_removes_an_entry_of_the_defaults() {
     let case = Case::over("routes: {one: null, two: {path: /two, topic: two, destinations: [three]}}");
     assert_eq!(case.loaded().settings.routes.keys().collect::<Vec<_>>(), ["two"]);
 }

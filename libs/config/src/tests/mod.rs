@@ -11,7 +11,7 @@ use crate::environment::Environment;
 use crate::load::load_in;
 use crate::{Flags, Loaded, Problems, Sources};
 
-/// What a configuration needs at least.
+/// The minimal configuration.
 const LEAST: &str = "
 kafka: {bootstrap_servers: 'localhost:9092'}
 routes:
@@ -20,7 +20,7 @@ destinations:
   three: {url: 'https://api.example.com/three'}
 ";
 
-/// A folder with a configuration file, and what goes over it.
+/// A folder with a configuration file, and the layers above the file.
 struct Case {
     folder: tempfile::TempDir,
     flags: Flags,

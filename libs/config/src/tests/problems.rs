@@ -13,7 +13,7 @@ kafka:
   bootstrap_servers: localhost:9092
   compression: gzip
   topics: {partitions: 0, create: perhaps}
-ingest: {patience: 0s}
+ingest: {redelivery_timeout: 0s}
 routes:
   one:
     path: one
@@ -32,17 +32,17 @@ destinations:
         ),
         &[
             "http.address: expected an IP address and a port, such as `0.0.0.0:8099`; found \"nowhere\"  [throughline.yaml]",
-            "http.colour: there is no such key (there are: address, body_limit, connections_per_address, health_address, timeout)  [throughline.yaml]",
+            "http.colour: unknown key (known keys: address, body_limit, connections_per_address, health_address, timeout)  [throughline.yaml]",
             "http.body_limit: expected a size above zero, such as `64KiB` or `1MiB`; found \"much\"  [throughline.yaml]",
             "kafka.compression: expected `lz4`, `zstd` or `none`; found \"gzip\"  [throughline.yaml]",
             "kafka.topics.partitions: expected a whole number from 1 to 4294967295; found 0  [throughline.yaml]",
             "kafka.topics.create: expected `true` or `false`; found \"perhaps\"  [throughline.yaml]",
-            "ingest.patience: expected a duration above zero, such as `500ms`, `30s` or `1h 30m`; found \"0s\"  [throughline.yaml]",
-            "routes.one.path: a path begins with `/`: write `/one`  [throughline.yaml]",
-            "routes.one.destinations[0]: no destination is called `thre` (there are: three)  [throughline.yaml]",
-            "destinations.three.filter: the filter does not compile: line 1, column 25: expected closing brace, found the end  [throughline.yaml]",
-            "destinations.three.oauth2.client_secret: the environment has no THROUGHLINE_TEST_NO_SUCH_VARIABLE  [throughline.yaml]",
-            "destinations.three.oauth2.colour: there is no such key (there are: audience, client_id, client_secret, credentials, parameters, scope, timeout, token_url)  [throughline.yaml]",
+            "ingest.redelivery_timeout: expected a duration above zero, such as `500ms`, `30s` or `1h 30m`; found \"0s\"  [throughline.yaml]",
+            "routes.one.path: a path must begin with `/`: write `/one`  [throughline.yaml]",
+            "routes.one.destinations[0]: unknown destination `thre` (known destinations: three)  [throughline.yaml]",
+            "destinations.three.filter: the filter does not compile: line 1, column 25: expected closing brace, found the end of the filter  [throughline.yaml]",
+            "destinations.three.oauth2.client_secret: the environment variable THROUGHLINE_TEST_NO_SUCH_VARIABLE is not set  [throughline.yaml]",
+            "destinations.three.oauth2.colour: unknown key (known keys: audience, client_id, client_secret, credentials, parameters, scope, timeout, token_url)  [throughline.yaml]",
         ],
     );
 }
@@ -50,7 +50,7 @@ destinations:
 #[test]
 fn a_single_problem_is_a_single_line_and_several_are_a_line_each() {
     let one = Case::over("colour: green").load().unwrap_err().to_string();
-    assert!(one.starts_with("colour: there is no such key"), "{one}");
+    assert!(one.starts_with("colour: unknown key"), "{one}");
     assert_eq!(one.lines().count(), 1);
     let two = Case::over("colour: green\nsize: big").load().unwrap_err().to_string();
     assert!(two.starts_with("2 problems in the configuration:\n  colour: "), "{two}");
@@ -63,17 +63,17 @@ fn an_empty_configuration_says_what_to_write() {
     assert_eq!(problems.len(), 2, "{problems:#?}");
     assert!(problems[0].starts_with("kafka.bootstrap_servers: is missing"), "{problems:#?}");
     assert!(
-        problems[1].starts_with("routes: there is no route; write for example `routes: {one:"),
+        problems[1].starts_with("routes: no route is configured; write for example `routes: {one:"),
         "{problems:#?}"
     );
-    // What it says to write is sound.
+    // The suggested configuration is valid.
     let written: Vec<_> = problems[1].split('`').skip(1).step_by(2).collect();
     let case = Case::file(&format!("{}\nkafka: {{bootstrap_servers: k}}", written.join("\n")));
     case.loaded();
 }
 
 #[test]
-fn what_is_wrong_in_one_place_raises_no_alarm_elsewhere() {
+fn a_problem_in_one_place_is_not_reported_elsewhere() {
     assert_problems(
         &Case::over(
             r"
@@ -86,11 +86,11 @@ kafka: {bootstrap_servers: [a]}
 ",
         ),
         &[
-            "routes.one.path: expected a text; found 7 (put quotes round it)  [throughline.yaml]",
-            "routes.one.destinations[0]: expected a text; found 1 (put quotes round it)  [throughline.yaml]",
-            "routes.two.path: is missing; expected a text  [throughline.yaml]",
-            "destinations.four.url: expected a URL, such as `https://api.example.com/three`; found another text  [throughline.yaml]",
-            "kafka.bootstrap_servers: expected a text; found a list  [throughline.yaml]",
+            "routes.one.path: expected a string; found 7 (enclose it in quotes)  [throughline.yaml]",
+            "routes.one.destinations[0]: expected a string; found 1 (enclose it in quotes)  [throughline.yaml]",
+            "routes.two.path: is missing; expected a string  [throughline.yaml]",
+            "destinations.four.url: expected a URL, such as `https://api.example.com/three`; found a different string  [throughline.yaml]",
+            "kafka.bootstrap_servers: expected a string; found a list  [throughline.yaml]",
         ],
     );
 }
@@ -100,8 +100,8 @@ fn routes_do_not_share_paths_or_topics() {
     assert_problems(
         &Case::over("routes: {two: {path: /one, topic: one-request-local, destinations: [three]}}"),
         &[
-            "routes.two.path: `/one` is the path of route `one` already  [throughline.yaml]",
-            "routes.two.topic: `one-request-local` is the topic of route `one` already  [throughline.yaml]",
+            "routes.two.path: `/one` is already the path of route `one`  [throughline.yaml]",
+            "routes.two.topic: `one-request-local` is already the topic of route `one`  [throughline.yaml]",
         ],
     );
 }
@@ -110,9 +110,11 @@ fn routes_do_not_share_paths_or_topics() {
 fn bodies_fit_into_records() {
     assert_problems(
         &Case::over("http: {body_limit: 8323073}"),
-        &["http.body_limit: is more than fits into a record of Kafka: with its headers, a body may have up \
-            to 8323072 bytes; lower it, or raise message.max.bytes in kafka.properties and \
-            max.message.bytes of the topics  [throughline.yaml]"],
+        &[
+            "http.body_limit: exceeds the size of a Kafka record: with its headers, a body may have up to 8323072 \
+             bytes; lower this limit, or raise message.max.bytes in kafka.properties and \
+            max.message.bytes of the topics  [throughline.yaml]",
+        ],
     );
     Case::over("http: {body_limit: 8323072}").loaded();
     Case::over("{http: {body_limit: 16MiB}, kafka: {properties: {message.max.bytes: 20971520}}}").loaded();
@@ -127,7 +129,7 @@ fn route(field: &str, value: &str) -> Vec<String> {
 }
 
 #[test]
-fn paths_are_plain_and_not_ingests_own() {
+fn paths_are_plain_and_not_reserved() {
     for path in ["/one", "/a/b.c", "/~x/%20", "/v1x", "/docs-of-mine", "/healthz2", "/"] {
         assert!(route("path", &format!("'{path}'")).is_empty(), "{path}");
     }
@@ -176,10 +178,13 @@ fn topics_are_legal_and_not_internal() {
 }
 
 #[test]
-fn a_route_has_destinations_each_once() {
+fn a_route_lists_each_destination_once() {
     let none = route("destinations", "[]");
     assert_eq!(none.len(), 1);
-    assert!(none[0].contains("a route names at least one destination (there are: three)"), "{none:?}");
+    assert!(
+        none[0].contains("a route needs at least one destination (known destinations: three)"),
+        "{none:?}"
+    );
     assert_eq!(route("destinations", "[three, three]").len(), 1);
     assert_eq!(route("destinations", "[three, four, five]").len(), 2);
 }
@@ -195,7 +200,7 @@ fn ordering_keys_are_json_pointers() {
 }
 
 #[test]
-fn a_schema_that_does_not_compile_says_where_and_nothing_is_fetched() {
+fn a_schema_that_does_not_compile_is_reported_with_its_position_and_nothing_is_fetched() {
     for (schema, place) in [
         ("{type: objekt}", "routes.one.schema.type"),
         ("{properties: {a: {minimum: x}}}", "routes.one.schema.properties.a.minimum"),
@@ -222,10 +227,10 @@ fn headers_are_legal() {
             "destinations: {{three: {{headers: {headers}}}}}\nroutes: {{one: {{keep_headers: ['a:']}}}}"
         )),
         &[
-            "destinations.three.headers.\"a b\": is not the name of an HTTP header  [throughline.yaml]",
-            "destinations.three.headers.good: the value cannot be that of an HTTP header: no line breaks, no control characters  [throughline.yaml]",
-            "destinations.three.headers.language: is there twice; case makes no difference  [throughline.yaml]",
-            "routes.one.keep_headers[0]: is not the name of an HTTP header  [throughline.yaml]",
+            "destinations.three.headers.\"a b\": is not a valid HTTP header name  [throughline.yaml]",
+            "destinations.three.headers.good: invalid HTTP header value: it must not contain line breaks or control characters  [throughline.yaml]",
+            "destinations.three.headers.language: duplicate header: header names are case-insensitive  [throughline.yaml]",
+            "routes.one.keep_headers[0]: is not a valid HTTP header name  [throughline.yaml]",
         ],
     );
 }
@@ -238,14 +243,14 @@ fn urls_are_http_without_credentials() {
         ),
         &[
             "destinations.three.url: expected an http or https URL  [throughline.yaml]",
-            "destinations.three.oauth2.token_url: credentials do not belong into a URL, which is shown; use `headers` with `{env: NAME}`, or `oauth2`  [throughline.yaml]",
-            "destinations.three.oauth2.client_id: is empty  [throughline.yaml]",
+            "destinations.three.oauth2.token_url: a URL must not contain credentials, because URLs are displayed; use `headers` with `{env: NAME}`, or `oauth2`  [throughline.yaml]",
+            "destinations.three.oauth2.client_id: must not be empty  [throughline.yaml]",
         ],
     );
 }
 
 #[test]
-fn the_database_is_one_of_two_kinds() {
+fn the_database_is_postgresql_or_sqlite() {
     for url in ["postgres://u:p@h/d", "postgresql://h/d", "sqlite://x.db", "sqlite::memory:"] {
         Case::over(&format!("database: {{url: '{url}'}}")).loaded();
     }
@@ -261,7 +266,7 @@ fn the_database_is_one_of_two_kinds() {
 }
 
 #[test]
-fn the_keys_of_clients_are_long_and_their_own() {
+fn the_keys_of_clients_are_long_and_unique() {
     assert_problems(
         &Case::over(
             r"
@@ -276,12 +281,12 @@ clients:
 ",
         ),
         &[
-            "clients.b.key: is the key of client `a` already  [throughline.yaml]",
-            "clients.short.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
-            "clients.empty.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
-            "clients.blank.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
-            "clients.foreign.key: expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes  [throughline.yaml]",
-            "clients.unknown.key: the environment has no NO_KEY  [throughline.yaml]",
+            "clients.b.key: duplicates the key of client `a`; give each client its own key  [throughline.yaml]",
+            "clients.short.key: expected at least 16 visible ASCII characters, for example the output of `openssl rand -hex 32`  [throughline.yaml]",
+            "clients.empty.key: expected at least 16 visible ASCII characters, for example the output of `openssl rand -hex 32`  [throughline.yaml]",
+            "clients.blank.key: expected at least 16 visible ASCII characters, for example the output of `openssl rand -hex 32`  [throughline.yaml]",
+            "clients.foreign.key: expected at least 16 visible ASCII characters, for example the output of `openssl rand -hex 32`  [throughline.yaml]",
+            "clients.unknown.key: the environment variable NO_KEY is not set  [throughline.yaml]",
         ],
     );
 }
@@ -292,17 +297,17 @@ fn the_routes_of_clients_exist() {
         &Case::over(
             "clients: {shop: {key: '0123456789abcdef', routes: [one, two]}, operator: {key: '0123456789abcdeF', routes: []}}",
         ),
-        &["clients.shop.routes[1]: no route is called `two` (there are: one)  [throughline.yaml]"],
+        &["clients.shop.routes[1]: unknown route `two` (known routes: one)  [throughline.yaml]"],
     );
 }
 
 #[test]
-fn links_are_urls_with_a_place_for_the_id() {
+fn links_are_urls_with_a_placeholder_for_the_id() {
     assert_problems(
         &Case::over("links: {trace: 'https://grafana.example.com/explore', request: 'grafana/{request_id}'}"),
         &[
-            "links.trace: expected an http or https URL with `{trace_id}` in it, such as `https://grafana.example.com/trace/{trace_id}`  [throughline.yaml]",
-            "links.request: expected an http or https URL with `{request_id}` in it, such as `https://grafana.example.com/request/{request_id}`  [throughline.yaml]",
+            "links.trace: expected an http or https URL that contains `{trace_id}`, such as `https://grafana.example.com/trace/{trace_id}`  [throughline.yaml]",
+            "links.request: expected an http or https URL that contains `{request_id}`, such as `https://grafana.example.com/request/{request_id}`  [throughline.yaml]",
         ],
     );
     for link in
@@ -323,32 +328,32 @@ fn links_are_urls_with_a_place_for_the_id() {
 }
 
 #[test]
-fn names_that_kafka_gets_are_legal() {
+fn names_for_kafka_are_legal() {
     let case = Case::file(LEAST)
         .environment(&[("THROUGHLINE_KAFKA__PREFIX", "a b"), ("THROUGHLINE_KAFKA__GROUP_INSTANCE_ID", "")]);
     assert_eq!(case.problems().len(), 2);
 }
 
 #[test]
-fn what_has_ended_is_kept_for_a_time() {
+fn retention_times_are_durations() {
     let expected = "expected a duration above zero, such as `500ms`, `30s` or `1h 30m`";
     assert_problems(
         &Case::over("retention: {delivered: 0s, dead: 30}"),
         &[
             &format!("retention.delivered: {expected}; found \"0s\"  [throughline.yaml]"),
-            &format!("retention.dead: {expected}; found 30 (put quotes round it)  [throughline.yaml]"),
+            &format!("retention.dead: {expected}; found 30 (enclose it in quotes)  [throughline.yaml]"),
         ],
     );
 }
 
 #[test]
-fn durations_that_no_clock_can_be_advanced_by_are_refused() {
-    assert_eq!(Case::over("ingest: {patience: 11years}").problems().len(), 1);
-    Case::over("ingest: {patience: 9years}").loaded();
+fn durations_beyond_the_range_of_clocks_are_rejected() {
+    assert_eq!(Case::over("ingest: {redelivery_timeout: 11years}").problems().len(), 1);
+    Case::over("ingest: {redelivery_timeout: 9years}").loaded();
 }
 
 #[test]
-fn numbers_too_large_for_their_type_are_refused() {
+fn numbers_too_large_for_their_type_are_rejected() {
     for text in [
         "ingest: {batch: 4294967296}",
         "ingest: {batch: 340282366920938463463374607431768211456}",
@@ -379,11 +384,12 @@ destinations:
     assert!(!text.contains("hunter2@"), "{text}");
 }
 
-/// What is wrong with a password, each time.
-const KNOWN: &str = "has a password that everybody knows; `environment: production` wants one of your own";
+/// The problems of passwords.
+const KNOWN: &str =
+    "contains a publicly known password; `environment: production` requires a password of your own";
 
 #[test]
-fn passwords_that_everybody_knows_are_refused_in_production() {
+fn publicly_known_passwords_are_rejected_in_production() {
     let text = "
 database: {url: 'postgres://throughline:throughline@postgres/throughline'}
 kafka:
@@ -411,18 +417,18 @@ destinations:
     );
 }
 
-const MISSING: &str = "are missing: everybody who reaches ingest could post; `environment: production` wants clients \
-                       with keys, or `insecure: true`";
+const MISSING: &str = "is missing, so every caller that reaches ingest could post requests; `environment: production` \
+                       requires clients with keys, or `insecure: true`";
 
-const NO_SIGNING_KEY: &str = "is missing, so records would be signed with a key that everybody knows; `environment: production` wants one of \
-     your own, such as `openssl rand -hex 32` makes";
+const NO_SIGNING_KEY: &str = "is missing, so records would be signed with a publicly known key; `environment: \
+                              production` requires a key of your own, for example the output of `openssl rand -hex 32`";
 
 const PRODUCTION: (&str, &str) = ("THROUGHLINE_ENVIRONMENT", "production");
 const INSECURE: (&str, &str) = ("THROUGHLINE_INSECURE", "true");
 const SIGNING_KEY: (&str, &str) = ("THROUGHLINE_KAFKA__SIGNING_KEY", "a-key-of-ones-own");
 
 #[test]
-fn production_has_clients_or_says_that_it_is_insecure() {
+fn production_requires_clients_or_insecure() {
     let in_production = |text| Case::over(text).environment(&[PRODUCTION, SIGNING_KEY]);
     assert_problems(&in_production(""), &[&format!("clients: {MISSING}")]);
     let client = "clients: {shop: {key: 0123456789abcdef}}";
@@ -435,10 +441,11 @@ fn production_has_clients_or_says_that_it_is_insecure() {
 }
 
 #[test]
-fn keys_of_signatures_are_long_and_in_production_of_ones_own() {
+fn signing_keys_are_long_and_in_production_not_publicly_known() {
     let keys = |keys: &str| format!("kafka: {{bootstrap_servers: kafka:9092, {keys}}}");
     let case = Case::over(&keys("signing_key: too short, accepted_key: '0123456789abcde'"));
-    let message = "expected at least 16 visible ASCII characters, such as `openssl rand -hex 32` makes";
+    let message =
+        "expected at least 16 visible ASCII characters, for example the output of `openssl rand -hex 32`";
     assert_problems(
         &case,
         &[
@@ -475,7 +482,7 @@ fn in_production(text: &str, variables: &[(&str, &str)]) -> Case {
 }
 
 #[test]
-fn production_is_production_in_capitals_too() {
+fn production_is_recognised_in_any_case() {
     let text = "database: {url: 'postgres://me:changeme@h/d'}";
     for environment in ["production", "Production", "PRODUCTION"] {
         let environment = ("THROUGHLINE_ENVIRONMENT", environment);
@@ -489,7 +496,7 @@ fn production_is_production_in_capitals_too() {
 }
 
 #[test]
-fn known_passwords_are_seen_wherever_a_url_has_them() {
+fn known_passwords_are_found_anywhere_in_a_url() {
     for url in [
         "postgres://me:%63hangem%65@h/d",
         "postgres://h/d?user=me&password=throughline",
@@ -505,15 +512,15 @@ fn known_passwords_are_seen_wherever_a_url_has_them() {
 }
 
 #[test]
-fn a_url_without_a_password_is_held_against_that_of_the_environment() {
+fn a_url_without_a_password_uses_the_one_of_the_environment() {
     let with =
         |url, password| in_production(&format!("database: {{url: '{url}'}}"), &[("PGPASSWORD", password)]);
     for url in ["postgres://me@h/d", "postgresql://h/d", "postgres://me:@h/d"] {
         assert_problems(
             &with(url, "throughline"),
             &[
-                "database.url: has no password, and PGPASSWORD in the environment is one that everybody knows; \
-               `environment: production` wants one of your own  [throughline.yaml]",
+                "database.url: has no password, and the environment variable PGPASSWORD contains a publicly known \
+                 one; `environment: production` requires a password of your own  [throughline.yaml]",
             ],
         );
         with(url, "s3cret-of-ours").loaded();
@@ -526,7 +533,7 @@ fn a_url_without_a_password_is_held_against_that_of_the_environment() {
 }
 
 #[test]
-fn known_passwords_in_headers_are_refused_and_other_headers_say_what_they_like() {
+fn known_passwords_are_rejected_in_headers_for_credentials_only() {
     let case = in_production(
         "destinations: {three: {url: 'https://h', headers: {Authorization: Bearer changeme, X-Api-Key: secret, \
          User-Agent: throughline, X-Stage: development, Proxy-Authorization: Bearer s3cret-of-ours}}}",

@@ -21,7 +21,7 @@ kafka: {properties: {sasl.password: {file: sub/../b.txt}}}
 }
 
 #[test]
-fn what_cannot_be_followed_is_reported() {
+fn unresolvable_references_are_reported() {
     assert_problems(
         &Case::over(
             r"
@@ -33,11 +33,13 @@ routes: {one: {schema: {file: missing.json}}}
 ",
         ),
         &[
-            "database.url: the environment has no NO_URL  [throughline.yaml]",
+            "database.url: the environment variable NO_URL is not set  [throughline.yaml]",
             "destinations.three.headers.a: cannot read missing.txt: No such file or directory (os error 2)  [throughline.yaml]",
-            "destinations.three.headers.b.evn: there is no such key; did you mean `env`?  [throughline.yaml]",
-            "destinations.three.headers.c: expected a text, `{env: NAME}` or `{file: PATH}`; found a mapping  [throughline.yaml]",
-            "destinations.three.headers.d: expected a text, `{env: NAME}` or `{file: PATH}`; found a mapping  [throughline.yaml]",
+            "destinations.three.headers.b.evn: unknown key; did you mean `env`?  [throughline.yaml]",
+            "destinations.three.headers.c: expected a string, `{env: NAME}` or `{file: PATH}`; found a mapping  \
+             [throughline.yaml]",
+            "destinations.three.headers.d: expected a string, `{env: NAME}` or `{file: PATH}`; found a mapping  \
+             [throughline.yaml]",
             "routes.one.schema: cannot read missing.json: No such file or directory (os error 2)  [throughline.yaml]",
         ],
     );
@@ -57,7 +59,7 @@ fn schemas_come_from_json_and_yaml_files() {
 }
 
 #[test]
-fn a_schema_file_that_is_none_is_reported() {
+fn an_invalid_schema_file_is_reported() {
     let case = Case::over("routes: {one: {schema: {file: s.json}}}").with_file("s.json", "{");
     assert_problems(
         &case,

@@ -13,27 +13,27 @@ fn loaded(settings: &str) -> Destination {
 }
 
 #[test]
-fn what_is_not_said_has_its_default() {
+fn an_unset_setting_has_its_default() {
     let three = loaded("");
-    assert_eq!((three.retry.most_attempts(), three.retry.at_once), (5, 2));
+    assert_eq!((three.retry.most_attempts(), three.retry.immediate_retries), (5, 2));
     assert_eq!((three.retry.base, three.retry.max), (Duration::from_secs(1), Duration::from_mins(1)));
     assert_eq!(three.retry.window, Duration::from_hours(24));
     assert!(three.statuses.is_empty());
     assert_eq!((three.breaker.consecutive.get(), three.breaker.probes.get()), (10, 3));
     assert_eq!((three.limits.concurrency.get(), three.limits.rate), (64, None));
-    assert_eq!(three.limits.patience, Duration::from_secs(1));
+    assert_eq!(three.limits.max_wait, Duration::from_secs(1));
 }
 
 #[test]
-fn everything_can_be_said() {
+fn every_setting_can_be_set() {
     let three = loaded(
         "
-  retry: {attempts: 7, at_once: 0, base: 2s, factor: 1.5, max: 3s, window: 1h},
+  retry: {attempts: 7, immediate_retries: 0, base: 2s, factor: 1.5, max: 3s, window: 1h},
   statuses: {409: delivered, '404': retry, 500: dead},
   breaker: {consecutive: 1, failure_rate: 1, minimum_calls: 2, window: 1s, open: 2s, max_open: 3s, probes: 4},
-  limits: {concurrency: 1, rate: 5/10s, patience: 10ms}",
+  limits: {concurrency: 1, rate: 5/10s, max_wait: 10ms}",
     );
-    assert_eq!((three.retry.most_attempts(), three.retry.at_once, three.retry.factor), (7, 0, 1.5));
+    assert_eq!((three.retry.most_attempts(), three.retry.immediate_retries, three.retry.factor), (7, 0, 1.5));
     assert_eq!(
         three.statuses.into_iter().collect::<Vec<_>>(),
         [(404, StatusMeaning::Retry), (409, StatusMeaning::Delivered), (500, StatusMeaning::Dead)]
@@ -43,7 +43,7 @@ fn everything_can_be_said() {
 }
 
 #[test]
-fn a_schedule_says_how_many_attempts_there_are() {
+fn a_schedule_determines_the_number_of_attempts() {
     let by_hand = loaded("retry: {schedule: [5s, 5m, 2h]}");
     assert_eq!(by_hand.retry.schedule, [5, 300, 7200].map(Duration::from_secs));
     assert_eq!(by_hand.retry.most_attempts(), 4);
@@ -51,7 +51,7 @@ fn a_schedule_says_how_many_attempts_there_are() {
     assert_problems(
         &three("retry: {schedule: [5s, 5m, 2h], attempts: 5}"),
         &[
-            "destinations.three.retry.attempts: the pauses of `schedule` make 4 attempts: write that, or leave `attempts` out  [throughline.yaml]",
+            "destinations.three.retry.attempts: the pauses of `schedule` define 4 attempts; set `attempts` to 4, or remove it  [throughline.yaml]",
         ],
     );
 }
@@ -70,7 +70,7 @@ fn statuses_come_from_the_environment_too() {
 }
 
 #[test]
-fn what_is_shown_can_be_read() {
+fn shown_settings_can_be_loaded_again() {
     let first =
         three("statuses: {409: delivered}, retry: {schedule: [5s, 5m]}, limits: {rate: 600/min}").loaded();
     let second = Case::file(&first.show()).loaded();
@@ -78,8 +78,9 @@ fn what_is_shown_can_be_read() {
 }
 
 #[test]
-fn statuses_are_those_of_http_and_mean_one_of_three() {
-    let expected = "there is no such key; expected statuses from 100 to 599 and what they mean, such as `{409: delivered}`  [throughline.yaml]";
+fn statuses_are_http_statuses_with_one_of_three_meanings() {
+    let expected = "unknown key; expected statuses from 100 to 599 and what they mean, such as `{409: delivered}`  \
+                    [throughline.yaml]";
     for key in ["99", "600", "4096", "4xx", "-1", "1.5", "true"] {
         let problems = three(&format!("statuses: {{{key}: dead}}")).problems();
         assert_eq!(problems.len(), 1, "{key}: {problems:?}");
@@ -94,29 +95,35 @@ fn statuses_are_those_of_http_and_mean_one_of_three() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused() {
+fn invalid_values_are_rejected() {
     let table = [
-        ("retry: {factor: 0.5}", "retry.factor: expected a number that is at least 1"),
-        ("retry: {factor: -2}", "retry.factor: expected a number that is at least 1"),
+        ("retry: {factor: 0.5}", "retry.factor: expected a number of at least 1"),
+        ("retry: {factor: -2}", "retry.factor: expected a number of at least 1"),
         ("retry: {factor: .inf}", "retry.factor: expected a number; found nothing"),
         ("retry: {factor: .nan}", "retry.factor: expected a number; found nothing"),
         ("retry: {factor: two}", "retry.factor: expected a number; found \"two\""),
-        ("retry: {base: 2m}", "retry.base: the first pause is longer than `max`, the longest"),
+        ("retry: {base: 2m}", "retry.base: the first pause exceeds `max`, the longest pause"),
         ("retry: {attempts: 0}", "retry.attempts: expected a whole number from 1 to 4294967295; found 0"),
         (
             "retry: {schedule: [5s, soon]}",
             "retry.schedule[1]: expected a duration above zero, such as `500ms`, `30s` or `1h 30m`; found \"soon\"",
         ),
-        ("breaker: {failure_rate: 0}", "breaker.failure_rate: expected a number above 0, at most 1"),
-        ("breaker: {failure_rate: 1.01}", "breaker.failure_rate: expected a number above 0, at most 1"),
-        ("breaker: {open: 2m}", "breaker.open: the first pause is longer than `max_open`, the longest"),
+        (
+            "breaker: {failure_rate: 0}",
+            "breaker.failure_rate: expected a number greater than 0 and at most 1",
+        ),
+        (
+            "breaker: {failure_rate: 1.01}",
+            "breaker.failure_rate: expected a number greater than 0 and at most 1",
+        ),
+        ("breaker: {open: 2m}", "breaker.open: the first pause exceeds `max_open`, the longest pause"),
         (
             "limits: {rate: 100}",
-            "limits.rate: expected so many in a time, such as `100/s`, `600/min` or `5/10s`; found 100 (put quotes round it)",
+            "limits.rate: expected a rate, such as `100/s`, `600/min` or `5/10s`; found 100 (enclose it in quotes)",
         ),
         (
             "limits: {rate: 0/s}",
-            "limits.rate: expected so many in a time, such as `100/s`, `600/min` or `5/10s`; found \"0/s\"",
+            "limits.rate: expected a rate, such as `100/s`, `600/min` or `5/10s`; found \"0/s\"",
         ),
     ];
     for (settings, problem) in table {

@@ -75,7 +75,7 @@ fn secrets_are_masked_and_every_value_has_its_origin() {
 }
 
 #[test]
-fn what_is_shown_is_yaml_that_can_be_read() {
+fn shown_settings_are_valid_yaml() {
     let case = Case::over(
         "ingest: {idempotency_window: 36h}\nretention: {delivered: 7d, dead: 1000d}\nhttp: {body_limit: 1000001}",
     );
@@ -85,7 +85,7 @@ fn what_is_shown_is_yaml_that_can_be_read() {
 }
 
 #[test]
-fn flags_are_debugged_without_the_database() {
+fn debug_output_of_flags_omits_the_database() {
     let mut case = case();
     case.flags.database = Some("postgres://me:hunter2@db/app".to_owned());
     assert!(!format!("{:?}", case.flags).contains("hunter2"));

@@ -1,9 +1,9 @@
 //! The two clients of a member: one is in the group, the other one fetches.
 //!
-//! From when librdkafka tells a client to give partitions away until the application has answered, it fetches nothing
-//! for that client, from no partition. The answer waits for records in progress, which may take as long as the longest
-//! call. So the client that is in the group has no partitions itself, as far as its librdkafka knows: the one that
-//! fetches is assigned them by hand, and goes on with all others meanwhile.
+//! When librdkafka asks a client to give partitions away, it stops fetching for that client, from every partition,
+//! until the application has answered. The answer waits for records in progress, which may take as long as the
+//! longest call. Therefore the client in the group has no partitions itself, as far as its librdkafka knows: they are
+//! assigned by hand to the client that fetches, which continues with all other partitions meanwhile.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::group::{Context, Group};
 use crate::assignment::Name;
 use crate::{KafkaError, client};
 
-/// What it takes to become a member.
+/// The configuration and the topics with which a member joins its group.
 pub(super) struct Subscription {
     pub(super) config: ClientConfig,
     pub(super) topics: Vec<String>,
@@ -31,7 +31,8 @@ impl Subscription {
             BaseConsumer::from_config_and_context(config, context).map_err(client::not_created)
         };
         let mut fetching = self.config.clone();
-        // It never joins; brokers that control access look for the name of its group.
+        // The fetching client never joins, but keeps `group.id`: brokers that control access check the name of the
+        // group.
         fetching.remove("group.instance.id");
         let fetcher = create(&fetching, Context::fetching(Arc::clone(group)))?;
         let member = Arc::new(create(&self.config, Context::member(Arc::clone(group)))?);
@@ -53,26 +54,32 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Whether one of them knows no broker any more.
+    /// Returns whether one of the clients no longer knows any broker.
     pub(super) fn are_lost(&self) -> bool {
         self.member.context().is_lost() || self.fetcher.context().is_lost()
     }
 
-    /// Fetches these no more.
+    /// Stops fetching these partitions.
     pub(super) fn stop_fetching(&self, names: &[Name]) {
         if !names.is_empty()
             && let Err(error) = self.fetcher.incremental_unassign(&list(names))
         {
-            warn!(%error, partitions = %joined(names), "partitions that were given away are still fetched");
+            warn!(
+                event = "partitions.unassign_failed", %error, partitions = %joined(names),
+                "cannot stop fetching partitions that other members own now"
+            );
         }
     }
 
-    /// Switches fetching of these off, or on again.
+    /// Pauses or resumes fetching these partitions.
     pub(super) fn set_paused(&self, names: &[Name], pause: bool) {
         let list = list(names);
         let switched = if pause { self.fetcher.pause(&list) } else { self.fetcher.resume(&list) };
         if let Err(error) = switched {
-            warn!(pause, %error, partitions = %joined(names), "fetching cannot be switched");
+            warn!(
+                event = "fetching.switch_failed", pause, %error, partitions = %joined(names),
+                "cannot pause or resume fetching"
+            );
         }
     }
 }
@@ -81,15 +88,15 @@ impl Drop for Clients {
     fn drop(&mut self) {
         self.member.context().retire();
         self.fetcher.context().retire();
-        // Closing waits for an answer, also for one that is owed already.
+        // Closing waits for the answer to a revocation, also to one that has already arrived.
         give_away(&self.member);
     }
 }
 
-/// Answers a revocation. As far as its librdkafka knows, the client has no partitions, so there are none to name.
+/// Answers a revocation. It names no partitions: as far as its librdkafka knows, the client has none.
 pub(super) fn give_away(member: &BaseConsumer<Context>) {
     if let Err(error) = member.incremental_unassign(&TopicPartitionList::new()) {
-        warn!(%error, "a revocation cannot be answered");
+        warn!(event = "rebalance.answer_failed", %error, "cannot acknowledge a revocation to the group");
     }
 }
 
@@ -101,7 +108,7 @@ pub(super) fn list(names: &[Name]) -> TopicPartitionList {
     list
 }
 
-/// For a log line.
+/// Joins the names for a log line.
 pub(super) fn joined(names: &[Name]) -> String {
     names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }

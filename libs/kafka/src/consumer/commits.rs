@@ -1,4 +1,4 @@
-//! Commits: one at a time, of all partitions of which there is more to commit.
+//! Commits offsets: one commit at a time, of all partitions that have more to commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use crate::assignment::Name;
 use crate::finished::MOST;
 use crate::partition::Partition;
 
-/// How long a finished record waits for others, to be committed together. What finishes within this time, and the
-/// commit's round trip, before a crash comes again.
+/// How long a finished record waits for others, so that they are committed together. A record that finishes within
+/// this time and the commit's round trip before a crash is redelivered.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The commits of one member.
 pub(super) struct Commits {
-    /// How many changes of each partition the one that is under way stands for.
+    /// The commit in flight, with the number of changes it covers in each partition.
     under_way: Option<UnderWay>,
     last: Instant,
-    /// The longest metadata to write.
+    /// The maximum length of the metadata to write.
     most: usize,
-    /// The longest metadata that the broker has taken.
+    /// The length of the longest metadata that the broker has accepted.
     proven: usize,
-    /// How many rebalances there were: a commit from before the last one may be refused for that alone.
+    /// The number of rebalances so far: a commit from before the last one may be refused for that alone.
     rebalances: u64,
     is_fenced: bool,
 }
@@ -41,10 +41,10 @@ impl Commits {
         Self { under_way: None, last: Instant::now(), most: MOST, proven: 0, rebalances: 0, is_fenced: false }
     }
 
-    /// What is to be committed now: once it is time, or before if that is `urgent`.
+    /// Returns the entries to commit now: if the interval has passed, or if the commit is `urgent`.
     ///
-    /// The broker may take less metadata than is usual, and says so only if it takes nothing of a commit. So the
-    /// longest metadata so far goes alone.
+    /// The broker may accept less metadata than usual, and reports that only by refusing a whole commit. So an entry
+    /// with longer metadata than any before is committed alone.
     pub(super) fn next(
         &mut self,
         partitions: impl Iterator<Item = (Name, Arc<Partition>)>,
@@ -77,12 +77,12 @@ impl Commits {
         })
     }
 
-    /// Whether none is under way.
+    /// Returns whether no commit is in flight.
     pub(super) fn are_settled(&self) -> bool {
         self.under_way.is_none()
     }
 
-    /// Takes what the broker has said to the commit that is under way.
+    /// Handles the broker's answer to the commit in flight.
     pub(super) fn settle(&mut self, said: Result<(), Code>) {
         let Some(UnderWay { partitions, metadata, rebalances }) = self.under_way.take() else { return };
         self.is_fenced = false;
@@ -98,7 +98,7 @@ impl Commits {
                     }
                     _ => {}
                 }
-                // What is finished goes into the next commit as well.
+                // The next commit covers these records as well.
                 debug!(%error, "a commit failed and will be repeated");
                 return;
             }
@@ -111,20 +111,20 @@ impl Commits {
     fn shorten(&mut self, refused: usize) {
         self.most = refused / 2;
         warn!(
-            event = "offset_metadata_refused",
+            event = "offsets.metadata_refused",
             characters = self.most,
-            "the broker takes less metadata with an offset than by default: after a crash, more finished records are \
-             consumed again; raise its offset.metadata.max.bytes to 4096"
+            "the broker rejected the metadata of a committed offset as too long: after a crash, more finished records \
+             are redelivered; raise offset.metadata.max.bytes of the broker to 4096"
         );
     }
 
-    /// The group has decided again who has what: this is a member of it.
+    /// Notes that the group has assigned partitions again, with this client as a member.
     pub(super) fn rebalanced(&mut self) {
         self.rebalances += 1;
         self.is_fenced = false;
     }
 
-    /// Whether the group has refused the last commit because this is no member of it.
+    /// Returns whether the group has refused the last commit because this client is not a member.
     pub(super) fn is_fenced(&self) -> bool {
         self.is_fenced
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_committed_again() {
+    fn a_rejected_commit_is_repeated() {
         for (said, comes_again, is_fenced) in [
             (Ok(()), false, false),
             (Err(Code::RebalanceInProgress), true, false),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_from_before_a_rebalance_says_nothing_of_the_membership_after_it() {
+    fn a_commit_from_before_a_rebalance_does_not_affect_the_membership_after_it() {
         let (mut commits, partition) = (Commits::new(), partition());
         finish(&partition, 0);
         next(&mut commits, &[&partition]);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finishes_while_a_commit_is_under_way_goes_into_the_next() {
+    fn records_that_finish_during_a_commit_are_in_the_next_one() {
         let (mut commits, partition) = (Commits::new(), partition());
         finish(&partition, 0);
         next(&mut commits, &[&partition]);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_shortened_until_the_broker_takes_it() {
+    fn metadata_is_shortened_until_the_broker_accepts_it() {
         let (mut commits, partitions) = (Commits::new(), [partition(), partition()]);
         let [first, second] = &partitions;
         finish(first, 0);

@@ -1,5 +1,5 @@
-//! What is asked of the group's coordinator, on a thread of its own: an answer may take as long as a session lasts,
-//! and the consumer's thread has to go on meanwhile.
+//! Sends requests to the group's coordinator and to the partitions' brokers, on a thread of its own: an answer may take
+//! as long as a session lasts, and the consumer's thread must continue meanwhile.
 
 use std::sync::Weak;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -15,9 +15,13 @@ use super::clients::list;
 use super::group::Context;
 use crate::KafkaError;
 use crate::assignment::Name;
+use crate::progress::ends;
 
-/// How long the coordinator may take to say what is committed, before it is asked again.
+/// How long the coordinator may take to return committed offsets before it is asked again.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How long brokers may take to return the ends of partitions. Commits wait meanwhile, and the next check comes soon.
+const ENDS: Duration = Duration::from_secs(1);
 
 /// An offset with its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,15 +35,18 @@ pub(super) struct Entry {
 enum Request {
     Commit(Vec<Entry>),
     Look(Vec<Name>),
+    Ends(Vec<Name>),
 }
 
-/// What the coordinator said.
+/// An answer of the coordinator.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// To a commit; an error is that of all of its partitions.
+    /// The result of a commit; an error applies to all partitions of the commit.
     Committed(Result<(), Code>),
-    /// What is committed of these partitions; none where nothing is.
+    /// The committed offsets of these partitions; `None` where nothing is committed.
     Offsets(Result<Vec<(Name, Option<Entry>)>, Native>),
+    /// One after the last offset of each partition.
+    Ends(Result<Vec<(Name, i64)>, Native>),
 }
 
 pub(super) struct Coordinator {
@@ -53,11 +60,13 @@ impl Coordinator {
         let (answer, answers) = mpsc::channel();
         let ask = move || {
             for request in to_ask {
-                // Held no longer than a request takes: the consumer's thread is to be the one that closes it.
+                // Held no longer than a request takes, so that the consumer's thread is the one that closes the
+                // client.
                 let Some(member) = member.upgrade() else { return };
                 let said = match request {
                     Request::Commit(entries) => Answer::Committed(commit(&member, &entries)),
                     Request::Look(names) => Answer::Offsets(look(&member, &names)),
+                    Request::Ends(names) => Answer::Ends(ends_of(&member, names)),
                 };
                 drop(member);
                 if answer.send(said).is_err() {
@@ -77,14 +86,18 @@ impl Coordinator {
         self.ask(Request::Look(names));
     }
 
+    pub(super) fn ends(&self, names: Vec<Name>) {
+        self.ask(Request::Ends(names));
+    }
+
     fn ask(&self, request: Request) {
         // The thread lives as long as this end of its channel.
         if self.requests.send(request).is_err() {
-            warn!("the thread for offsets has ended");
+            warn!(event = "offsets.thread_ended", "the thread that commits offsets has ended");
         }
     }
 
-    /// The next answer, if there is one.
+    /// Returns the next answer, if one has arrived.
     pub(super) fn answer(&self) -> Option<Answer> {
         self.answers.try_recv().ok()
     }
@@ -95,7 +108,10 @@ fn commit(member: &BaseConsumer<Context>, entries: &[Entry]) -> Result<(), Code>
     for Entry { name, offset, metadata } in entries {
         let mut element = list.add_partition(&name.topic, name.number);
         if let Err(error) = element.set_offset(Offset::Offset(*offset)) {
-            warn!(partition = %name, offset, %error, "an offset cannot be committed");
+            warn!(
+                event = "offsets.rejected", partition = %name, offset, %error,
+                "cannot commit an invalid offset"
+            );
         }
         if !metadata.is_empty() {
             element.set_metadata(metadata);
@@ -117,4 +133,10 @@ fn look(member: &BaseConsumer<Context>, names: &[Name]) -> Result<Vec<(Name, Opt
         Ok((name.clone(), Some(Entry { name: name.clone(), offset, metadata })))
     });
     found.collect()
+}
+
+fn ends_of(member: &BaseConsumer<Context>, names: Vec<Name>) -> Result<Vec<(Name, i64)>, Native> {
+    let partitions = names.into_iter().map(|name| (name.topic, name.number)).collect();
+    let ends = ends(member, &partitions, ENDS)?;
+    Ok(ends.into_iter().map(|((topic, number), end)| (Name { topic, number }, end)).collect())
 }

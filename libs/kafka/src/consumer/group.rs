@@ -1,4 +1,4 @@
-//! Membership in a group: what happens when partitions change hands.
+//! Membership in a group, and the rebalances that move partitions between members.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,36 +21,36 @@ use super::lag;
 use crate::assignment::{Assignment, Name};
 use crate::lag::Watermarks;
 use crate::log;
-use crate::lost::Lost;
-use crate::metrics::{Consuming, Vitals};
+use crate::metrics::{ClientStats, Consuming};
+use crate::stuck_client::StuckClient;
 
-/// What the consumer's thread, librdkafka's callbacks and the application share.
+/// The state that the consumer's thread, librdkafka's callbacks and the application share.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) name: String,
     pub(super) assignment: Assignment,
-    /// Whether the application does not keep up, so that nothing is fetched.
+    /// Whether fetching is paused because the application does not keep up.
     pub(super) paused: AtomicBool,
-    /// Whether a partition is assigned that is not there any more.
+    /// Whether a partition is assigned that no longer exists.
     pub(super) stale: AtomicBool,
-    /// What the group has decided, for the consumer's thread to do.
+    /// The decisions of the group that the consumer's thread has not carried out yet.
     changes: Mutex<VecDeque<Change>>,
-    /// Set once, when the consumer closes: until when records in work are waited for.
+    /// The deadline for records in work. Set once, when the consumer closes.
     closing: OnceLock<Instant>,
     pub(super) consuming: Consuming,
-    vitals: Arc<Vitals>,
-    /// Records bear the time of their producers, and are compared with ours.
+    client_stats: Arc<ClientStats>,
+    /// The clock to compare with the times of records, which their producers or brokers set.
     pub(super) clock: Clock,
 }
 
-/// What the group has decided.
+/// A decision of the group.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// These are this member's.
+    /// These partitions belong to this member.
     Assigned(Vec<Name>),
-    /// These are another member's, once this one has answered.
+    /// These partitions go to another member once this one has answered.
     Revoked(Vec<Name>),
-    /// These are other members' already.
+    /// These partitions already belong to other members.
     Lost(Vec<Name>),
 }
 
@@ -64,24 +64,25 @@ impl Group {
             changes: Mutex::default(),
             closing: OnceLock::new(),
             consuming: Consuming::new(meter, name),
-            vitals: Vitals::observed(meter),
+            client_stats: ClientStats::observed(meter),
             clock: Clock::system(),
         });
         lag::observe(meter, &group);
         group
     }
 
-    /// Takes what librdkafka says of itself.
+    /// Handles librdkafka's statistics.
     fn note(&self, statistics: &Statistics) {
-        self.vitals.note(statistics);
+        self.client_stats.note(statistics);
         let now = self.clock.now();
-        // What was fetched ahead is thrown away by a pause, though librdkafka has read it.
+        // A pause discards the records fetched ahead, although librdkafka counts them as read.
         let is_fetching = !self.paused.load(Ordering::Relaxed);
         for (topic, known) in &statistics.topics {
             for (number, partition) in &known.partitions {
                 let watermarks = Watermarks {
                     low: partition.lo_offset,
                     high: partition.hi_offset,
+                    next: (partition.fetchq_cnt == 0).then_some(partition.next_offset),
                     is_read: is_fetching
                         && partition.next_offset >= partition.hi_offset
                         && partition.fetchq_cnt == 0,
@@ -103,12 +104,12 @@ impl Group {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
     }
 
-    /// The next decision that is to be carried out.
+    /// Returns the next decision to carry out.
     pub(super) fn change(&self) -> Option<Change> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    /// Forgets the partitions, and what was decided about them.
+    /// Forgets the partitions and all decisions about them.
     pub(super) fn forget(&self) {
         self.assignment.clear();
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -118,23 +119,23 @@ impl Group {
 /// The callbacks of librdkafka.
 pub(super) struct Context {
     group: Arc<Group>,
-    /// Whether it is of the client that fetches, and not of the one that is in the group.
+    /// Whether it belongs to the client that fetches, and not to the one in the group.
     is_fetching: bool,
-    lost: Lost,
-    /// Its client closes, or another one has taken its place: nothing that happens to it counts.
+    lost: StuckClient,
+    /// Whether its client is closing or was replaced, so that events of the client no longer count.
     retired: AtomicBool,
 }
 
 impl Context {
     pub(super) fn member(group: Arc<Group>) -> Self {
-        Self { group, is_fetching: false, lost: Lost::default(), retired: AtomicBool::default() }
+        Self { group, is_fetching: false, lost: StuckClient::default(), retired: AtomicBool::default() }
     }
 
     pub(super) fn fetching(group: Arc<Group>) -> Self {
         Self { is_fetching: true, ..Self::member(group) }
     }
 
-    /// Whether its client knows no broker any more.
+    /// Returns whether its client no longer knows any broker.
     pub(super) fn is_lost(&self) -> bool {
         self.lost.is_so()
     }
@@ -147,8 +148,8 @@ impl Context {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// Partitions are to go to others, which get them when this is answered: at once if nothing can be finished or
-    /// committed for them any more, else by the consumer's thread.
+    /// Handles a revocation. The partitions go to other members when it is answered: at once if nothing can be
+    /// finished or committed for them any more, otherwise by the consumer's thread.
     fn revoked(&self, member: &BaseConsumer<Self>, partitions: Vec<Name>) {
         if self.is_retired() {
             give_away(member);
@@ -197,15 +198,18 @@ impl ConsumerContext for Context {
                 if !self.is_retired() {
                     self.group.decided(Change::Assigned(names));
                 }
-                // As far as librdkafka knows, none is assigned to this client.
+                // As far as librdkafka knows, no partition is assigned to this client.
                 if let Err(error) = member.incremental_assign(&TopicPartitionList::new()) {
-                    warn!(group = self.group.name, %error, "an assignment cannot be answered");
+                    warn!(
+                        event = "rebalance.answer_failed", group = self.group.name, %error,
+                        "cannot acknowledge an assignment to the group"
+                    );
                 }
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => self.revoked(member, names),
             _ => {
                 let error = Native::Rebalance(error.into());
-                warn!(group = self.group.name, %error, "rebalance failed");
+                warn!(event = "rebalance.failed", group = self.group.name, %error, "rebalance failed");
                 give_away(member);
             }
         }
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pause_has_thrown_away_is_still_to_come() {
+    fn records_discarded_by_a_pause_still_count_as_lag() {
         let measured = Measured::new();
         let group = group(&measured);
         let lag = || measured.value("throughline.consumer.lag", &[]).unwrap();

@@ -8,9 +8,10 @@ use super::group::Group;
 use crate::metrics::{GROUP, PARTITION, TOPIC};
 use crate::partition::Partition;
 
-/// Has it looked at, whenever metrics are collected, how far the group's partitions here are behind.
+/// Registers gauges that report, whenever metrics are collected, how far the group's partitions on this member are
+/// behind.
 pub(super) fn observe(meter: &Meter, group: &Arc<Group>) {
-    // A member that has left is behind with nothing.
+    // Weak, because a member that has left the group is not behind.
     let of: Weak<Group> = Arc::downgrade(group);
     meter
         .u64_observable_gauge("throughline.consumer.lag")
@@ -27,7 +28,7 @@ pub(super) fn observe(meter: &Meter, group: &Arc<Group>) {
                 gauge.observe(records, &attributes);
             }
         })
-        // Here and below: the callback stays with the meter.
+        // Here and below: the meter owns the callback.
         .build();
 
     observe_age(
@@ -41,7 +42,7 @@ pub(super) fn observe(meter: &Meter, group: &Arc<Group>) {
         meter,
         group,
         "throughline.consumer.waiting.age",
-        "Age of the oldest record that nothing has begun to process; zero if there is none.",
+        "Age of the oldest record whose processing has not started; zero if there is none.",
         Partition::waiting,
     );
 }

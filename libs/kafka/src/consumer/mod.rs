@@ -1,12 +1,13 @@
+mod budget;
 mod clients;
 mod commits;
 mod coordinator;
 mod group;
+mod handover;
 mod lag;
 mod membership;
-mod pump;
+mod poll_thread;
 mod receipt;
-mod room;
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, Thread};
@@ -18,27 +19,28 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
 
+pub(crate) use self::budget::Budget;
 use self::clients::Subscription;
 use self::group::Group;
+use self::handover::Drain;
 use self::membership::Membership;
-pub(crate) use self::pump::Buffered;
-use self::pump::Pump;
+pub(crate) use self::poll_thread::Buffered;
+use self::poll_thread::PollThread;
 pub use self::receipt::{Claim, Receipt, Received};
-pub(crate) use self::room::Room;
 use crate::metrics::STATISTICS_INTERVAL;
 use crate::{KafkaError, client};
 
-/// How long after the deadline leaving the group may take: a last commit and a goodbye, one round
-/// trip each.
+/// How long after the deadline leaving the group may take: a last commit and a goodbye, one round trip each.
 const LEAVE: Duration = Duration::from_secs(3);
 
-/// How much sooner than it has to a member gives partitions away: a last commit, and a round trip, on a slow network.
+/// How much earlier than required a member gives partitions away: enough for a last commit and a round trip on a slow
+/// network.
 const GOODBYE: Duration = Duration::from_secs(10);
 
-/// What it means that a last commit failed.
-const REPEATED: &str = "records that were finished last may be consumed again";
+/// The consequence of a failed last commit, for messages.
+const REPEATED: &str = "the records finished last may be redelivered";
 
-/// How much a consumer holds of its partitions, and for how long.
+/// Limits on the records that a consumer holds, and on the time for which it holds partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     records: usize,
@@ -47,22 +49,22 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Holds so many `records` ready beyond those that were received, 32 MiB of records in all, and partitions that go
-    /// to another member for 10 s.
+    /// Holds up to `records` records ready, beyond those that were received, up to 32 MiB of records in all, and
+    /// partitions that go to another member for up to 10 s.
     #[must_use]
     pub fn records(records: usize) -> Self {
         Self { records, bytes: 32 << 20, drain: Duration::from_secs(10) }
     }
 
-    /// No further record is taken while those that are ready or received, and not finished, have this many `bytes`
-    /// together, or more.
+    /// Sets the limit in bytes: while the records that are ready, or received and not finished, have this many
+    /// `bytes` or more in all, no further record is taken.
     #[must_use]
     pub fn bytes(self, bytes: usize) -> Self {
         Self { bytes, ..self }
     }
 
-    /// Partitions that go to another member are held for up to so long, until their records in progress are finished.
-    /// A record that takes longer is processed twice.
+    /// Sets how long partitions that go to another member wait for their records in progress. A record that takes longer
+    /// is processed twice.
     #[must_use]
     pub fn drain(self, drain: Duration) -> Self {
         Self { drain, ..self }
@@ -77,11 +79,11 @@ impl From<usize> for Bounds {
 
 /// A member of a consumer group, with a thread of its own.
 ///
-/// Records come in the order of their partitions and may be finished in any. Ten times a second it commits the
-/// contiguous prefix of finished records, and beside it which records beyond are finished: the next owner of a partition
-/// skips those. Partitions change hands cooperatively: one that goes to another member is held until its records in
-/// progress are finished, while the others go on. When the application does not keep up, the buffer is full and
-/// fetching stops, while the membership lives on.
+/// Records arrive in the order of their partitions and may be finished in any order. Ten times a second the consumer
+/// commits the contiguous prefix of finished records, and beside it which records beyond the prefix are finished: the
+/// next owner of a partition skips those. Partitions change hands cooperatively: one that goes to another member is
+/// held until its records in progress are finished, while consumption of the others continues. When the application
+/// does not keep up, the buffer fills and fetching stops, while the membership stays alive.
 #[derive(Debug)]
 pub struct Consumer {
     intake: Intake,
@@ -89,16 +91,16 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins a group, and holds as much ready as `bounds` say.
+    /// Joins a group, and holds as many records ready as `bounds` permit.
     ///
-    /// A new group starts at the beginning of its topics. With `kafka.group_instance_id` the
-    /// membership is static: the id, followed by the group's name, is this member's in the group.
+    /// A new group starts at the beginning of its topics. With `kafka.group_instance_id` the membership is static:
+    /// this member's id in the group is that id followed by the group's name.
     ///
-    /// Measured with `meter` are the records that are received and finished, how far this member is behind, and
-    /// how librdkafka does.
+    /// `meter` records the records that are received and finished, how far this member is behind, and librdkafka's
+    /// statistics.
     ///
     /// # Errors
-    /// If librdkafka does not take the settings. That a broker is away, or a topic, is not an error.
+    /// If librdkafka rejects the settings. An unreachable broker or a missing topic is not an error.
     pub fn subscribe(
         settings: &Kafka,
         group: &str,
@@ -109,24 +111,24 @@ impl Consumer {
         let Bounds { records, bytes, drain } = bounds.into();
         let shared = Group::new(group, meter);
         let config = config(settings, group)?;
-        let drain = drain.min(longest_drain(&config));
+        let drain = Drain::new(drain, longest_drain(&config));
         let subscription = Subscription { config, topics: topics.iter().map(ToString::to_string).collect() };
         let membership = Membership::join(subscription, Arc::clone(&shared), drain)?;
         let (sender, received) = mpsc::channel(records.max(1));
-        let pump = Pump::new(membership, Arc::clone(&shared), sender, Room::new(bytes));
+        let pump = PollThread::new(membership, Arc::clone(&shared), sender, Budget::new(bytes));
         let member = Member::spawn(shared, pump)?;
         Ok(Self { intake: Intake::new(received, member.pump.clone()), member })
     }
 
-    /// The next record. None once the consumer has stopped; [`Consumer::close`] then says why.
+    /// Returns the next record, or `None` once the consumer has stopped; [`Consumer::close`] then returns the reason.
     ///
     /// Cancel safe.
     pub async fn recv(&mut self) -> Option<Received> {
         self.intake.recv().await
     }
 
-    /// Waits for a record and takes what else is there, up to `max`. Empty once the consumer has
-    /// stopped.
+    /// Waits for a record and returns it with the others that are ready, up to `max` in all. The batch is empty once
+    /// the consumer has stopped.
     ///
     /// Cancel safe.
     pub async fn recv_batch(&mut self, max: usize) -> Vec<Received> {
@@ -139,12 +141,12 @@ impl Consumer {
         batch
     }
 
-    /// Leaves the group, after the receipts of all received records, or at the deadline, and with a
-    /// last commit. Dropping the consumer instead leaves at once.
+    /// Leaves the group once the receipts of all received records are given or dropped, or at the deadline, and makes
+    /// a last commit. Dropping the consumer instead leaves at once.
     ///
     /// # Errors
-    /// What went wrong with the consumer, now or earlier; records may then be consumed again. So they
-    /// may if the broker is away and takes no last commit, which is only worth a warning.
+    /// If the consumer failed, now or earlier; records may then be consumed again. They may also be consumed again if
+    /// the broker is unreachable and accepts no last commit, which only causes a warning.
     pub async fn close(self, deadline: Duration) -> Result<(), KafkaError> {
         let Self { intake, member } = self;
         drop(intake);
@@ -156,11 +158,11 @@ impl Consumer {
     }
 }
 
-/// The end of the buffer at which records come out.
+/// The end of the buffer from which records are received.
 #[derive(Debug)]
 pub(crate) struct Intake {
     records: mpsc::Receiver<Buffered>,
-    /// To be woken when there is room.
+    /// The thread to wake when there is room.
     pump: Thread,
 }
 
@@ -183,7 +185,7 @@ impl Intake {
 /// How a member ended.
 type Ended = Result<(), KafkaError>;
 
-/// The thread that is the member.
+/// The thread that runs the member.
 #[derive(Debug)]
 struct Member {
     group: Arc<Group>,
@@ -192,12 +194,12 @@ struct Member {
 }
 
 impl Member {
-    fn spawn(group: Arc<Group>, pump: Pump) -> Result<Self, KafkaError> {
+    fn spawn(group: Arc<Group>, pump: PollThread) -> Result<Self, KafkaError> {
         let (report, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("kafka-consumer".to_owned())
             .spawn(move || {
-                // Nobody listens when the consumer was dropped.
+                // The receiver is gone if the consumer was dropped.
                 let _ = report.send(pump.run());
             })
             .map_err(KafkaError::Thread)?;
@@ -208,11 +210,15 @@ impl Member {
         self.leave_by(Instant::now() + deadline);
         let Some((thread, ended)) = self.running.take() else { return Ok(()) };
         let Ok(ended) = tokio::time::timeout(deadline + LEAVE, ended).await else {
-            // The thread waits for a broker that is away, for as long as a session lasts.
-            warn!(group = self.group.name, "the group could not be left in time; {REPEATED}");
+            // The thread waits for an unreachable broker, for as long as a session lasts.
+            warn!(
+                event = "group.leave_failed",
+                group = self.group.name,
+                "the consumer did not leave the group in time; {REPEATED}"
+            );
             return Ok(());
         };
-        // It has nothing left to do.
+        // The thread has nothing left to do.
         let joined = thread.join();
         match (ended, joined) {
             (Ok(result), Ok(())) => result,
@@ -232,12 +238,17 @@ impl Drop for Member {
     }
 }
 
-/// A member that holds partitions for longer than `max.poll.interval.ms` is put out of the group when another one joins.
+/// Returns how long partitions may be held: a member that holds partitions for longer than `max.poll.interval.ms` is
+/// removed from the group when another one joins.
 fn longest_drain(config: &rdkafka::ClientConfig) -> Duration {
     let interval =
         config.get("max.poll.interval.ms").and_then(|millis| millis.parse().ok()).unwrap_or(300_000);
     Duration::from_millis(interval).saturating_sub(GOODBYE)
 }
+
+/// Compressed bytes of one fetch: 256 KiB, hundreds of ordinary records. LZ4 expands them to 64 MiB at most; Zstandard
+/// has no such bound.
+const FETCH: &str = "262144";
 
 fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaError> {
     let mut config = client::config(
@@ -247,14 +258,18 @@ fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaE
             ("client.id", group),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("auto.offset.reset", "earliest"),
-            // What is committed is what we say: finished records.
+            // Only finished records are committed, explicitly.
             ("enable.auto.offset.store", "false"),
             ("enable.auto.commit", "false"),
-            // librdkafka's default of 64 MiB fetched ahead is more than the buffer can ask for.
+            // librdkafka's default of 64 MiB fetched ahead is more than the buffer can use.
             ("queued.max.messages.kbytes", "16384"),
-            // No less than one record, however large, and no more at once than may be queued: by default it is 50 MiB.
-            ("fetch.max.bytes", "16777216"),
-            // When as much is fetched, look again soon: the default of 1 s would be felt.
+            // A fetch returns at least one batch, however large. The limit counts compressed bytes, and librdkafka
+            // decompresses everything it has fetched; the default is 50 MiB.
+            ("fetch.max.bytes", FETCH),
+            ("fetch.message.max.bytes", FETCH),
+            // librdkafka raises `fetch.max.bytes` to this value.
+            ("message.max.bytes", FETCH),
+            // How soon to fetch again when the queue is full: the default of 1 s would be noticeable.
             ("fetch.queue.backoff.ms", "50"),
             STATISTICS_INTERVAL,
         ],

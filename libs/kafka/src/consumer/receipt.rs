@@ -3,22 +3,22 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::pump::Buffered;
-use super::room::Held;
+use super::budget::Held;
+use super::poll_thread::Buffered;
 use crate::Record;
 use crate::partition::Partition;
 
-/// A record, and the receipt to give for it.
+/// A record with its receipt.
 #[derive(Debug)]
 pub struct Received {
     /// The record.
     pub record: Record,
-    /// To be given when the record is finished.
+    /// The receipt to give when the record is finished.
     pub receipt: Receipt,
 }
 
 impl Received {
-    /// Starts on a record, unless its partition has gone to another member meanwhile.
+    /// Starts a record, unless its partition has gone to another member meanwhile.
     pub(crate) fn start(Buffered { record, partition, held }: Buffered) -> Option<Self> {
         partition.start(record.offset).then(|| {
             let started = Instant::now();
@@ -28,12 +28,12 @@ impl Received {
     }
 }
 
-/// Says that a record is finished.
+/// Marks a record as finished.
 ///
-/// Dropped without [`Receipt::done`], the record stays unfinished, and the next owner of its partition consumes it again.
-/// After its partition went to another member, a receipt does nothing. The record counts among the bytes that the
-/// consumer holds as long as its receipt is there.
-#[must_use = "a record without its receipt is consumed again"]
+/// If it is dropped without [`Receipt::done`], the record stays unfinished, and the next owner of its partition
+/// consumes it again. A receipt has no effect after its partition went to another member. Until its receipt is
+/// dropped, a record counts towards the bytes that the consumer holds.
+#[must_use = "a record without its receipt is redelivered"]
 #[derive(Debug)]
 pub struct Receipt {
     partition: Arc<Partition>,
@@ -44,27 +44,27 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The record is finished and need not come again.
+    /// Marks the record as finished, so that it is not redelivered.
     pub fn done(mut self) {
         self.done = true;
     }
 
-    /// The claim to the record that this is the receipt of, until `leaving`.
+    /// Returns the claim to this receipt's record, which ends at `leaving` at the latest.
     #[must_use]
     pub fn claim(&self, leaving: &CancellationToken) -> Claim {
         Claim { partition: Arc::clone(&self.partition), leaving: leaving.clone() }
     }
 
-    /// Whether the record's partition has gone, or is going, to another member.
+    /// Returns whether the record's partition has gone, or is going, to another member.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.partition.is_revoked()
     }
 }
 
-/// A member's claim to a record, which ends when its partition goes to another member, or when this one leaves.
+/// A member's claim to a record, which ends when its partition goes to another member, or when this member leaves.
 ///
-/// The partition is held for a while then, so that what is in progress can end. Work that has not begun is left to the
+/// The partition is then held for a while, so that work in progress can end. Work that has not begun is left to the
 /// next owner, which begins it at once; so are repetitions and waits.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -73,13 +73,13 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether it has ended: nothing may begin then that can be left to the next owner.
+    /// Returns whether the claim has ended: work that can be left to the next owner must not begin any more.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.partition.is_revoked() || self.leaving.is_cancelled()
     }
 
-    /// Waits until it ends.
+    /// Waits until the claim ends.
     ///
     /// Cancel safe.
     pub async fn ended(&self) {

@@ -5,7 +5,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use super::{GROUP, duration, of_operation};
 
-/// What is measured of records that a group consumes.
+/// Instruments for the records that a group consumes.
 #[derive(Debug)]
 pub(crate) struct Consuming {
     messages: Counter<u64>,
@@ -19,25 +19,25 @@ impl Consuming {
             messages: meter
                 .u64_counter("messaging.client.consumed.messages")
                 .with_unit("{message}")
-                .with_description("Records that were handed out to be worked on.")
+                .with_description("Records that were handed out for processing.")
                 .build(),
             duration: duration(
                 meter,
                 "messaging.process.duration",
-                "Time from when a record is handed out until it is finished.",
+                "Time from handing out a record until it is finished.",
             ),
             group: group.to_owned(),
         }
     }
 
-    /// The records of one topic.
-    pub(crate) fn tally(&self, topic: &str) -> Tally {
+    /// Returns the tally of one topic.
+    pub(crate) fn tally(&self, topic: &str) -> TopicMetrics {
         let group = KeyValue::new(GROUP, self.group.clone());
         let attributes = |operation| {
             let [system, operation, topic] = of_operation(operation, topic);
             [system, operation, topic, group.clone()]
         };
-        Tally {
+        TopicMetrics {
             messages: self.messages.clone(),
             duration: self.duration.clone(),
             poll: attributes("poll"),
@@ -48,14 +48,14 @@ impl Consuming {
 
 /// Counts the records of one topic.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct TopicMetrics {
     messages: Counter<u64>,
     duration: Histogram<f64>,
     poll: [KeyValue; 4],
     process: [KeyValue; 4],
 }
 
-impl Tally {
+impl TopicMetrics {
     pub(crate) fn handed_out(&self) {
         self.messages.add(1, &self.poll);
     }

@@ -1,12 +1,12 @@
-//! What is measured of the clients: OpenTelemetry's conventions for messaging, and numbers of our own.
+//! The metrics of the clients: those of OpenTelemetry's conventions for messaging, and our own.
 
+mod client_stats;
 mod consuming;
 mod sending;
-mod vitals;
 
-pub(crate) use consuming::{Consuming, Tally};
+pub(crate) use client_stats::ClientStats;
+pub(crate) use consuming::{Consuming, TopicMetrics};
 pub(crate) use sending::Sending;
-pub(crate) use vitals::Vitals;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Histogram, Meter};
@@ -16,10 +16,10 @@ pub(crate) const TOPIC: &str = "messaging.destination.name";
 pub(crate) const PARTITION: &str = "messaging.destination.partition.id";
 pub(crate) const GROUP: &str = "messaging.consumer.group.name";
 
-/// How often librdkafka tells of itself, in milliseconds: more often than metrics are exported.
+/// How often librdkafka reports statistics, in milliseconds: more often than metrics are exported.
 pub(crate) const STATISTICS_INTERVAL: (&str, &str) = ("statistics.interval.ms", "5000");
 
-/// What everything has that is measured of an operation.
+/// Returns the attributes that all measurements of an operation have.
 fn of_operation(name: &'static str, topic: &str) -> [KeyValue; 3] {
     [
         KeyValue::new("messaging.system", "kafka"),

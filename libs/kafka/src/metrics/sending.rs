@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{duration, of_operation};
 
-/// What is measured of records that are produced.
+/// Instruments for the records that are produced.
 #[derive(Debug)]
 pub(crate) struct Sending {
     messages: Counter<u64>,
@@ -18,17 +18,17 @@ impl Sending {
             messages: meter
                 .u64_counter("messaging.client.sent.messages")
                 .with_unit("{message}")
-                .with_description("Records that were produced, or were not to be.")
+                .with_description("Records that were produced or rejected.")
                 .build(),
             duration: duration(
                 meter,
                 "messaging.client.operation.duration",
-                "Time from when a record is enqueued until the broker has acknowledged it.",
+                "Time from enqueuing a record until the broker acknowledges it.",
             ),
         }
     }
 
-    /// A record that was enqueued at `since` is acknowledged, or will not be.
+    /// Counts a record that was enqueued at `since`, and that is now acknowledged or never will be.
     pub(crate) fn ended(&self, topic: &str, since: Instant, error: Option<&Native>) {
         let mut attributes = Vec::from(of_operation("send", topic));
         attributes.extend(error.map(|error| KeyValue::new("error.type", error_type(error))));
@@ -37,7 +37,7 @@ impl Sending {
     }
 }
 
-/// librdkafka's name of the error, of which there are some 150.
+/// Returns librdkafka's name of the error. There are about 150 names.
 fn error_type(error: &Native) -> String {
     error.rdkafka_error_code().map_or_else(|| "_OTHER".to_owned(), |code| format!("{code:?}"))
 }

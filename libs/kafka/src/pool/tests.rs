@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::*;
-use crate::consumer::{Buffered, Room};
+use crate::consumer::{Budget, Buffered};
 use crate::metrics::Consuming;
 use crate::offsets::Offsets;
 use crate::partition::Partition;
@@ -17,20 +17,20 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// A pool over records that a test puts in, without a broker.
 struct Bench {
     partition: Arc<Partition>,
-    room: Arc<Room>,
+    budget: Arc<Budget>,
     records: mpsc::UnboundedSender<Buffered>,
     soft: CancellationToken,
     hard: CancellationToken,
     log: Log,
 }
 
-/// What the handler did and when: record, start, end.
+/// The work of the handler: record, start, end.
 type Log = Arc<Mutex<Vec<(i64, Instant, Option<Instant>)>>>;
 
 type Serving = tokio::task::JoinHandle<Result<(), KafkaError>>;
 
 impl Bench {
-    /// Starts it; a record's payload says for how many milliseconds it is worked on, and how it ends.
+    /// Starts a pool. A record's payload is how many milliseconds the work takes, and how it ends.
     fn start(most: usize) -> (Self, Serving) {
         let (records, mut incoming) = mpsc::unbounded_channel();
         let (buffer, buffered) = mpsc::channel(1);
@@ -47,7 +47,7 @@ impl Bench {
                 Consuming::new(&unmeasured(), "group").tally("topic"),
                 chrono::DateTime::UNIX_EPOCH,
             ),
-            room: Room::new(usize::MAX),
+            budget: Budget::new(usize::MAX),
             records,
             soft: CancellationToken::new(),
             hard: CancellationToken::new(),
@@ -76,7 +76,7 @@ impl Bench {
             payload: Bytes::copy_from_slice(payload.as_bytes()),
         };
         self.partition.read(offset, None);
-        let (partition, held) = (self.partition.clone(), self.room.hold(payload.len()));
+        let (partition, held) = (self.partition.clone(), self.budget.hold(payload.len()));
         self.records.send(Buffered { record, partition, held }).unwrap();
     }
 
@@ -90,7 +90,7 @@ impl Bench {
         self.partition.to_commit().map(|commit| commit.offset)
     }
 
-    /// Lets everything happen that happens within so many milliseconds.
+    /// Lets all tasks run for this number of milliseconds.
     async fn pass(&self, millis: u64) {
         tokio::time::sleep(Duration::from_millis(millis)).await;
     }
@@ -126,7 +126,7 @@ async fn work(record: Record, claim: Claim, log: Log) -> Handled {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_are_worked_on_side_by_side_as_many_as_may_be() {
+async fn records_are_processed_concurrently_up_to_the_limit() {
     let (bench, _serving) = Bench::start(3);
     for offset in 0..5 {
         bench.put(offset, "100");
@@ -138,7 +138,7 @@ async fn records_are_worked_on_side_by_side_as_many_as_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_soft_stop_finishes_what_was_taken_and_takes_no_more() {
+async fn a_soft_stop_finishes_the_records_in_progress_and_starts_no_more() {
     let (bench, serving) = Bench::start(2);
     for offset in 0..4 {
         bench.put(offset, "100");
@@ -151,7 +151,7 @@ async fn a_soft_stop_finishes_what_was_taken_and_takes_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hard_stop_abandons_what_is_in_work() {
+async fn a_hard_stop_abandons_the_records_in_progress() {
     let (bench, serving) = Bench::start(2);
     bench.put(0, "10");
     bench.put(1, "600000");
@@ -189,7 +189,7 @@ async fn an_abandoned_record_ends_the_pool_with_an_error_unless_it_is_stopping()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_not_begun_when_the_partition_goes_is_left_to_its_next_owner() {
+async fn records_that_have_not_started_are_left_to_the_next_owner_of_the_partition() {
     let (bench, serving) = Bench::start(4);
     for (offset, payload) in [(0, "10"), (1, "late"), (2, "10"), (3, "waits")] {
         bench.put(offset, payload);

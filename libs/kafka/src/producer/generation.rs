@@ -1,4 +1,4 @@
-//! The clients of a producer, one after the other: no record of one overtakes those of the client before it.
+//! The successive clients of a producer: no record of a client overtakes those of the client before it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -14,10 +14,10 @@ use crate::{Outgoing, Position, SendError};
 
 type Report = Result<Position, SendError>;
 
-/// Resolves when the broker has acknowledged a record, or it is known that it will not.
+/// Resolves when the broker has acknowledged a record, or when it is known that it will not.
 ///
-/// The record counts as settled once this is dropped, as `.await` does when it resolves.
-#[must_use = "without its acknowledgement it is not known whether a record was taken"]
+/// The record counts as settled once this is dropped; `.await` drops it when it resolves.
+#[must_use = "without its acknowledgement, it is unknown whether the broker has the record"]
 #[derive(Debug)]
 pub struct Acknowledgement {
     report: oneshot::Receiver<Report>,
@@ -38,8 +38,8 @@ pub(super) struct Generation {
     pub(super) client: Client,
     /// Each unsettled [`Acknowledgement`] of this client holds a clone.
     unsettled: Arc<()>,
-    /// The same of the client before it. While it is held, this client takes no record; so an older generation than
-    /// that has nothing unsettled.
+    /// The same for the client before it. While it is held, this client takes no record; so any earlier client has
+    /// nothing unsettled.
     predecessor: Weak<()>,
 }
 
@@ -48,7 +48,7 @@ impl Generation {
         Self { client, unsettled: Arc::default(), predecessor: Weak::new() }
     }
 
-    /// Takes another client, and gives back the one that it replaces.
+    /// Installs another client, and returns the one that it replaces.
     pub(super) fn replace(&mut self, client: Client) -> Client {
         let unsettled = std::mem::take(&mut self.unsettled);
         if !self.is_preceded() {
@@ -57,12 +57,12 @@ impl Generation {
         std::mem::replace(&mut self.client, client)
     }
 
-    /// Whether records of the client before this one are unsettled.
+    /// Returns whether records of the client before this one are unsettled.
     fn is_preceded(&self) -> bool {
         self.predecessor.strong_count() > 0
     }
 
-    /// Hands a record to the client; `None` while records of the client before it are unsettled.
+    /// Hands a record to the client; returns `None` while records of the client before it are unsettled.
     pub(super) fn enqueue(&self, record: &Outgoing) -> Option<Result<Acknowledgement, Native>> {
         if self.is_preceded() {
             return None;
@@ -82,7 +82,7 @@ impl Generation {
     }
 }
 
-/// What a record's delivery report is sent to.
+/// The receiver of a record's delivery report.
 pub(crate) struct Waiting {
     report: oneshot::Sender<Report>,
     /// When the record was enqueued.

@@ -31,7 +31,7 @@ async fn create_strict(admin: &AdminClient<DefaultClientContext>) {
 }
 
 #[tokio::test]
-async fn a_record_with_a_wrong_time_is_not_refused_for_good_but_sent_until_the_topic_takes_it() {
+async fn a_record_with_a_rejected_timestamp_is_sent_until_the_topic_accepts_it() {
     let Some(broker) = Broker::real_only("stamped-by-the-broker", 1).await else { return };
     let admin = admin(&broker);
     create_strict(&admin).await;

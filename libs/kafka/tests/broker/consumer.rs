@@ -1,8 +1,9 @@
-//! What a consumer promises, on a broker.
+//! The guarantees of a consumer, on a broker.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use throughline_kafka::{Bounds, KafkaError, Received};
 
 use crate::support::{self, Broker, SOON, next, number};
@@ -17,7 +18,7 @@ async fn take(consumer: &mut throughline_kafka::Consumer, count: usize) -> Vec<R
 }
 
 #[tokio::test]
-async fn what_was_finished_in_any_order_does_not_come_again() {
+async fn records_finished_in_any_order_are_not_redelivered() {
     let broker = Broker::start("finished", 1).await;
     broker.produce(0..5).await;
     let mut first = broker.consumer(16);
@@ -33,7 +34,7 @@ async fn what_was_finished_in_any_order_does_not_come_again() {
 }
 
 #[tokio::test]
-async fn only_what_was_not_finished_comes_again() {
+async fn only_unfinished_records_are_redelivered() {
     let broker = Broker::start("unfinished", 1).await;
     broker.produce(0..40).await;
     let mut first = broker.consumer(64);
@@ -60,7 +61,7 @@ async fn offsets_are_committed_while_consuming() {
 }
 
 #[tokio::test]
-async fn closing_waits_for_receipts_and_says_when_they_did_not_come() {
+async fn closing_waits_for_receipts_and_reports_missing_ones() {
     let broker = Broker::start("closing", 1).await;
     broker.produce(0..2).await;
     let mut first = broker.consumer(16);
@@ -81,7 +82,7 @@ async fn closing_waits_for_receipts_and_says_when_they_did_not_come() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_away_at_the_end_may_cost_a_repetition_and_is_no_error() {
+async fn a_broker_that_is_unreachable_at_the_end_is_no_error_but_may_cause_redelivery() {
     let broker = Broker::embedded("away", 1);
     broker.produce(0..2).await;
     let mut first = broker.consumer(16);
@@ -95,7 +96,7 @@ async fn a_broker_that_is_away_at_the_end_may_cost_a_repetition_and_is_no_error(
 }
 
 #[tokio::test]
-async fn a_partition_changes_hands_after_its_records_in_work_are_finished() {
+async fn a_partition_moves_after_its_records_in_progress_are_finished() {
     let broker = Broker::start("handover", 2).await;
     broker.produce(0..40).await;
     let mut first = broker.consumer(64);
@@ -137,13 +138,13 @@ async fn a_partition_changes_hands_after_its_records_in_work_are_finished() {
 }
 
 #[tokio::test]
-async fn a_member_that_takes_nothing_still_hands_partitions_over_and_goes_on_later() {
+async fn a_stalled_member_hands_partitions_over_and_continues_later() {
     let broker = Broker::start("stalled", 2).await;
     every_record_comes_once_when_a_member_joins(&broker, 1).await;
 }
 
 #[tokio::test]
-async fn records_that_were_not_begun_go_to_the_new_member() {
+async fn records_that_have_not_started_go_to_the_new_member() {
     let broker = Broker::start("buffered", 2).await;
     every_record_comes_once_when_a_member_joins(&broker, 64).await;
 }
@@ -174,7 +175,7 @@ async fn every_record_comes_once_when_a_member_joins(broker: &Broker, buffer: us
 }
 
 #[tokio::test]
-async fn a_batch_is_what_is_there_up_to_its_size() {
+async fn a_batch_contains_the_available_records_up_to_its_size() {
     let broker = Broker::start("batch", 1).await;
     broker.produce(0..10).await;
     let mut consumer = broker.consumer(16);
@@ -188,18 +189,18 @@ async fn a_batch_is_what_is_there_up_to_its_size() {
 }
 
 #[tokio::test]
-async fn records_stay_with_the_broker_while_those_in_hand_have_as_many_bytes_as_may_be() {
+async fn records_stay_with_the_broker_while_the_buffered_ones_reach_the_byte_limit() {
     const RECORD: usize = 256 << 10;
     let broker = Broker::start("bytes", 2).await;
     let producer = broker.producer();
     for _ in 0..40 {
         producer.send(&broker.record(None, vec![b'x'; RECORD])).await.unwrap();
     }
-    // Room for four, and for one more that takes the rest.
+    // The budget has four records, and one more that takes the rest.
     let mut consumer = broker.consumer(Bounds::records(64).bytes(4 * RECORD + 1));
     let mut in_hand = take(&mut consumer, 5).await;
     let more = tokio::time::timeout(Duration::from_secs(3), consumer.recv()).await;
-    assert!(more.is_err(), "there is room for five");
+    assert!(more.is_err(), "the budget has five records");
     for _ in 5..40 {
         in_hand.swap_remove(0).receipt.done();
         in_hand.push(next(&mut consumer).await);
@@ -211,7 +212,7 @@ async fn records_stay_with_the_broker_while_those_in_hand_have_as_many_bytes_as_
 }
 
 #[tokio::test]
-async fn what_others_have_written_beside_an_offset_is_ignored() {
+async fn foreign_metadata_of_an_offset_is_ignored() {
     use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
     use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -229,4 +230,46 @@ async fn what_others_have_written_beside_an_offset_is_ignored() {
     let mut consumer = broker.consumer(16);
     let all: Vec<_> = take(&mut consumer, 3).await.iter().map(number).collect();
     assert_eq!(all, [2, 3, 4]);
+}
+
+/// Returns the resident memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// A fetch is bounded in compressed bytes, and librdkafka decompresses all of it.
+#[tokio::test]
+async fn a_backlog_of_records_that_compress_well_takes_bounded_memory() {
+    const RECORDS: usize = 320;
+    const BOUND: usize = 160 << 20;
+    let Some(broker) = Broker::real_only("compressed", 1).await else { return };
+    let payload = Bytes::from(vec![b'x'; 1_000_000]);
+    let producer = broker.producer();
+    for _ in 0..RECORDS / 16 {
+        let sent: Vec<_> =
+            (0..16).map(|_| producer.enqueue(&broker.record(None, payload.clone())).unwrap()).collect();
+        for acknowledgement in sent {
+            acknowledgement.await.unwrap();
+        }
+    }
+    let before = resident();
+    let mut consumer = broker.consumer(Bounds::records(4).bytes(4 << 20));
+    let first = next(&mut consumer).await;
+    // librdkafka fetches until its queue is full.
+    let fetched = async {
+        let mut last = before;
+        while resident() > last + (1 << 20) {
+            last = resident();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(SOON, fetched).await.expect("fetching ends");
+    let taken = resident() - before;
+    assert!(taken < BOUND, "{} MiB", taken >> 20);
+    first.receipt.done();
+    for _ in 1..RECORDS {
+        next(&mut consumer).await.receipt.done();
+    }
 }

@@ -20,11 +20,11 @@ pub(crate) const PASSWORD: &str = "hunter2";
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 pub(crate) struct Container {
-    /// Where anybody is served.
+    /// The listener without authentication.
     pub(crate) open: String,
     /// Where TLS and a password are wanted.
     pub(crate) secured: String,
-    /// The certificate of who vouches for it.
+    /// The certificate of its authority.
     pub(crate) authority: String,
     _running: ContainerAsync<GenericImage>,
 }
@@ -140,7 +140,7 @@ impl Container {
     }
 }
 
-/// Who vouches for a broker.
+/// The certificate authority of a broker.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     pub(crate) pem: String,

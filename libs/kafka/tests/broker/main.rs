@@ -1,4 +1,4 @@
-//! What the library promises, on a broker: a real one in a container, or the embedded one (see `support`).
+//! The guarantees of the library, on a broker: a real one in a container, or the embedded one (see `support`).
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is amiss")]
 
@@ -13,3 +13,4 @@ mod progress;
 mod secured;
 mod support;
 mod topics;
+mod unplaced;

@@ -1,4 +1,4 @@
-//! What is measured of producers and consumers.
+//! The metrics of producers and consumers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -45,7 +45,7 @@ async fn take(consumer: &mut Consumer, count: usize) -> Vec<Received> {
 }
 
 #[tokio::test]
-async fn what_is_produced_is_counted_and_timed() {
+async fn produced_records_are_counted_and_timed() {
     let broker = broker("measured-sent", 1).await;
     let producer = broker.producer();
     for _ in 0..2 {
@@ -67,7 +67,7 @@ async fn what_is_produced_is_counted_and_timed() {
 }
 
 #[tokio::test]
-async fn what_is_consumed_is_counted_and_timed_until_it_is_finished() {
+async fn consumed_records_are_counted_and_timed_until_they_are_finished() {
     let broker = broker("measured-consumed", 1).await;
     broker.produce(0..3).await;
     let mut consumer = broker.consumer(8);
@@ -88,7 +88,7 @@ async fn what_is_consumed_is_counted_and_timed_until_it_is_finished() {
 }
 
 #[tokio::test]
-async fn what_is_not_finished_is_lag_and_ages() {
+async fn unfinished_records_are_lag_and_age() {
     let broker = broker("measured-lag", 1).await;
     broker.produce(0..5).await;
     let mut consumer = broker.consumer(8);
@@ -119,7 +119,7 @@ async fn what_is_not_finished_is_lag_and_ages() {
 }
 
 #[tokio::test]
-async fn a_member_that_takes_nothing_falls_behind() {
+async fn a_stalled_member_falls_behind() {
     let broker = broker("measured-stalled", 1).await;
     broker.produce(0..50).await;
     let consumer = broker.consumer(1);
@@ -132,7 +132,7 @@ async fn a_member_that_takes_nothing_falls_behind() {
 }
 
 #[tokio::test]
-async fn a_partition_that_is_taken_away_is_measured_by_its_new_owner() {
+async fn a_partition_that_moves_is_measured_by_its_new_owner() {
     let broker = broker("measured-handover", 2).await;
     broker.produce(0..20).await;
     let first = broker.consumer(64);
@@ -159,8 +159,8 @@ async fn a_partition_that_is_taken_away_is_measured_by_its_new_owner() {
 }
 
 #[tokio::test]
-async fn librdkafka_tells_of_its_queue_and_of_brokers() {
-    let broker = talkative(Broker::embedded("measured-vitals", 1));
+async fn librdkafka_reports_its_queue_and_brokers() {
+    let broker = talkative(Broker::embedded("measured-statistics", 1));
     let producer = broker.producer();
     producer.send(&broker.record(None, "x")).await.unwrap();
     let client = [("messaging.client.id", "a producer")];

@@ -1,4 +1,4 @@
-//! A cluster that names none of its brokers for a moment, as one does that has just stood still.
+//! A cluster that names none of its brokers for a moment, like one that was frozen until a moment ago.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::support::{SOON, secret, settings};
 
 const TOPIC: &str = "topic";
 
-/// So many that one at least meets the moment in which librdkafka forgets its way.
+/// Enough clients that at least one requests metadata in the moment in which librdkafka loses its brokers.
 const CLIENTS: usize = 40;
-/// So many that this moment lasts.
+/// Enough partitions that this moment lasts.
 const PARTITIONS: i32 = 1000;
 
-/// What of Kafka's protocol a client needs to find a broker: <https://kafka.apache.org/protocol>.
+/// The part of Kafka's protocol that a client needs to find a broker: <https://kafka.apache.org/protocol>.
 #[derive(Clone)]
 struct Cluster {
     port: u16,
     names_itself: Arc<watch::Sender<bool>>,
-    /// How often each client has asked who is there, and was told, and was told nobody.
+    /// How often each client has received brokers, and how often none.
     asked: Arc<watch::Sender<BTreeMap<String, (u32, u32)>>>,
 }
 
@@ -55,7 +55,7 @@ impl Cluster {
         cluster
     }
 
-    /// Until the client goes.
+    /// Returns when the client disconnects.
     async fn serve(self, mut client: TcpStream) {
         while let Ok(length) = client.read_i32().await {
             let mut request = vec![0; usize::try_from(length).unwrap()];
@@ -112,8 +112,8 @@ impl Cluster {
     fn metadata(&self, client: &str, answer: &mut Vec<u8>) {
         let names_itself = *self.names_itself.borrow();
         self.asked.send_modify(|asked| {
-            let (told, told_nobody) = asked.entry(client.to_owned()).or_default();
-            *(if names_itself { told } else { told_nobody }) += 1;
+            let (with, without) = asked.entry(client.to_owned()).or_default();
+            *(if names_itself { with } else { without }) += 1;
         });
         answer.put_i32(i32::from(names_itself));
         if names_itself {
@@ -136,7 +136,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until each client's counts are so, and gives them.
+    /// Waits until the counts of each client satisfy the condition, and returns them.
     async fn until(
         &self,
         what: &str,
@@ -162,7 +162,7 @@ fn put(answer: &mut Vec<u8>, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_finds_back_when_a_cluster_has_named_none_of_its_brokers() {
+async fn a_client_reconnects_after_a_cluster_has_listed_no_brokers() {
     let cluster = Cluster::start().await;
     let mut settings = settings(format!("127.0.0.1:{}", cluster.port), 1);
     for (name, value) in [("topic.metadata.refresh.interval.ms", "100"), ("statistics.interval.ms", "500")] {
@@ -171,15 +171,15 @@ async fn a_client_finds_back_when_a_cluster_has_named_none_of_its_brokers() {
     let record = Outgoing { topic: TOPIC.to_owned(), key: None, headers: Vec::new(), payload: "x".into() };
     let clients = (0..CLIENTS / 2).map(|number| {
         let producer = Producer::new(&settings, &format!("producer {number}"), &unmeasured()).unwrap();
-        // So that it wants to know of the topic.
+        // So that the client requests the topic's metadata.
         drop(producer.enqueue(&record).unwrap());
         let group = format!("consumer {number}");
         (producer, Consumer::subscribe(&settings, &group, &[TOPIC], 1, &unmeasured()).unwrap())
     });
     let _clients: Vec<_> = clients.collect();
-    cluster.until("to find the broker", |_, (told, _)| told > 2).await;
+    cluster.until("to find the broker", |_, (with, _)| with > 2).await;
     cluster.names_itself.send_replace(false);
-    let lost = cluster.until("to be told of nobody", |_, (_, told_nobody)| told_nobody > 0).await;
+    let lost = cluster.until("to receive no brokers", |_, (_, without)| without > 0).await;
     cluster.names_itself.send_replace(true);
-    cluster.until("to find back", |client, (told, _)| told >= lost[client].0 + 2).await;
+    cluster.until("to find the broker again", |client, (with, _)| with >= lost[client].0 + 2).await;
 }

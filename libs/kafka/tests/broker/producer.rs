@@ -1,4 +1,4 @@
-//! What a producer promises, on a broker.
+//! The guarantees of a producer, on a broker.
 
 use bytes::Bytes;
 use throughline_kafka::{KafkaError, Outgoing, SendError};
@@ -83,7 +83,7 @@ async fn a_full_queue_is_an_error_that_send_waits_out() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_too_large_is_refused_and_one_of_7_mib_is_not() {
+async fn a_record_that_is_too_large_is_rejected_and_one_of_7_mib_is_accepted() {
     let broker = Broker::start("too-large", 1).await;
     let producer = broker.producer();
     let error = producer.send(&broker.record(None, vec![b'x'; 9 << 20])).await.unwrap_err();

@@ -9,7 +9,7 @@ use throughline_testkit::eventually;
 use crate::support::{Broker, SOON, next, until_committed};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_has_passed_what_it_has_finished() {
+async fn a_group_has_passed_the_records_that_it_has_finished() {
     let broker = Broker::start("progress", 1).await;
     let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
     let topics = [broker.topic.clone()];
@@ -18,7 +18,7 @@ async fn a_group_has_passed_what_it_has_finished() {
     assert!(progress.has_passed(&mut empty, SOON).await.unwrap(), "there is nothing to finish");
     broker.produce(0..2).await;
     let mut two = mark().await;
-    assert!(!progress.has_passed(&mut two, SOON).await.unwrap(), "nobody has ever seen the group");
+    assert!(!progress.has_passed(&mut two, SOON).await.unwrap(), "the group does not exist");
     assert!(progress.has_passed(&mut empty, SOON).await.unwrap(), "what was produced later does not matter");
 
     let mut consumer = broker.consumer(8);
@@ -34,7 +34,7 @@ async fn a_group_has_passed_what_it_has_finished() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_not_there_has_no_mark() {
+async fn a_missing_topic_has_no_mark() {
     let broker = Broker::start("progress-nowhere", 1).await;
     let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
     progress.mark(&[format!("{}-nowhere", broker.topic)], SOON).await.unwrap_err();
@@ -69,7 +69,7 @@ fn transaction(producer: &Transactional, topic: &str, partitions: i32, commits: 
 
 /// A group commits the offset behind its last record, and never that of a marker behind it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_of_transactions_is_passed_with_the_last_record() {
+async fn transaction_markers_are_passed_with_the_last_record() {
     let Some(broker) = Broker::real_only("progress-markers", 3).await else { return };
     let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
     let topics = [broker.topic.clone()];
@@ -98,9 +98,9 @@ async fn what_is_left_of_transactions_is_passed_with_the_last_record() {
     consumer.close(SOON).await.unwrap();
 }
 
-/// One request asks for many partitions, once each has a leader.
+/// Once each has a leader.
 #[tokio::test(flavor = "multi_thread")]
-async fn very_many_partitions_are_looked_at_at_once() {
+async fn thousands_of_partitions_are_read_in_one_request() {
     let broker = Broker::start("progress-many", 100).await;
     let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
     eventually("the mark to be passed", SOON, async || {
@@ -114,7 +114,7 @@ async fn very_many_partitions_are_looked_at_at_once() {
 
 /// Retention deletes records that the group has not read; it will never commit beyond them by itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_before_it_was_read_is_passed() {
+async fn records_deleted_before_they_were_read_are_passed() {
     let Some(broker) = Broker::real_only("progress-deleted", 1).await else { return };
     let progress = Progress::of(&broker.settings, &format!("{}-group", broker.topic)).unwrap();
     broker.produce(0..3).await;

@@ -9,11 +9,11 @@ use throughline_testkit::unmeasured;
 use crate::container::{Authority, Container, PASSWORD};
 use crate::support::{self, SOON, next, secret};
 
-/// Far less than a start-up grants: what is refused is not tried again until then.
+/// Far less than the time of a start: a refusal is returned without retries.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_record_goes_there_and_back_by_tls_with_a_password() {
+async fn a_record_is_produced_and_consumed_over_tls_with_a_password() {
     let Some(broker) = Container::needed().await else { return };
     for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
         let mut settings = settings(&broker, mechanism);
@@ -36,7 +36,7 @@ async fn a_record_goes_there_and_back_by_tls_with_a_password() {
 }
 
 #[tokio::test]
-async fn a_certificate_authority_is_taken_from_a_file_too() {
+async fn a_certificate_authority_can_be_a_file() {
     let Some(broker) = Container::needed().await else { return };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, &broker.authority).unwrap();
@@ -47,7 +47,7 @@ async fn a_certificate_authority_is_taken_from_a_file_too() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_refused_at_once_with_what_to_change() {
+async fn a_wrong_password_fails_immediately_and_the_error_says_what_to_change() {
     let Some(broker) = Container::needed().await else { return };
     for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
         let mut settings = settings(&broker, mechanism);
@@ -61,7 +61,7 @@ async fn a_wrong_password_is_refused_at_once_with_what_to_change() {
 }
 
 #[tokio::test]
-async fn a_broker_that_nobody_vouches_for_is_refused_at_once_with_what_to_change() {
+async fn an_untrusted_broker_fails_immediately_and_the_error_says_what_to_change() {
     let Some(broker) = Container::needed().await else { return };
     let mut settings = settings(&broker, "PLAIN");
     settings.properties.insert("ssl.ca.pem".to_owned(), secret(&Authority::new().pem));
@@ -72,7 +72,7 @@ async fn a_broker_that_nobody_vouches_for_is_refused_at_once_with_what_to_change
 }
 
 #[tokio::test]
-async fn a_broker_that_wants_tls_and_is_talked_to_without_is_told_from_one_that_is_away() {
+async fn a_broker_that_requires_tls_is_distinguished_from_an_unreachable_one() {
     let Some(broker) = Container::needed().await else { return };
     let mut settings = settings(&broker, "PLAIN");
     settings.properties.insert("security.protocol".to_owned(), secret("sasl_plaintext"));
@@ -82,7 +82,7 @@ async fn a_broker_that_wants_tls_and_is_talked_to_without_is_told_from_one_that_
     assert!(line.contains(&settings.bootstrap_servers) && line.contains("security.protocol"), "{line}");
 }
 
-/// What is said, in one line, at start and when asked whether the broker is there.
+/// The error at start, in one line; a probe of the broker returns the same.
 async fn refused(settings: &Kafka, kind: impl Fn(&KafkaError) -> bool) -> String {
     let start = tokio::time::timeout(AT_ONCE, ensure_topics(settings, &["any"], SOON));
     let error = start.await.expect("an answer at once").unwrap_err();

@@ -20,7 +20,7 @@ pub(crate) struct Broker {
     server: Server,
     pub(crate) settings: Kafka,
     pub(crate) topic: String,
-    /// What its clients measure.
+    /// The metrics of its clients.
     pub(crate) measured: Measured,
 }
 
@@ -31,7 +31,7 @@ enum Server {
 }
 
 impl Broker {
-    /// With a topic of so many partitions.
+    /// Creates a topic with this number of partitions.
     pub(crate) async fn start(name: &str, partitions: u32) -> Self {
         match Container::shared().await {
             Some(container) => Self::real(container, name, partitions).await,
@@ -178,7 +178,7 @@ pub(crate) async fn until_committed(broker: &Broker, offset: i64) {
     assert!(tokio::task::spawn_blocking(wait).await.unwrap(), "{offset} was not committed");
 }
 
-/// Waits until the test's group has so many members, to all of which partitions were assigned.
+/// Waits until the test's group has this number of members, all of them with partitions.
 pub(crate) async fn until_members(broker: &Broker, members: usize) {
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
 

@@ -6,7 +6,7 @@ use crate::container::Container;
 use crate::support::{self, Broker, SOON};
 
 #[tokio::test]
-async fn missing_topics_are_named_with_what_to_do() {
+async fn missing_topics_are_reported_with_what_to_change() {
     let broker = Broker::start("there", 1).await;
     let mut settings = broker.settings.clone();
     settings.topics.create = false;
@@ -19,7 +19,7 @@ async fn missing_topics_are_named_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn no_broker_is_named_with_its_address() {
+async fn an_unreachable_broker_is_reported_with_its_address() {
     let broker = EmbeddedBroker::start(1).unwrap();
     let settings = support::settings(broker.bootstrap_servers(), 1);
     broker.down().unwrap();
@@ -43,11 +43,11 @@ async fn missing_topics_are_created_when_configured() {
 }
 
 #[tokio::test]
-async fn a_topic_that_was_not_created_is_named() {
+async fn a_topic_that_was_not_created_is_reported() {
     let broker = EmbeddedBroker::start(1).unwrap();
     let mut settings = support::settings(broker.bootstrap_servers(), 1);
     settings.topics.create = true;
     let soon = std::time::Duration::from_millis(300);
     let error = ensure_topics(&settings, &["wanted"], soon).await.unwrap_err();
-    assert_eq!(error.to_string(), "the topic wanted could not be created");
+    assert_eq!(error.to_string(), "cannot create the topic wanted");
 }

@@ -8,8 +8,8 @@ pub(crate) mod idempotency_key;
 pub(crate) mod outbox;
 pub(crate) mod request;
 
-/// The columns that this program knows of a table, which stands in a statement under another name or its own. A
-/// statement that asks for all columns breaks as soon as the table has one more.
+/// Returns the columns of a table that this program knows, qualified with the table's name or alias in the statement. A
+/// statement that selects all columns fails as soon as the table gets another one.
 pub(crate) fn columns<E: EntityTrait>(table: &str) -> String {
     E::Column::iter().map(|column| format!("{table}.{}", column.as_str())).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,6 @@
-//! Nothing that the services ask reads all deliveries or requests, however many there are.
+//! No statement of the services reads all deliveries or requests, however many there are.
 //!
-//! In a program of its own, because all statements that it makes are looked at.
+//! A program of its own, because the test checks all statements that the program makes.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -21,8 +21,8 @@ use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::Cutoff;
 use throughline_store::{
-    Due, NewRequest, Refusal, Store, backlog, claims, deliveries, holds, idempotency, nodes, outbox,
-    outcomes, replays, requests, retention,
+    Due, NewRequest, Refusal, Store, backlog, claims, deliveries, idempotency, nodes, outbox, outcomes,
+    replays, requests, retention, slow_starts,
 };
 use throughline_testkit::leased;
 
@@ -31,24 +31,24 @@ use crate::fixtures::{at, deferred, id, node, rejected, report, request, retry};
 use crate::statements::Plan;
 
 /// Waiting for the destination `three`; a thousand each are due at the same time.
-const HELD: i64 = 100_000;
+const DEFERRED: i64 = 100_000;
 /// Of each other kind.
 const OTHERS: i64 = 20_000;
 const AT_ONCE: i64 = 1000;
-/// So many have rows in the outbox.
+/// The number of requests with rows in the outbox.
 const NODES: u16 = 50;
 
-/// That many different ones at least are listened to: else nothing was heard.
+/// The minimum number of different statements; fewer mean that the log was not read.
 const STATEMENTS: usize = 40;
 
-/// Where the requests of each kind begin.
-const PLANNED: i64 = HELD;
+/// The first request of each kind.
+const PLANNED: i64 = DEFERRED;
 const KEY_BUSY: i64 = PLANNED + OTHERS;
 const SILENT: i64 = KEY_BUSY + OTHERS;
 const DEAD: i64 = SILENT + OTHERS;
 const DELIVERED: i64 = DEAD + OTHERS;
-const IN_LANE: i64 = DELIVERED + OTHERS;
-const UNPUBLISHED: i64 = IN_LANE + OTHERS;
+const IN_GROUP: i64 = DELIVERED + OTHERS;
+const UNPUBLISHED: i64 = IN_GROUP + OTHERS;
 const END: i64 = UNPUBLISHED + OTHERS;
 
 /// What a group of deliveries has in common.
@@ -60,13 +60,22 @@ struct Kind {
     is_due: bool,
     is_published: bool,
     deferred_by: &'static str,
-    lane: &'static str,
+    ordering_group: &'static str,
     reason: &'static str,
 }
 
 const fn kind(from: i64, to: i64) -> Kind {
-    let (deferred_by, lane, reason) = ("NULL", "NULL", "NULL");
-    Kind { from, to, state: "pending", is_due: true, is_published: false, deferred_by, lane, reason }
+    let (deferred_by, ordering_group, reason) = ("NULL", "NULL", "NULL");
+    Kind {
+        from,
+        to,
+        state: "pending",
+        is_due: true,
+        is_published: false,
+        deferred_by,
+        ordering_group,
+        reason,
+    }
 }
 
 const KINDS: [Kind; 8] = [
@@ -75,8 +84,8 @@ const KINDS: [Kind; 8] = [
     Kind { deferred_by: "'key_busy'", ..kind(KEY_BUSY, SILENT) },
     Kind { is_published: true, ..kind(SILENT, DEAD) },
     Kind { state: "dead", is_due: false, reason: "'rejected'", ..kind(DEAD, DELIVERED) },
-    Kind { state: "delivered", is_due: false, ..kind(DELIVERED, IN_LANE) },
-    Kind { deferred_by: "'order'", lane: "'one/user'", ..kind(IN_LANE, UNPUBLISHED) },
+    Kind { state: "delivered", is_due: false, ..kind(DELIVERED, IN_GROUP) },
+    Kind { deferred_by: "'order'", ordering_group: "'one/user'", ..kind(IN_GROUP, UNPUBLISHED) },
     Kind { is_published: true, ..kind(UNPUBLISHED, END) },
 ];
 
@@ -96,13 +105,13 @@ async fn fill(store: &Store) {
                 "{ids} INSERT INTO requests (id, route, body, content_type, headers, accepted_at) \
                  SELECT id, '{route}', {empty}, 'application/json', '[]', {begin} FROM ids"
             );
-            let Kind { state, is_due, is_published, deferred_by, lane, reason, .. } = kind;
+            let Kind { state, is_due, is_published, deferred_by, ordering_group, reason, .. } = kind;
             let published_at = if is_published { &begin } else { "NULL" };
             let due_at = if is_due { time((first - kind.from) / AT_ONCE) } else { "NULL".to_owned() };
             let deliveries = format!(
-                "{ids} INSERT INTO deliveries (request_id, destination, state, attempts, since, due_at, \
-                 published_at, deferred_by, lane, reason, updated_at) SELECT id, 'three', '{state}', 0, {begin}, \
-                 {due_at}, {published_at}, {deferred_by}, {lane}, {reason}, {begin} FROM ids"
+                "{ids} INSERT INTO deliveries (request_id, destination, state, attempts, window_started_at, due_at, \
+                 published_at, deferred_by, ordering_group, reason, updated_at) SELECT id, 'three', '{state}', 0, {begin}, \
+                 {due_at}, {published_at}, {deferred_by}, {ordering_group}, {reason}, {begin} FROM ids"
             );
             connection.execute_unprepared(&requests).await.unwrap();
             connection.execute_unprepared(&deliveries).await.unwrap();
@@ -116,21 +125,22 @@ async fn fill(store: &Store) {
     // A long outage of the broker: many nodes have much to publish, and all but one are gone.
     let ids = format!("SELECT id, 1 + id % {NODES} FROM requests WHERE id >= {UNPUBLISHED}");
     connection.execute_unprepared(&format!("INSERT INTO outbox (request_id, node_id) {ids}")).await.unwrap();
-    // Of what was delivered, each has its key.
+    // Each delivered request has an idempotency key.
     let hash =
         if connection.get_database_backend() == DbBackend::Sqlite { "zeroblob(32)" } else { "sha256('')" };
     let keys = format!(
         "INSERT INTO idempotency_keys (route, scope, key, request_id, fingerprint, expires_at) \
          SELECT route, 'open', CAST(id AS text), id, {hash}, {begin} FROM requests \
-         WHERE id >= {DELIVERED} AND id < {IN_LANE}"
+         WHERE id >= {DELIVERED} AND id < {IN_GROUP}"
     );
     connection.execute_unprepared(&keys).await.unwrap();
-    let hold = format!("INSERT INTO holds (destination, allowance, next_at) VALUES ('three', 1, {begin})");
-    connection.execute_unprepared(&hold).await.unwrap();
+    let slow_start =
+        format!("INSERT INTO slow_starts (destination, batch, next_at) VALUES ('three', 1, {begin})");
+    connection.execute_unprepared(&slow_start).await.unwrap();
     connection.execute_unprepared("ANALYZE").await.unwrap();
 }
 
-/// What dispatch says of an attempt that has begun at `began`.
+/// A report on an attempt that began at `began`.
 fn reported(number: i64, began: i64, outcome: Outcome) -> AttemptReport {
     AttemptReport { started_at: at(began), ..report(number, 1, outcome) }
 }
@@ -165,42 +175,44 @@ fn refusal(number: i64) -> Refusal {
     }
 }
 
-/// A destination is probed, and then served faster and faster; no step lets go more than the one before allows.
+/// A destination is probed, and then gets larger and larger batches; no step releases more than its batch.
 async fn release(store: &Store) {
     for step in 0..15 {
-        let released = holds::release(store, at(1000 + step)).await.unwrap();
+        let released = slow_starts::release(store, at(1000 + step)).await.unwrap();
         assert_eq!(released, 1 << step.min(12));
         record(store, &[reported(step, 1000 + step, Outcome::Delivered)], 1000 + step).await;
     }
 }
 
-/// Of those that wait for their destination, which all began at 0.
+/// Expires deliveries that wait for their destination; their windows all began at 0.
 async fn expire(store: &Store) {
-    holds::destinations(store.connection()).await.unwrap();
-    let none = claims::claim_expired(store, "three", at(-1), at(2000), 1000).await.unwrap().take();
+    slow_starts::destinations(store.connection()).await.unwrap();
+    let none = claims::claim_expired(store, "three", at(-1), 1000).await.unwrap().take();
     assert_eq!(none, []);
-    let mut claim = claims::claim_expired(store, "three", at(0), at(2000), 1000).await.unwrap();
+    let mut claim = claims::claim_expired(store, "three", at(0), 1000).await.unwrap();
     let refused: Vec<_> = claim.take().iter().map(|due| refusal(due.request.id.as_i64())).collect();
-    assert_eq!(claim.ended(&refused, at(2000)).await.unwrap().len(), 1000);
+    claim.renew().await.unwrap();
+    assert_eq!(claim.end(&refused, at(2000)).await.unwrap().len(), 1000);
+    claim.release().await.unwrap();
 }
 
-async fn hear(store: &Store) {
+async fn record_outcomes(store: &Store) {
     let published = SILENT + 1000;
     let reports = |outcome: fn(i64) -> Outcome| {
         (0..512).map(|number| reported(published + number, 1, outcome(number))).collect::<Vec<_>>()
     };
     record(store, &reports(|_| deferred(DeferralCause::Limit, 10)), 2).await;
     record(store, &reports(|number| if number % 2 == 0 { retry(Some(10)) } else { rejected() }), 3).await;
-    // At the head of a lane in which very many wait.
-    record(store, &[reported(IN_LANE, 1, Outcome::Delivered)], 5).await;
-    record(store, &[reported(IN_LANE + 1, 1, rejected())], 5).await;
+    // At the head of an ordering group in which very many deliveries wait.
+    record(store, &[reported(IN_GROUP, 1, Outcome::Delivered)], 5).await;
+    record(store, &[reported(IN_GROUP + 1, 1, rejected())], 5).await;
 }
 
 async fn accept(store: &Store) {
-    let in_lane = |number| NewRequest { lane: Some("one/user".to_owned()), ..request(number) };
+    let in_group = |number| NewRequest { ordering_group: Some("one/user".to_owned()), ..request(number) };
     let lease = leased(store, node(1)).await.unwrap();
     let transaction = store.begin().await.unwrap();
-    let new: Vec<_> = (END..END + 100).map(request).chain((END + 100..END + 200).map(in_lane)).collect();
+    let new: Vec<_> = (END..END + 100).map(request).chain((END + 100..END + 200).map(in_group)).collect();
     requests::insert(&transaction, &lease, &new).await.unwrap();
     transaction.commit().await.unwrap();
     let connection = store.connection();
@@ -237,7 +249,7 @@ async fn manage(store: &Store) {
             assert_eq!(dead_letters::list(connection, filter, after, 100).await.unwrap().letters.len(), 100);
         }
         let transaction = store.begin().await.unwrap();
-        assert_eq!(dead_letters::purge(&transaction, filter, 100, at(0)).await.unwrap(), 100);
+        assert_eq!(dead_letters::purge(&transaction, filter, None, 100, at(0)).await.unwrap().purged, 100);
         transaction.commit().await.unwrap();
         let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
         replays::begin(connection, filter, rate, at(3000)).await.unwrap().unwrap();
@@ -250,11 +262,11 @@ async fn manage(store: &Store) {
     dead_letters::replay(&transaction, id(DEAD + OTHERS - 1), "three", at(9)).await.unwrap();
     deliveries::cancel(&transaction, id(7), None, at(9)).await.unwrap();
     deliveries::cancel(&transaction, id(8), Some("three"), at(9)).await.unwrap();
-    deliveries::cancel(&transaction, id(IN_LANE + 2), None, at(9)).await.unwrap();
+    deliveries::cancel(&transaction, id(IN_GROUP + 2), None, at(9)).await.unwrap();
     transaction.commit().await.unwrap();
 }
 
-/// Among very many that are kept, and from the midst of those that go.
+/// The deleted requests are among very many that are kept.
 async fn purge(store: &Store) {
     let connection = store.connection();
     let cutoff = Cutoff { delivered_before: at(1), dead_before: at(1), now: at(1) };
@@ -275,9 +287,9 @@ async fn sample(store: &Store) {
     let (connection, most) = (store.connection(), 100);
     let due = backlog::due(connection, at(9999), most).await.unwrap();
     assert_eq!(due.deliveries, most);
-    let unended = backlog::unended(connection, at(9999), most).await.unwrap();
-    let counted = unended["three"].pending + unended["three"].retrying;
-    assert_eq!(counted, 4 * most, "for an outcome, for their time, for their turn, for their destination");
+    let open = backlog::open(connection, at(9999), most).await.unwrap();
+    let counted = open["three"].pending + open["three"].retrying;
+    assert_eq!(counted, 4 * most, "for an outcome, their time, their group, their destination");
     assert_eq!(backlog::dead_letters(connection, most).await.unwrap()["three"], most);
     backlog::leases(connection).await.unwrap();
     outbox::lag(connection, node(1), at(9999), most).await.unwrap();
@@ -291,7 +303,7 @@ async fn nothing_is_read_whole(db: Db) {
     sweep(&db.store).await;
     release(&db.store).await;
     expire(&db.store).await;
-    hear(&db.store).await;
+    record_outcomes(&db.store).await;
     manage(&db.store).await;
     purge(&db.store).await;
     let plans = statements::explain(&db, statements::end()).await;
@@ -305,9 +317,9 @@ async fn nothing_is_read_whole(db: Db) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// One database after the other, so that each is asked only its own statements.
+/// The databases are tested one after the other, so that each explains only its own statements.
 #[test]
-fn no_table_is_read_whole_however_many_wait() {
+fn no_table_is_scanned_completely_however_many_rows_wait() {
     on_sqlite(nothing_is_read_whole);
     on_postgres(nothing_is_read_whole);
 }

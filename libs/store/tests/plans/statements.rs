@@ -1,4 +1,4 @@
-//! What is asked of the database, and how it means to find it.
+//! The statements that the program makes, and their query plans.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -15,27 +15,27 @@ use tracing_subscriber::{Layer, util::SubscriberInitExt as _};
 use crate::databases::Db;
 
 /// The statements, and the longest that each has taken.
-type Heard = BTreeMap<String, Duration>;
+type Logged = BTreeMap<String, Duration>;
 
-static HEARD: Mutex<Heard> = Mutex::new(Heard::new());
+static LOGGED: Mutex<Logged> = Mutex::new(Logged::new());
 
-fn heard() -> MutexGuard<'static, Heard> {
-    HEARD.lock().unwrap_or_else(PoisonError::into_inner)
+fn logged() -> MutexGuard<'static, Logged> {
+    LOGGED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to listen.
+/// Begins to record statements.
 pub(crate) fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing_subscriber::registry().with(Listener).init());
-    heard().clear();
+    logged().clear();
 }
 
-/// What was asked since.
-pub(crate) fn end() -> Heard {
-    std::mem::take(&mut *heard())
+/// Returns the statements since the start of the recording.
+pub(crate) fn end() -> Logged {
+    std::mem::take(&mut *logged())
 }
 
-/// Listens to what sqlx logs.
+/// Records the statements that sqlx logs.
 struct Listener;
 
 impl<S: Subscriber> Layer<S> for Listener {
@@ -44,8 +44,8 @@ impl<S: Subscriber> Layer<S> for Listener {
             let mut statement = Statement::default();
             event.record(&mut statement);
             let sql = if statement.sql.is_empty() { statement.summary } else { statement.sql };
-            let mut heard = heard();
-            let longest = heard.entry(sql.trim().to_owned()).or_default();
+            let mut logged = logged();
+            let longest = logged.entry(sql.trim().to_owned()).or_default();
             *longest = statement.took.max(*longest);
         }
     }
@@ -76,29 +76,29 @@ impl Visit for Statement {
     fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
 }
 
-/// A statement, and how the database means to find what it is about.
+/// A statement, and the plan of the database for it.
 pub(crate) struct Plan {
     pub(crate) sql: String,
     pub(crate) lines: Vec<String>,
     pub(crate) took: Duration,
 }
 
-/// Has the database explain all statements that look for something.
-pub(crate) async fn explain(db: &Db, heard: Heard) -> Vec<Plan> {
+/// Lets the database explain all statements that search for rows.
+pub(crate) async fn explain(db: &Db, logged: Logged) -> Vec<Plan> {
     let url = db.settings.url.expose();
     let looks =
         |sql: &String| ["SELECT", "WITH", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb));
-    let heard: Vec<_> = heard.into_iter().filter(|(sql, _)| looks(sql)).collect();
+    let logged: Vec<_> = logged.into_iter().filter(|(sql, _)| looks(sql)).collect();
     match db.store.connection().get_database_backend() {
-        DbBackend::Sqlite => sqlite(url, heard).await,
-        _ => postgres(url, heard).await,
+        DbBackend::Sqlite => sqlite(url, logged).await,
+        _ => postgres(url, logged).await,
     }
 }
 
-async fn postgres(url: &str, heard: Vec<(String, Duration)>) -> Vec<Plan> {
+async fn postgres(url: &str, logged: Vec<(String, Duration)>) -> Vec<Plan> {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let mut plans = Vec::new();
-    for (sql, took) in heard {
+    for (sql, took) in logged {
         // The plan that serves any parameters.
         let explain = AssertSqlSafe(format!("EXPLAIN (GENERIC_PLAN, COSTS false) {sql}"));
         let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
@@ -107,10 +107,10 @@ async fn postgres(url: &str, heard: Vec<(String, Duration)>) -> Vec<Plan> {
     plans
 }
 
-async fn sqlite(url: &str, heard: Vec<(String, Duration)>) -> Vec<Plan> {
+async fn sqlite(url: &str, logged: Vec<(String, Duration)>) -> Vec<Plan> {
     let mut connection = SqliteConnection::connect(url).await.unwrap();
     let mut plans = Vec::new();
-    for (sql, took) in heard {
+    for (sql, took) in logged {
         let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
         let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
         plans.push(Plan { sql, lines: rows.iter().map(|row| row.get("detail")).collect(), took });
@@ -118,14 +118,15 @@ async fn sqlite(url: &str, heard: Vec<(String, Duration)>) -> Vec<Plan> {
     plans
 }
 
-/// Those that grow with all that was ever accepted, and what stands for them in statements.
+/// The tables that grow with all requests ever accepted, and their aliases in statements.
 const LARGE: [&str; 10] =
     ["deliveries", "requests", "attempts", "idempotency_keys", "d", "q", "a", "l", "k", "other"];
 
 impl Plan {
     /// Whether it takes whatever columns a table has.
     pub(crate) fn asks_for_all_columns(&self) -> bool {
-        self.sql.replace("SELECT * FROM unnest(", "").replace("count(*)", "").contains('*')
+        let others = ["SELECT * FROM unnest(", "count(*)", "* interval"];
+        others.iter().fold(self.sql.clone(), |sql, other| sql.replace(other, "")).contains('*')
     }
 
     /// Whether it is about the outbox of one node, and reads those of all.
@@ -140,19 +141,19 @@ impl Plan {
         let before = [""].into_iter().chain(self.lines.iter().map(String::as_str));
         let after = self.lines.iter().skip(1).map(String::as_str).chain([""]);
         let mut lines = before.zip(&self.lines).zip(after);
-        let is_bounded = self.sql.contains("ORDER BY lane, destination, request_id LIMIT");
+        let is_bounded = self.sql.contains("ORDER BY ordering_group, destination, request_id LIMIT");
         lines.any(|((before, line), after)| {
             reads_all_of_sqlite(line, is_bounded) || reads_all_of_postgres(before, line, after)
         })
     }
 }
 
-/// Of an index that has just what is looked for, in its order, the first ones are taken; of that of all lanes only where
-/// the statement says how many.
+/// An index that has exactly the rows of a query, in their order, may be read from its beginning; that of all ordering
+/// groups only if the statement has a limit.
 fn reads_all_of_sqlite(line: &str, is_bounded: bool) -> bool {
     let scanned = line.strip_prefix("SCAN ").and_then(|table| table.split_whitespace().next());
     let is_all = scanned.is_some_and(|table| LARGE.contains(&table)) && !line.contains("deliveries_dead");
-    is_all || (line.contains("(lane>?)") && !is_bounded)
+    is_all || (line.contains("(ordering_group>?)") && !is_bounded)
 }
 
 fn reads_all_of_postgres(before: &str, line: &str, after: &str) -> bool {

@@ -1,4 +1,4 @@
-//! What several do at once: replicas, which only PostgreSQL serves, and tasks of one process.
+//! Concurrent work: of replicas, which only PostgreSQL serves, and tasks of one process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -9,10 +9,10 @@ use throughline_messages::{AttemptReport, DeferralCause, Outcome};
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::claims::{self, Claim};
 use throughline_store::dead_letters::{self, Filter, Replayed};
-use throughline_store::idempotency::{self, Verdict};
+use throughline_store::idempotency::{self, ClaimResult};
 use throughline_store::{
-    DeliveryState, Due, NewRequest, Store, StoreError, Transaction, holds, nodes, outbox, outcomes, replays,
-    requests,
+    DeliveryState, Due, NewRequest, Store, StoreError, Transaction, nodes, outbox, outcomes, replays,
+    requests, slow_starts,
 };
 use throughline_testkit::{lease, leased};
 
@@ -20,13 +20,13 @@ use crate::databases::{Db, on_postgres};
 use crate::dead_letters::begin;
 use crate::deliveries::refusal;
 use crate::fixtures::{
-    at, count, deferred, delivery, id, insert, node, publish, rejected, report, request, retry,
+    at, count, deferred, delivery, end_claims, id, insert, node, publish, rejected, report, request, retry,
 };
 use crate::idempotency::claim;
 use crate::retention;
 
-/// Claims keys and inserts what is new, as ingest does, and tries again with the keys that are in flight; returns the
-/// request that each key stands for.
+/// Claims keys and inserts the new requests, as ingest does, and retries the keys that are in flight; returns the
+/// request of each key.
 async fn write(store: &Store, keys: &[i64], offset: i64) -> BTreeMap<i64, RequestId> {
     let lease = leased(store, node(1)).await.unwrap();
     let mut owners = BTreeMap::new();
@@ -35,18 +35,18 @@ async fn write(store: &Store, keys: &[i64], offset: i64) -> BTreeMap<i64, Reques
         let claims: Vec<_> = left.iter().map(|key| claim(&key.to_string(), offset + key, 7)).collect();
         let transaction = store.begin().await.unwrap();
         let verdicts = idempotency::claim(&transaction, &claims, at(0)).await.unwrap();
-        // The other one gets a chance to stand in the way.
+        // Gives the other task a chance to interfere.
         tokio::task::yield_now().await;
         let mut new: Vec<NewRequest> = Vec::new();
         for ((key, claim), verdict) in left.split_off(0).into_iter().zip(&claims).zip(verdicts) {
             match verdict {
-                Verdict::New => {
+                ClaimResult::New => {
                     owners.insert(key, claim.request_id);
                     new.push(request(claim.request_id.as_i64()));
                 }
-                Verdict::Repeats(id) => drop(owners.insert(key, id)),
-                Verdict::InFlight => left.push(key),
-                Verdict::Conflicts => panic!("all bodies are the same"),
+                ClaimResult::Repeats(id) => drop(owners.insert(key, id)),
+                ClaimResult::InFlight => left.push(key),
+                ClaimResult::Conflicts => panic!("all bodies are the same"),
             }
         }
         requests::insert(&transaction, &lease, &new).await.unwrap();
@@ -76,8 +76,8 @@ fn writers_with_the_same_keys_agree_and_do_not_wait_for_each_other() {
 fn a_key_that_another_session_holds_delays_no_other_key() {
     on_postgres(async |db: Db| {
         let holding = db.store.begin().await.unwrap();
-        let held = [claim("b", 1, 7)];
-        assert_eq!(idempotency::claim(&holding, &held, at(0)).await.unwrap(), [Verdict::New]);
+        let claims = [claim("b", 1, 7)];
+        assert_eq!(idempotency::claim(&holding, &claims, at(0)).await.unwrap(), [ClaimResult::New]);
         let claims = |first| ["a", "b", "c"].map(|key| claim(key, first, 7));
         let decide = async |first| {
             let transaction = db.store.begin().await.unwrap();
@@ -86,9 +86,9 @@ fn a_key_that_another_session_holds_delays_no_other_key() {
             verdicts
         };
         // Nothing ends the other transaction meanwhile: a claim that waited for it would wait for ever.
-        assert_eq!(decide(10).await, [Verdict::New, Verdict::InFlight, Verdict::New]);
-        let [ten, one] = [10, 1].map(|number| Verdict::Repeats(id(number)));
-        assert_eq!(decide(20).await, [ten, Verdict::InFlight, ten]);
+        assert_eq!(decide(10).await, [ClaimResult::New, ClaimResult::InFlight, ClaimResult::New]);
+        let [ten, one] = [10, 1].map(|number| ClaimResult::Repeats(id(number)));
+        assert_eq!(decide(20).await, [ten, ClaimResult::InFlight, ten]);
         holding.commit().await.unwrap();
         assert_eq!(decide(30).await, [ten, one, ten]);
     });
@@ -111,7 +111,7 @@ fn a_key_that_is_being_taken_over_is_not_purged() {
         assert_eq!(purged.unwrap(), 1);
         let third = [claim("k", 4, 7)];
         let verdicts = idempotency::claim(db.store.connection(), &third, at(100)).await.unwrap();
-        assert_eq!(verdicts, [Verdict::Repeats(second[0].request_id)]);
+        assert_eq!(verdicts, [ClaimResult::Repeats(second[0].request_id)]);
     });
 }
 
@@ -123,7 +123,7 @@ async fn a_key_is_gone_or_waited_for(store: &Store) {
 }
 
 #[test]
-fn two_who_claim_at_once_share_what_is_due() {
+fn two_concurrent_claims_share_the_due_deliveries() {
     on_postgres(async |db: Db| {
         let new: Vec<_> = (1..=100).map(|number| NewRequest { due_at: at(10), ..request(number) }).collect();
         publish(&db.store, &new).await;
@@ -137,7 +137,7 @@ fn two_who_claim_at_once_share_what_is_due() {
 }
 
 #[test]
-fn ten_who_acquire_at_once_get_ten_nodes() {
+fn ten_concurrent_leases_get_ten_node_ids() {
     on_postgres(async |db: Db| {
         let mut acquiring = tokio::task::JoinSet::new();
         for number in 0..10 {
@@ -179,25 +179,25 @@ fn recorders_with_the_same_reports_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_recorder_decides_on_what_another_one_left() {
+fn a_recorder_decides_on_the_state_that_another_recorder_left() {
     on_postgres(async |db: Db| {
         publish(&db.store, &[request(1)]).await;
         let first = db.store.begin().await.unwrap();
         outcomes::record(&first, &[report(1, 1, Outcome::Delivered)], at(5)).await.unwrap();
         let dead = [report(1, 2, rejected())];
         tokio::join!(record(&db.store, &dead), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             first.commit().await.unwrap();
         });
         assert_eq!(delivery(&db.store, 1).await.state, DeliveryState::Delivered);
     });
 }
 
-pub(crate) async fn somebody_waits_for_a_lock(store: &Store) {
-    so_many_wait_for_a_lock(store, 1).await;
+pub(crate) async fn a_session_waits_for_a_lock(store: &Store) {
+    sessions_wait_for_a_lock(store, 1).await;
 }
 
-async fn so_many_wait_for_a_lock(store: &Store, waiting: u32) {
+async fn sessions_wait_for_a_lock(store: &Store, waiting: u32) {
     let sql = format!(
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
          HAVING count(*) >= {waiting}"
@@ -206,14 +206,15 @@ async fn so_many_wait_for_a_lock(store: &Store, waiting: u32) {
     while store.connection().query_one_raw(waiting.clone()).await.unwrap().is_none() {}
 }
 
-/// Else it would wait behind nobody: who ends the one before it does not see it, and it does not see the end.
+/// Otherwise it would wait for ever: the transaction that ends the delivery before it does not see it, and it does not
+/// see that end.
 #[test]
-fn who_joins_a_lane_while_the_one_before_it_ends_does_not_wait_for_ever() {
+fn a_delivery_that_joins_a_group_while_the_one_before_it_ends_is_not_stuck() {
     on_postgres(async |db: Db| {
-        let in_lane = |number: i64| NewRequest { lane: Some("a".to_owned()), ..request(number) };
-        publish(&db.store, &[in_lane(1)]).await;
+        let in_group = |number: i64| NewRequest { ordering_group: Some("a".to_owned()), ..request(number) };
+        publish(&db.store, &[in_group(1)]).await;
         let joining = db.store.begin().await.unwrap();
-        requests::insert(&joining, &lease(node(1)), &[in_lane(2)]).await.unwrap();
+        requests::insert(&joining, &lease(node(1)), &[in_group(2)]).await.unwrap();
 
         let ended = [report(1, 1, Outcome::Delivered)];
         tokio::join!(record(&db.store, &ended), async {
@@ -229,13 +230,13 @@ fn who_joins_a_lane_while_the_one_before_it_ends_does_not_wait_for_ever() {
     });
 }
 
-/// Two of a lane, of which the first is due at 10; and a transaction that keeps everybody from changing the lane.
-async fn a_lane_that_nobody_may_enter(db: &Db) -> Transaction {
-    let in_lane = |number: i64| NewRequest { lane: Some("a".to_owned()), ..request(number) };
-    publish(&db.store, &[in_lane(1), in_lane(2)]).await;
+/// Two deliveries of an ordering group and a transaction that has locked the group. The first delivery is due at 10.
+async fn a_locked_group(db: &Db) -> Transaction {
+    let in_group = |number: i64| NewRequest { ordering_group: Some("a".to_owned()), ..request(number) };
+    publish(&db.store, &[in_group(1), in_group(2)]).await;
     record(&db.store, &[report(1, 1, retry(Some(10)))]).await;
     let joining = db.store.begin().await.unwrap();
-    requests::insert(&joining, &lease(node(1)), &[in_lane(3)]).await.unwrap();
+    requests::insert(&joining, &lease(node(1)), &[in_group(3)]).await.unwrap();
     joining
 }
 
@@ -246,17 +247,19 @@ async fn claim_planned(store: &Store, now: i64) -> Claim {
     claim
 }
 
-/// One replica's broker refuses it; before that is noted, another replica claims it, and its broker takes it.
+/// The broker refuses the record of one replica. Before that replica notes the refusal, another one claims the
+/// delivery, and the broker accepts its record.
 #[test]
-fn what_another_replica_has_published_is_not_ended_by_a_refusal() {
+fn a_rejection_does_not_end_a_delivery_that_another_replica_has_published() {
     on_postgres(async |db: Db| {
-        let joining = a_lane_that_nobody_may_enter(&db).await;
+        let joining = a_locked_group(&db).await;
         let claim = claim_planned(&db.store, 10).await;
         let refused = [refusal(1, Some("three"))];
         let (ended, ()) = tokio::join!(claim.published(&[], &refused, at(11), at(50)), async {
-            somebody_waits_for_a_lock(&db.store).await;
-            // The first one takes longer than its claim lasts.
-            let other = claim_planned(&db.store, 40).await;
+            a_session_waits_for_a_lock(&db.store).await;
+            // The first replica takes longer than its claim lasts.
+            end_claims(&db.store).await;
+            let other = claim_planned(&db.store, 10).await;
             let published = [(id(1), "three".to_owned())];
             other.published(&published, &[], at(12), at(912)).await.unwrap();
             joining.commit().await.unwrap();
@@ -268,18 +271,19 @@ fn what_another_replica_has_published_is_not_ended_by_a_refusal() {
 }
 
 #[test]
-fn what_the_brokers_of_two_replicas_refuse_ends_once_and_its_lane_goes_on() {
+fn a_delivery_rejected_at_two_replicas_ends_once_and_its_group_continues() {
     on_postgres(async |db: Db| {
-        let joining = a_lane_that_nobody_may_enter(&db).await;
+        let joining = a_locked_group(&db).await;
         let claim = claim_planned(&db.store, 10).await;
         let refused = [refusal(1, Some("three"))];
         let (one, other) = tokio::join!(claim.published(&[], &refused, at(11), at(50)), async {
-            somebody_waits_for_a_lock(&db.store).await;
-            // The first one takes longer than its claim lasts.
-            let other = claim_planned(&db.store, 40).await;
+            a_session_waits_for_a_lock(&db.store).await;
+            // The first replica takes longer than its claim lasts.
+            end_claims(&db.store).await;
+            let other = claim_planned(&db.store, 10).await;
             let other = other.published(&[], &refused, at(12), at(50));
             tokio::join!(other, async {
-                so_many_wait_for_a_lock(&db.store, 2).await;
+                sessions_wait_for_a_lock(&db.store, 2).await;
                 joining.commit().await.unwrap();
             })
             .0
@@ -290,12 +294,13 @@ fn what_the_brokers_of_two_replicas_refuse_ends_once_and_its_lane_goes_on() {
     });
 }
 
-/// In lanes of other keys others are written, and end.
+/// Deliveries of other ordering groups are inserted and end.
 #[test]
-fn lanes_do_not_wait_for_each_other() {
+fn ordering_groups_do_not_wait_for_each_other() {
     on_postgres(async |db: Db| {
         let in_lanes = |from: i64| {
-            let of = |number: i64| NewRequest { lane: Some(format!("one/{number}")), ..request(number) };
+            let of =
+                |number: i64| NewRequest { ordering_group: Some(format!("one/{number}")), ..request(number) };
             (from..from + 500).map(of).collect::<Vec<_>>()
         };
         publish(&db.store, &in_lanes(1)).await;
@@ -310,11 +315,11 @@ fn lanes_do_not_wait_for_each_other() {
     });
 }
 
-/// So many that wait for their destination from 10 on, and as many of which nothing was heard.
+/// Publishes twice as many requests: half of them wait for their destination from 10 on, the others for an outcome.
 async fn half_of_them_wait(store: &Store, requests: i64) {
     publish(store, &(1..=2 * requests).map(request).collect::<Vec<_>>()).await;
-    let put_off = |number| report(number, 1, deferred(DeferralCause::BreakerOpen, 10));
-    record(store, &(1..=requests).map(put_off).collect::<Vec<_>>()).await;
+    let deferral = |number| report(number, 1, deferred(DeferralCause::BreakerOpen, 10));
+    record(store, &(1..=requests).map(deferral).collect::<Vec<_>>()).await;
 }
 
 /// Records in a transaction that is left open.
@@ -325,18 +330,18 @@ async fn recording(store: &Store, reports: &[AttemptReport]) -> Transaction {
 }
 
 #[test]
-fn a_recorder_with_good_news_does_not_keep_a_hold_from_releasing() {
+fn a_recorder_of_successes_does_not_block_the_release_of_a_slow_start() {
     on_postgres(async |db: Db| {
         half_of_them_wait(&db.store, 10).await;
         let delivered = |number| [report(number, 1, Outcome::Delivered)];
         record(&db.store, &delivered(11)).await;
         let recording = recording(&db.store, &delivered(12)).await;
-        assert_eq!(holds::release(&db.store, at(10)).await.unwrap(), 2);
+        assert_eq!(slow_starts::release(&db.store, at(10)).await.unwrap(), 2);
         recording.commit().await.unwrap();
     });
 }
 
-/// It waits a moment: another round is needed only where the recorder takes longer.
+/// A release waits a moment: another one is needed only if the recorder takes longer.
 #[test]
 fn a_release_waits_for_the_recorder_that_is_about_to_commit() {
     on_postgres(async |db: Db| {
@@ -345,11 +350,11 @@ fn a_release_waits_for_the_recorder_that_is_about_to_commit() {
         for number in 101..=200 {
             let full = [report(number, 1, deferred(DeferralCause::Limit, 10))];
             let recording = recording(&db.store, &full).await;
-            let release = holds::release(&db.store, at(10));
+            let release = slow_starts::release(&db.store, at(10));
             tokio::pin!(release);
             released = tokio::select! {
                 released = &mut release => released,
-                () = somebody_waits_for_a_lock(&db.store) => {
+                () = a_session_waits_for_a_lock(&db.store) => {
                     recording.commit().await.unwrap();
                     release.await
                 }
@@ -363,9 +368,9 @@ fn a_release_waits_for_the_recorder_that_is_about_to_commit() {
     });
 }
 
-/// The recorders write one outcome after the other; seldom has the sweeper to try a second time.
+/// The recorders write one outcome after the other; the sweeper seldom needs a second try.
 #[test]
-fn a_hold_releases_while_outcomes_pour_in() {
+fn a_slow_start_releases_under_a_flood_of_outcomes() {
     const STEPS: i64 = 10;
     on_postgres(async |db: Db| {
         half_of_them_wait(&db.store, 2000).await;
@@ -379,7 +384,7 @@ fn a_hold_releases_while_outcomes_pour_in() {
             for step in 0..STEPS {
                 loop {
                     tries += 1;
-                    match holds::release(&db.store, at(10 + 2 * step)).await.unwrap() {
+                    match slow_starts::release(&db.store, at(10 + 2 * step)).await.unwrap() {
                         0 => {}
                         some => break gone += some,
                     }
@@ -395,7 +400,7 @@ fn a_hold_releases_while_outcomes_pour_in() {
     });
 }
 
-/// So many dead requests, from 1.
+/// Inserts dead requests, from 1 on.
 async fn dead(store: &Store, requests: i64) {
     let new: Vec<_> = (1..=requests).map(request).collect();
     publish(store, &new).await;
@@ -408,21 +413,21 @@ async fn replay_all(store: &Store) {
     begin(store, &Filter::default(), rate, at(10)).await.unwrap();
 }
 
-pub(crate) async fn two_who_release_at_once_let_go_no_more_than_a_hold_allows(db: Db) {
+pub(crate) async fn two_concurrent_releases_do_not_exceed_the_batch(db: Db) {
     let requests = 20;
     let everywhere: Vec<_> = (0..10).map(|number| format!("destination {number}")).collect();
     let new = |number| NewRequest { destinations: everywhere.clone(), ..request(number) };
     publish(&db.store, &(1..=requests).map(new).collect::<Vec<_>>()).await;
-    let put_off = |number| {
+    let deferral = |number| {
         everywhere.iter().map(move |destination| AttemptReport {
             destination: destination.clone(),
             ..report(number, 1, deferred(DeferralCause::BreakerOpen, 10))
         })
     };
-    record(&db.store, &(1..=requests).flat_map(put_off).collect::<Vec<_>>()).await;
+    record(&db.store, &(1..=requests).flat_map(deferral).collect::<Vec<_>>()).await;
     let mut waiting = 200;
     for now in 10..15 {
-        let release = || holds::release(&db.store, at(now));
+        let release = || slow_starts::release(&db.store, at(now));
         let (one, other) = tokio::join!(release(), release());
         assert_eq!(one.unwrap() + other.unwrap(), 10, "one for each destination");
         waiting -= 10;
@@ -430,7 +435,7 @@ pub(crate) async fn two_who_release_at_once_let_go_no_more_than_a_hold_allows(db
     }
 }
 
-pub(crate) async fn two_who_go_on_with_a_replay_take_each_dead_letter_once(db: Db) {
+pub(crate) async fn two_replicas_of_a_replay_take_each_dead_letter_once(db: Db) {
     dead(&db.store, 250).await;
     replay_all(&db.store).await;
     let mut taken = Vec::new();
@@ -443,15 +448,18 @@ pub(crate) async fn two_who_go_on_with_a_replay_take_each_dead_letter_once(db: D
     assert_eq!(count(&db.store, "state = 'pending'").await, 250);
 }
 
-/// Neither waits for the other, and each dead letter goes one way.
-pub(crate) async fn what_is_purged_while_all_are_replayed_is_either_gone_or_on_its_way(db: Db) {
+/// Purge and replay do not wait for each other, and each dead letter is taken by one of them.
+pub(crate) async fn a_dead_letter_is_either_purged_or_replayed(db: Db) {
     dead(&db.store, 400).await;
     replay_all(&db.store).await;
     let mut purged = 0;
     for now in 10.. {
         let purge = async {
             let transaction = db.store.begin().await.unwrap();
-            let purged = dead_letters::purge(&transaction, &Filter::default(), 100, at(10)).await.unwrap();
+            let purged = dead_letters::purge(&transaction, &Filter::default(), None, 100, at(10))
+                .await
+                .unwrap()
+                .purged;
             transaction.commit().await.unwrap();
             purged
         };
@@ -474,7 +482,7 @@ pub(crate) async fn what_is_purged_while_all_are_replayed_is_either_gone_or_on_i
 }
 
 #[test]
-fn what_is_replayed_while_it_is_purged_stays_and_what_is_purged_first_is_unknown() {
+fn a_delivery_replayed_during_a_purge_stays_and_one_purged_first_is_unknown() {
     on_postgres(async |db: Db| {
         dead(&db.store, 2).await;
         let replay = async |connection: &Transaction, number| {
@@ -483,18 +491,18 @@ fn what_is_replayed_while_it_is_purged_stays_and_what_is_purged_first_is_unknown
                 .unwrap()
         };
         let purge = async |connection: &Transaction| {
-            dead_letters::purge(connection, &Filter::default(), 9, at(10)).await.unwrap()
+            dead_letters::purge(connection, &Filter::default(), None, 9, at(10)).await.unwrap().purged
         };
         let (first, second) = (db.store.begin().await.unwrap(), db.store.begin().await.unwrap());
         assert_eq!(replay(&first, 1).await, Replayed::Yes);
         let (purged, ()) = tokio::join!(purge(&second), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             first.commit().await.unwrap();
         });
         assert_eq!(purged, 1, "the other one");
         let third = db.store.begin().await.unwrap();
         let (replayed, ()) = tokio::join!(replay(&third, 2), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             second.commit().await.unwrap();
         });
         assert_eq!(replayed, Replayed::Unknown);
@@ -503,17 +511,17 @@ fn what_is_replayed_while_it_is_purged_stays_and_what_is_purged_first_is_unknown
 }
 
 #[test]
-fn what_turns_out_to_be_delivered_while_it_is_to_be_replayed_is_left_alone() {
+fn a_replay_skips_a_delivery_that_is_reported_delivered_meanwhile() {
     on_postgres(async |db: Db| {
-        let in_lane = |number| NewRequest { lane: Some("a".to_owned()), ..request(number) };
-        publish(&db.store, &[in_lane(1)]).await;
+        let in_group = |number| NewRequest { ordering_group: Some("a".to_owned()), ..request(number) };
+        publish(&db.store, &[in_group(1)]).await;
         record(&db.store, &[report(1, 1, rejected())]).await;
-        publish(&db.store, &[in_lane(2)]).await;
+        publish(&db.store, &[in_group(2)]).await;
         replay_all(&db.store).await;
         let recording = db.store.begin().await.unwrap();
         outcomes::record(&recording, &[report(1, 2, Outcome::Delivered)], at(9)).await.unwrap();
         let (revived, ()) = tokio::join!(replays::go_on(&db.store, at(10)), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             recording.commit().await.unwrap();
         });
         assert_eq!(revived.unwrap().revived, 0);
@@ -521,14 +529,14 @@ fn what_turns_out_to_be_delivered_while_it_is_to_be_replayed_is_left_alone() {
     });
 }
 
-pub(crate) async fn two_who_purge_at_once_delete_each_request_once(db: Db) {
+pub(crate) async fn two_concurrent_purges_delete_each_request_once(db: Db) {
     dead(&db.store, 1200).await;
     let (one, other) = tokio::join!(retention::purge(&db.store), retention::purge(&db.store));
     assert_eq!((one.requests + other.requests, one.attempts + other.attempts), (1200, 1200));
     assert_eq!(count(&db.store, "true").await, 0);
 }
 
-pub(crate) async fn the_dead_that_come_back_while_they_are_purged_are_either_gone_or_on_their_way(db: Db) {
+pub(crate) async fn dead_letters_replayed_during_a_purge_are_either_purged_or_replayed(db: Db) {
     dead(&db.store, 400).await;
     let replay = async {
         let mut revived = 0;
@@ -540,12 +548,12 @@ pub(crate) async fn the_dead_that_come_back_while_they_are_purged_are_either_gon
             match replayed {
                 Replayed::Yes => revived += 1,
                 Replayed::Unknown => return revived,
-                Replayed::NotDead => panic!("nobody else replays"),
+                Replayed::NotDead => panic!("no other task replays"),
             }
         }
         revived
     };
-    // A batch deletes what is dead when it looks; so it looks before all have come back.
+    // A batch deletes the dead letters that it reads, so it reads before all are replayed.
     let (revived, purged) = tokio::join!(replay, async {
         while count(&db.store, "state = 'pending'").await == 0 {}
         retention::purge(&db.store).await
@@ -556,7 +564,7 @@ pub(crate) async fn the_dead_that_come_back_while_they_are_purged_are_either_gon
 }
 
 #[test]
-fn who_purges_waits_for_nobody() {
+fn a_purge_skips_locked_rows() {
     on_postgres(async |db: Db| {
         dead(&db.store, 3).await;
         let replaying = db.store.begin().await.unwrap();
@@ -577,14 +585,14 @@ fn who_purges_waits_for_nobody() {
 }
 
 #[test]
-fn what_comes_back_between_a_look_and_the_lock_is_kept() {
+fn a_dead_letter_replayed_between_selection_and_lock_is_kept() {
     on_postgres(async |db: Db| {
         dead(&db.store, 2).await;
         let replaying = db.store.begin().await.unwrap();
         // Lets others look, and lock nothing.
         replaying.execute_unprepared("LOCK TABLE requests IN EXCLUSIVE MODE").await.unwrap();
         let (purged, ()) = tokio::join!(retention::purge(&db.store), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             let first = RequestId::from_i64(1).unwrap();
             dead_letters::replay(&replaying, first, "three", at(9)).await.unwrap();
             replaying.commit().await.unwrap();
@@ -608,7 +616,7 @@ fn a_report_of_a_new_destination_that_meets_a_purge_is_refused_and_then_one_of_a
         let purging = db.store.begin().await.unwrap();
         purging.execute_unprepared("DELETE FROM requests").await.unwrap();
         let (refused, ()) = tokio::join!(record(), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             purging.commit().await.unwrap();
         });
         assert!(refused.unwrap_err().is_about_data());
@@ -616,9 +624,9 @@ fn a_report_of_a_new_destination_that_meets_a_purge_is_refused_and_then_one_of_a
     });
 }
 
-/// A process that stands still between a look at its lease and its commit.
+/// A process that is frozen between a check of its lease and its commit.
 #[test]
-fn a_lease_that_is_over_writes_nothing_more() {
+fn nothing_is_written_under_an_expired_lease() {
     on_postgres(async |db: Db| {
         let only = node(5)..=node(5);
         let old = nodes::acquire(&db.store, "old", LONG, &only).await.unwrap().unwrap();
@@ -638,7 +646,7 @@ fn a_lease_that_is_over_writes_nothing_more() {
         requests::insert(&transaction, &new, &[request(3)]).await.unwrap();
         transaction.commit().await.unwrap();
         assert_eq!(nodes::renew(connection, &old, "old", LONG).await.unwrap(), None);
-        // Nor does it take over what others have left.
+        // Nor does it take over the outbox rows of expired nodes.
         connection.execute_unprepared("UPDATE outbox SET node_id = 77").await.unwrap();
         assert_eq!(outbox::take_over(connection, &old, node(77)).await.unwrap(), 0);
         assert_eq!(outbox::take_over(connection, &new, node(77)).await.unwrap(), 1);
@@ -646,7 +654,7 @@ fn a_lease_that_is_over_writes_nothing_more() {
 }
 
 #[test]
-fn of_two_survivors_one_takes_over_all_that_a_node_has_left() {
+fn one_of_two_survivors_takes_over_the_whole_outbox_of_a_node() {
     on_postgres(async |db: Db| {
         let gone = nodes::acquire(&db.store, "gone", LONG, &NodeId::ALL).await.unwrap().unwrap();
         let all: Vec<_> = (1..=500).map(request).collect();
@@ -659,7 +667,7 @@ fn of_two_survivors_one_takes_over_all_that_a_node_has_left() {
         let first = db.store.begin().await.unwrap();
         assert_eq!(outbox::take_over(&first, &one, gone.node).await.unwrap(), 500);
         let (second, ()) = tokio::join!(outbox::take_over(db.store.connection(), &other, gone.node), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             first.commit().await.unwrap();
         });
         assert_eq!(second.unwrap(), 0, "they are the first one's");
@@ -667,9 +675,9 @@ fn of_two_survivors_one_takes_over_all_that_a_node_has_left() {
     });
 }
 
-/// Else both would publish.
+/// Otherwise both would publish.
 #[test]
-fn a_node_id_is_not_leased_again_while_what_it_left_is_taken_over() {
+fn a_node_id_is_not_leased_again_while_its_outbox_is_taken_over() {
     on_postgres(async |db: Db| {
         let only = node(5)..=node(5);
         let gone = nodes::acquire(&db.store, "gone", LONG, &only).await.unwrap().unwrap();
@@ -679,7 +687,7 @@ fn a_node_id_is_not_leased_again_while_what_it_left_is_taken_over() {
         let taking = db.store.begin().await.unwrap();
         assert_eq!(outbox::take_over(&taking, &survivor, gone.node).await.unwrap(), 1);
         let (again, ()) = tokio::join!(nodes::acquire(&db.store, "again", LONG, &only), async {
-            somebody_waits_for_a_lock(&db.store).await;
+            a_session_waits_for_a_lock(&db.store).await;
             taking.commit().await.unwrap();
         });
         assert_eq!(again.unwrap().unwrap().epoch, 2);

@@ -30,7 +30,7 @@ async fn refused(url: &str) -> StoreError {
 }
 
 #[tokio::test]
-async fn a_url_that_cannot_be_read_is_refused() {
+async fn an_invalid_url_is_rejected() {
     for url in ["", "throughline.db", "mysql://root:hunter2@localhost/x", "postgres://u:hunter2@host:port/x"]
     {
         let error = refused(url).await;
@@ -39,28 +39,28 @@ async fn a_url_that_cannot_be_read_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named() {
+async fn an_unreachable_server_is_reported() {
     // Nothing listens on a port that was free a moment ago.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let error = refused(&format!("postgres://me:hunter2@{address}/throughline")).await;
     assert!(error.is_unavailable());
-    assert!(error.to_string().starts_with(&format!("PostgreSQL at {address} cannot be reached")), "{error}");
+    assert!(error.to_string().starts_with(&format!("cannot connect to PostgreSQL at {address}")), "{error}");
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up() {
+async fn connecting_to_a_silent_server_times_out() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://me:hunter2@{}/throughline", listener.local_addr().unwrap());
     let settings =
         throughline_config::Database { connect_timeout: Duration::from_millis(50), ..settings(&url) };
-    let error = Store::connect(&settings, &unmeasured()).await.expect_err("nobody answers");
+    let error = Store::connect(&settings, &unmeasured()).await.expect_err("no response");
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
 }
 
 #[test]
-fn a_user_that_is_not_let_in_is_named() {
+fn a_rejected_user_is_reported() {
     with_server(async |server| {
         let url = server.url_of("postgres");
         let (_, server) = url.rsplit_once('@').expect("the server's URL names a user");
@@ -71,7 +71,7 @@ fn a_user_that_is_not_let_in_is_named() {
 }
 
 #[test]
-fn a_database_that_is_not_there_is_named() {
+fn a_missing_database_is_reported() {
     with_server(async |server| {
         let error = refused(&server.url_of("nowhere")).await;
         assert!(error.to_string().contains("has no database nowhere; create it"), "{error}");
@@ -106,11 +106,11 @@ async fn a_file_is_created_when_missing_and_its_folder_is_not() {
     let file = folder.path().join("missing/new.db");
     let error = refused(&format!("sqlite://{}", file.display())).await;
     assert!(error.to_string().contains(&file.display().to_string()), "{error}");
-    assert!(error.to_string().contains("folder must exist and be writable"), "{error}");
+    assert!(error.to_string().contains("create its folder and make it writable"), "{error}");
 }
 
 #[tokio::test]
-async fn a_file_that_is_something_else_is_refused() {
+async fn a_file_that_is_no_database_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes.txt");
     std::fs::write(&file, "not a database, and long enough to be one: ".repeat(100)).unwrap();
@@ -145,7 +145,7 @@ fn a_file_that_another_process_is_writing_is_unavailable() {
 
 /// PostgreSQL's full disk is among ingest's tests, on a small one.
 #[test]
-fn a_file_that_cannot_grow_is_unavailable_and_takes_more_when_it_can() {
+fn a_file_that_cannot_grow_is_unavailable_until_it_can() {
     on_sqlite(async |db: Db| {
         let most_pages = async |pages: u32| {
             let sql = format!("PRAGMA max_page_count = {pages}");
@@ -162,7 +162,7 @@ fn a_file_that_cannot_grow_is_unavailable_and_takes_more_when_it_can() {
             std::slice::from_ref(&large),
         )
         .await;
-        let error = refused.expect_err("there is no room for it");
+        let error = refused.expect_err("all connections are taken");
         assert!(error.is_unavailable(), "{error:?}");
         drop(transaction);
         most_pages(u32::MAX).await;

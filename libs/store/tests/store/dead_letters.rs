@@ -11,11 +11,13 @@ use throughline_store::{
 };
 
 use crate::databases::Db;
-use crate::fixtures::{at, count, delivery, empty, id, publish, rejected, report, request, retry, time};
+use crate::fixtures::{
+    at, count, delivery, empty, id, insert, publish, rejected, report, request, retry, time,
+};
 use crate::idempotency::claim;
 use crate::outcomes::record;
 
-/// Begins a replay, of which there are not too many; gives its number.
+/// Begins a replay, and returns its number.
 pub(crate) async fn begin(
     store: &Store,
     filter: &Filter,
@@ -58,7 +60,7 @@ fn only(what: impl FnOnce(&mut Filter)) -> Filter {
     filter
 }
 
-pub(crate) async fn the_dead_are_listed_page_by_page_the_youngest_first(db: Db) {
+pub(crate) async fn dead_letters_are_listed_by_page_newest_first(db: Db) {
     dead(&db.store, 1..=5).await;
     publish(&db.store, &[request(6)]).await;
     let any = Filter::default();
@@ -75,7 +77,7 @@ pub(crate) async fn the_dead_are_listed_page_by_page_the_youngest_first(db: Db) 
     assert_eq!((letter.accepted_at, letter.died_at), (at(0), at(5)));
 }
 
-pub(crate) async fn a_filter_takes_what_it_names(db: Db) {
+pub(crate) async fn a_filter_matches_what_it_names(db: Db) {
     dead(&db.store, 1..=3).await;
     let store = &db.store;
     for (filter, expected) in [
@@ -94,7 +96,7 @@ pub(crate) async fn a_filter_takes_what_it_names(db: Db) {
     }
 }
 
-pub(crate) async fn a_replayed_delivery_begins_anew_and_keeps_what_was_tried(db: Db) {
+pub(crate) async fn a_replayed_delivery_restarts_and_keeps_its_attempts(db: Db) {
     dead(&db.store, 1..=1).await;
     let replay = async |number, destination| {
         dead_letters::replay(db.store.connection(), id(number), destination, at(100)).await.unwrap()
@@ -104,9 +106,9 @@ pub(crate) async fn a_replayed_delivery_begins_anew_and_keeps_what_was_tried(db:
     assert_eq!(replay(1, "three").await, Replayed::NotDead);
     let mut claim = claims::claim_due(&db.store, Due::Planned, at(100), 9).await.unwrap();
     let due = claim.take().remove(0);
-    assert_eq!((due.attempts, due.spent, due.since), (1, 0, at(100)));
+    assert_eq!((due.attempts, due.counted_attempts, due.window_started_at), (1, 0, at(100)));
     claim.published(&[(id(1), "three".to_owned())], &[], at(100), at(1000)).await.unwrap();
-    // What is said of its first life does not count any more.
+    // Reports from before the replay do not count any more.
     record(&db.store, &[report(1, 1, retry(Some(5)))], 101).await;
     assert_eq!(delivery(&db.store, 1).await.due_at, Some(at(1000)));
     record(&db.store, &[report(1, 2, Outcome::Delivered)], 102).await;
@@ -114,18 +116,18 @@ pub(crate) async fn a_replayed_delivery_begins_anew_and_keeps_what_was_tried(db:
     assert_eq!((delivered.state, delivered.attempts.len()), (DeliveryState::Delivered, 2));
 }
 
-/// Lets a replay go on at `now`, and says how many it took.
+/// Continues a replay at `now`, and returns how many dead letters it took.
 async fn go_on(store: &Store, now: i64) -> u64 {
     replays::go_on(store, at(now)).await.unwrap().revived
 }
 
-pub(crate) async fn a_replay_goes_at_its_rate_and_takes_each_once(db: Db) {
+pub(crate) async fn a_replay_keeps_its_rate_and_takes_each_dead_letter_once(db: Db) {
     dead(&db.store, 1..=5).await;
     let rate = (NonZeroU32::new(20).unwrap(), Duration::from_secs(10));
     let replay = begin(&db.store, &Filter::default(), rate, at(100)).await.unwrap();
     assert_eq!(replays::next(db.store.connection()).await.unwrap(), Some(at(100)));
     assert_eq!((go_on(&db.store, 100).await, go_on(&db.store, 100).await), (2, 0));
-    // One that has died again is not taken a second time.
+    // A delivery that has died again is not taken a second time.
     record(&db.store, &[report(1, 2, rejected())], 100).await;
     assert_eq!((go_on(&db.store, 101).await, go_on(&db.store, 102).await), (2, 1));
     assert_eq!(go_on(&db.store, 103).await, 0);
@@ -134,7 +136,7 @@ pub(crate) async fn a_replay_goes_at_its_rate_and_takes_each_once(db: Db) {
     assert_eq!(list(&db.store, &Filter::default(), None, 9).await, [1]);
 }
 
-pub(crate) async fn a_replay_that_is_stopped_takes_no_more(db: Db) {
+pub(crate) async fn a_stopped_replay_takes_no_more_dead_letters(db: Db) {
     dead(&db.store, 1..=5).await;
     let rate = (NonZeroU32::new(20).unwrap(), Duration::from_secs(10));
     let younger = only(|filter| filter.died_since = Some(at(2)));
@@ -148,7 +150,7 @@ pub(crate) async fn a_replay_that_is_stopped_takes_no_more(db: Db) {
     assert_eq!(replays::find(db.store.connection(), replay + 1).await.unwrap(), None);
 }
 
-pub(crate) async fn the_purged_are_gone_with_requests_of_which_nothing_is_left(db: Db) {
+pub(crate) async fn a_purge_also_deletes_requests_without_deliveries(db: Db) {
     let everywhere = vec!["three".to_owned(), "four".to_owned()];
     publish(&db.store, &[NewRequest { destinations: everywhere, ..request(1) }, request(2), request(3)])
         .await;
@@ -157,7 +159,8 @@ pub(crate) async fn the_purged_are_gone_with_requests_of_which_nothing_is_left(d
     }
     let purge = async |limit| {
         let transaction = db.store.begin().await.unwrap();
-        let purged = dead_letters::purge(&transaction, &Filter::default(), limit, at(9)).await.unwrap();
+        let purged =
+            dead_letters::purge(&transaction, &Filter::default(), None, limit, at(9)).await.unwrap().purged;
         transaction.commit().await.unwrap();
         purged
     };
@@ -178,7 +181,7 @@ async fn very_many_dead(store: &Store, dead: i64) {
          CASE WHEN id % 10000 = 0 THEN 'two' ELSE 'one' END, {empty}, 'application/json', '[]', {then} FROM ids"
     );
     let deliveries = format!(
-        "{ids} INSERT INTO deliveries (request_id, destination, state, attempts, since, reason, updated_at) \
+        "{ids} INSERT INTO deliveries (request_id, destination, state, attempts, window_started_at, reason, updated_at) \
          SELECT id, CASE WHEN id % 50000 = 0 THEN 'four' ELSE 'three' END, 'dead', 1, {then}, 'rejected', {then} \
          FROM ids"
     );
@@ -187,14 +190,14 @@ async fn very_many_dead(store: &Store, dead: i64) {
     }
 }
 
-/// Most that a step looks at.
+/// The maximum number of dead letters that a step reads.
 const STEP: u64 = 5000;
 const DEAD: i64 = 200_000;
 /// One of ten thousand.
 const MEANT: u64 = 20;
 
-/// However few are meant, no step looks at more than so many, and none is looked at twice.
-pub(crate) async fn a_replay_that_means_few_of_very_many_walks_them_in_bounded_steps(db: Db) {
+/// However few match the filter, no step reads more than the maximum, and none is read twice.
+pub(crate) async fn a_replay_with_few_matches_walks_many_rows_in_bounded_steps(db: Db) {
     very_many_dead(&db.store, DEAD).await;
     let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
     let two = only(|filter| filter.route = Some("two".to_owned()));
@@ -211,14 +214,14 @@ pub(crate) async fn a_replay_that_means_few_of_very_many_walks_them_in_bounded_s
     assert_eq!((looked_at, revived), (DEAD.cast_unsigned(), MEANT));
     assert_eq!(replays::find(db.store.connection(), replay).await.unwrap().unwrap().state, "done");
     assert_eq!(count(&db.store, "state = 'pending'").await.cast_unsigned(), MEANT);
-    // Of one destination no others are looked at.
+    // With a destination in the filter, no dead letters of others are read.
     let four = only(|filter| filter.destination = Some("four".to_owned()));
     begin(&db.store, &four, rate, at(900)).await.unwrap();
     let step = replays::go_on(&db.store, at(900)).await.unwrap();
     assert_eq!((step.looked_at, step.revived), (0, 0), "these were of the route `two` too");
 }
 
-pub(crate) async fn a_list_that_means_few_of_very_many_is_walked_in_bounded_pages(db: Db) {
+pub(crate) async fn a_list_and_a_purge_with_few_matches_walk_many_rows_in_bounded_steps(db: Db) {
     very_many_dead(&db.store, DEAD).await;
     let two = only(|filter| filter.route = Some("two".to_owned()));
     let (mut found, mut pages, mut after) = (Vec::new(), 0, None);
@@ -235,9 +238,20 @@ pub(crate) async fn a_list_that_means_few_of_very_many_is_walked_in_bounded_page
     assert!(pages >= DEAD.cast_unsigned() / STEP, "{pages}");
     let four = only(|filter| filter.destination = Some("four".to_owned()));
     assert_eq!(list(&db.store, &four, None, 50).await, [200_000, 150_000, 100_000, 50_000]);
+    let (mut purged, mut steps, mut after) = (0, 0_u64, None::<dead_letters::Cursor>);
+    loop {
+        let step = dead_letters::purge(db.store.connection(), &two, after.as_ref(), 50, at(9)).await.unwrap();
+        (purged, steps, after) = (purged + step.purged, steps + 1, step.next);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(purged, MEANT);
+    assert!(steps >= DEAD.cast_unsigned() / STEP, "{steps}");
+    assert!(list(&db.store, &two, None, 50).await.is_empty());
 }
 
-pub(crate) async fn only_so_many_replays_run_at_a_time(db: Db) {
+pub(crate) async fn the_number_of_running_replays_is_limited(db: Db) {
     let rate = (NonZeroU32::MIN, Duration::from_secs(1));
     let begin = || try_begin(&db.store, &ANY, rate, at(100));
     let running = futures_util::future::try_join_all((0..20).map(|_| begin())).await.unwrap();
@@ -265,7 +279,10 @@ pub(crate) async fn a_request_that_a_key_stands_for_outlives_its_dead_letters(db
     idempotency::claim(db.store.connection(), &claims, at(0)).await.unwrap();
 
     let transaction = db.store.begin().await.unwrap();
-    assert_eq!(dead_letters::purge(&transaction, &Filter::default(), 9, at(9)).await.unwrap(), 2);
+    assert_eq!(
+        dead_letters::purge(&transaction, &Filter::default(), None, 9, at(9)).await.unwrap().purged,
+        2
+    );
     transaction.commit().await.unwrap();
 
     let find = async |number| requests::find(db.store.connection(), id(number)).await.unwrap();
@@ -277,4 +294,16 @@ pub(crate) async fn a_request_that_a_key_stands_for_outlives_its_dead_letters(db
         let batch = retention::purge(&db.store, &cutoff(now), None).await.unwrap();
         assert_eq!(batch.purged.requests, requests, "at {now}");
     }
+}
+
+/// Its row in the outbox is yet to be removed.
+pub(crate) async fn a_request_that_kafka_has_not_acknowledged_outlives_its_dead_letters(db: Db) {
+    insert(&db.store, &[request(1)]).await;
+    record(&db.store, &[report(1, 1, rejected())], 1).await;
+    let transaction = db.store.begin().await.unwrap();
+    let step = dead_letters::purge(&transaction, &Filter::default(), None, 9, at(9)).await.unwrap();
+    assert_eq!(step.purged, 1);
+    transaction.commit().await.unwrap();
+    let found = requests::find(db.store.connection(), id(1)).await.unwrap();
+    assert_eq!(found.unwrap().deliveries, []);
 }

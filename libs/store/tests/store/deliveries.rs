@@ -1,12 +1,18 @@
+use std::time::Duration;
+
+use chrono::TimeDelta;
 use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Outcome};
+use throughline_snowflake::NodeId;
 use throughline_store::claims::{self, Claim};
 use throughline_store::deliveries::{self, Cancelled};
 use throughline_store::{
-    DeliveryState, Due, DueDelivery, NewRequest, OutboxRequest, Refusal, Store, outbox, outcomes,
+    DeliveryState, Due, DueDelivery, NewRequest, OutboxRequest, Refusal, Store, nodes, outbox, outcomes,
 };
 
 use crate::databases::Db;
-use crate::fixtures::{at, deferred, delivery, id, insert, publish, rejected, report, request, retry};
+use crate::fixtures::{
+    at, count, deferred, delivery, end_claims, id, insert, publish, rejected, report, request, retry,
+};
 
 const NOTHING: [i64; 0] = [];
 
@@ -24,46 +30,65 @@ async fn claim(store: &Store, now: i64, limit: u64) -> (Vec<i64>, Claim) {
     (due, claim)
 }
 
-/// What is due, and is not claimed any more.
+/// Returns the deliveries that are due and that no claim covers.
 async fn due(store: &Store, now: i64) -> Vec<i64> {
     let (due, claim) = claim(store, now, 100).await;
     claim.published(&[], &[], at(now), at(now)).await.unwrap();
     due
 }
 
-pub(crate) async fn what_is_due_is_claimed_the_longest_overdue_first(db: Db) {
+pub(crate) async fn the_longest_overdue_delivery_is_claimed_first(db: Db) {
     publish(&db.store, &[due_at(1, 30), due_at(2, 10), due_at(3, 20), due_at(4, 40)]).await;
     assert_eq!(due(&db.store, 9).await, NOTHING);
     assert_eq!(due(&db.store, 10).await, [2]);
-    let (longest_overdue, held) = claim(&db.store, 35, 2).await;
+    let (longest_overdue, claim) = claim(&db.store, 35, 2).await;
     assert_eq!(longest_overdue, [2, 3]);
-    held.published(&[], &[], at(35), at(35)).await.unwrap();
+    claim.published(&[], &[], at(35), at(35)).await.unwrap();
     let mut claim = claims::claim_due(&db.store, Due::Silent, at(10), 1).await.unwrap();
     let expected = DueDelivery {
-        request: OutboxRequest::from(due_at(2, 10)),
+        request: OutboxRequest { destinations: Vec::new(), ..OutboxRequest::from(due_at(2, 10)) },
         destination: "three".to_owned(),
         attempts: 0,
-        spent: 0,
-        since: at(0),
+        counted_attempts: 0,
+        window_started_at: at(0),
     };
     assert_eq!(claim.take(), [expected]);
 }
 
 /// As after a crash.
-pub(crate) async fn what_was_claimed_and_not_published_is_due_again_when_the_claim_ends(db: Db) {
+pub(crate) async fn an_unpublished_delivery_is_due_again_when_its_claim_expires(db: Db) {
     publish(&db.store, &[due_at(1, 10)]).await;
     let (claimed, claim) = claim(&db.store, 10, 1).await;
     assert_eq!(claimed, [1]);
     drop(claim);
-    assert_eq!(due(&db.store, 39).await, NOTHING);
+    assert_eq!(due(&db.store, 10).await, NOTHING);
     assert!(claims::is_any_due(db.store.connection(), Due::Silent, at(10)).await.unwrap());
-    assert_eq!(due(&db.store, 40).await, [1]);
+    end_claims(&db.store).await;
+    assert_eq!(due(&db.store, 10).await, [1]);
 }
 
-/// It stood still for longer than its claim lasts.
-pub(crate) async fn a_claim_that_has_ended_changes_nothing(db: Db) {
+/// The clock of one ingest is a day ahead.
+pub(crate) async fn a_claim_lasts_by_the_clock_of_the_database(db: Db) {
+    const DAY: i64 = 86_400;
+    publish(&db.store, &[due_at(1, 10), due_at(2, 20)]).await;
+    let (behind, _claim_of_one) = claim(&db.store, 10, 9).await;
+    let (ahead, _claim_of_the_other) = claim(&db.store, 10 + DAY, 9).await;
+    assert_eq!((behind, ahead), (vec![1], vec![2]), "no two claim the same");
+    assert_eq!(due(&db.store, 10 + DAY).await, NOTHING);
+    let lease = nodes::acquire(&db.store, "a", Duration::from_secs(1), &NodeId::ALL).await.unwrap();
+    let now = lease.unwrap().granted_at;
+    let [soonest, latest] = [10, 30].map(|seconds| {
+        (now + TimeDelta::seconds(seconds)).format("'%Y-%m-%dT%H:%M:%S%.6f+00:00'").to_string()
+    });
+    let in_time = format!("claimed_until > {soonest} AND claimed_until <= {latest}");
+    assert_eq!(count(&db.store, &in_time).await, 2);
+}
+
+/// It was frozen for longer than its claim lasts.
+pub(crate) async fn a_claim_that_has_expired_changes_nothing(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10), due_at(3, 10)]).await;
     let (_, late) = claim(&db.store, 10, 9).await;
+    end_claims(&db.store).await;
     let (claimed, other) = claim(&db.store, 40, 9).await;
     assert_eq!(claimed, [1, 2, 3]);
     let refused = [refusal(2, None)];
@@ -82,7 +107,7 @@ pub(crate) async fn a_published_delivery_is_due_later(db: Db) {
     assert_eq!(due(&db.store, 50).await, [1]);
 }
 
-pub(crate) async fn only_the_named_are_published(db: Db) {
+pub(crate) async fn only_the_named_deliveries_are_published(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
     let (claimed, claim) = claim(&db.store, 10, 2).await;
     assert_eq!(claimed, [1, 2]);
@@ -98,14 +123,14 @@ pub(crate) async fn a_delivery_that_ended_meanwhile_is_not_due_again(db: Db) {
     assert_eq!(due(&db.store, 50).await, NOTHING);
 }
 
-pub(crate) async fn what_is_in_the_outbox_is_not_due(db: Db) {
+pub(crate) async fn requests_in_the_outbox_are_not_due(db: Db) {
     insert(&db.store, &[due_at(1, 10)]).await;
     assert_eq!(due(&db.store, 10).await, NOTHING);
     outbox::remove(db.store.connection(), &[id(1)]).await.unwrap();
     assert_eq!(due(&db.store, 10).await, [1]);
 }
 
-pub(crate) async fn what_was_published_late_is_due_later_and_never_earlier(db: Db) {
+pub(crate) async fn a_late_publication_postpones_the_due_time_and_never_advances_it(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 90), due_at(3, 10)]).await;
     outcomes::record(db.store.connection(), &[report(3, 1, Outcome::Delivered)], at(5)).await.unwrap();
     deliveries::postpone_all(db.store.connection(), &[id(1), id(2), id(3)], at(50)).await.unwrap();
@@ -114,7 +139,7 @@ pub(crate) async fn what_was_published_late_is_due_later_and_never_earlier(db: D
     assert_eq!(due(&db.store, 90).await, [1, 2]);
 }
 
-pub(crate) async fn what_has_a_time_of_its_own_keeps_it_when_its_request_was_published_late(db: Db) {
+pub(crate) async fn a_due_time_set_by_an_outcome_survives_a_late_publication(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
     let reports = [report(1, 1, retry(Some(20))), report(2, 1, deferred(DeferralCause::Limit, 30))];
     outcomes::record(db.store.connection(), &reports, at(5)).await.unwrap();
@@ -123,7 +148,7 @@ pub(crate) async fn what_has_a_time_of_its_own_keeps_it_when_its_request_was_pub
     assert_eq!(delivery(&db.store, 2).await.due_at, Some(at(30)));
 }
 
-/// Kafka may take its time to acknowledge what is claimed: no transaction is open meanwhile.
+/// Kafka may take long to acknowledge claimed deliveries: no transaction is open meanwhile.
 pub(crate) async fn a_claim_keeps_no_writer_waiting_and_no_recorder(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
     let (claimed, claim) = claim(&db.store, 10, 10).await;
@@ -136,8 +161,8 @@ pub(crate) async fn a_claim_keeps_no_writer_waiting_and_no_recorder(db: Db) {
     assert_eq!(due(&db.store, 50).await, [1]);
 }
 
-/// The recorder may be faster than the acknowledgement of what it has heard of.
-pub(crate) async fn what_was_heard_of_while_it_was_published_is_not_taken_for_silent(db: Db) {
+/// The recorder may read an outcome before Kafka's acknowledgement of the delivery arrives.
+pub(crate) async fn an_outcome_during_publication_prevents_silence(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10), due_at(3, 10)]).await;
     let (_, claim) = claim(&db.store, 10, 10).await;
     let reports = [report(1, 1, retry(Some(30))), report(2, 1, deferred(DeferralCause::Limit, 40))];
@@ -149,7 +174,7 @@ pub(crate) async fn what_was_heard_of_while_it_was_published_is_not_taken_for_si
     assert_eq!(delivery(&db.store, 3).await.due_at, Some(at(912)));
 }
 
-pub(crate) async fn what_the_broker_refuses_ends_dead_and_the_rest_of_its_claim_does_not(db: Db) {
+pub(crate) async fn a_rejected_delivery_ends_dead_and_the_rest_of_its_claim_does_not(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
     let (_, claim) = claim(&db.store, 10, 10).await;
     claim.published(&[three(2)], &[refusal(1, Some("three"))], at(11), at(50)).await.unwrap();
@@ -202,7 +227,7 @@ async fn planned(store: &Store, now: i64) -> Vec<i64> {
     due
 }
 
-pub(crate) async fn what_waits_for_its_time_is_told_from_what_is_silent(db: Db) {
+pub(crate) async fn planned_deliveries_are_distinguished_from_silent_ones(db: Db) {
     publish(&db.store, &[due_at(1, 10), due_at(2, 10)]).await;
     outcomes::record(db.store.connection(), &[report(1, 1, retry(Some(30)))], at(5)).await.unwrap();
     assert_eq!(deliveries::next_due(db.store.connection()).await.unwrap(), Some(at(30)));
@@ -215,7 +240,7 @@ pub(crate) async fn what_waits_for_its_time_is_told_from_what_is_silent(db: Db) 
     assert_eq!(due(&db.store, 930).await, [2, 1]);
 }
 
-pub(crate) async fn what_is_cancelled_ends(db: Db) {
+pub(crate) async fn a_cancelled_delivery_ends(db: Db) {
     let everywhere = vec!["three".to_owned(), "four".to_owned()];
     publish(&db.store, &[NewRequest { destinations: everywhere, ..due_at(1, 10) }]).await;
     let cancel = async |number, destination| {
@@ -237,7 +262,7 @@ pub(crate) async fn what_is_cancelled_ends(db: Db) {
     assert_eq!(due(&db.store, 99).await, NOTHING);
 }
 
-pub(crate) async fn what_is_cancelled_before_it_is_published_is_not_published(db: Db) {
+pub(crate) async fn a_delivery_cancelled_before_publication_is_not_published(db: Db) {
     insert(&db.store, &[request(1), request(2)]).await;
     let transaction = db.store.begin().await.unwrap();
     deliveries::cancel(&transaction, id(1), None, at(7)).await.unwrap();

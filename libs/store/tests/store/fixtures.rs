@@ -38,7 +38,7 @@ pub(crate) fn request(number: i64) -> NewRequest {
         accepted_at: at(0),
         destinations: vec!["three".to_owned()],
         due_at: at(900),
-        lane: None,
+        ordering_group: None,
     }
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn report(number: i64, attempt: u32, outcome: Outcome) -> AttemptRepo
         destination: "three".to_owned(),
         attempt,
         called: true,
-        spent: attempt,
+        counted_attempts: attempt,
         started_at: at(attempt.into()),
         duration_ms: 12,
         trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
@@ -102,6 +102,16 @@ pub(crate) fn deferred(cause: DeferralCause, due: i64) -> Outcome {
 pub(crate) fn time(seconds: i64) -> String {
     format!("'{}'", at(seconds).format("%Y-%m-%dT%H:%M:%S%.6f+00:00"))
 }
+
+/// Ends all claims, as time does.
+pub(crate) async fn end_claims(store: &Store) {
+    let sql =
+        format!("UPDATE deliveries SET claimed_until = {} WHERE claimed_until IS NOT NULL", time(LONG_AGO));
+    store.connection().execute_unprepared(&sql).await.unwrap();
+}
+
+/// Before any time of a database's clock.
+const LONG_AGO: i64 = -1_000_000_000;
 
 /// An empty body in SQL.
 pub(crate) fn empty(store: &Store) -> &'static str {

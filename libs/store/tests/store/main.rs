@@ -10,17 +10,17 @@ mod dead_letters;
 mod deliveries;
 mod expiry;
 mod fixtures;
-mod holds;
 mod idempotency;
-mod lanes;
 mod metrics;
 mod newer;
 mod nodes;
+mod ordering_groups;
 mod outbox;
 mod outcomes;
 mod requests;
 mod retention;
 mod schema;
+mod slow_starts;
 mod stalled;
 mod tls;
 
@@ -44,38 +44,38 @@ macro_rules! on_both_databases {
 
 on_both_databases! {
     requests:
-        bodies_come_back_byte_for_byte,
-        texts_and_times_come_back_as_they_were,
+        bodies_are_read_back_byte_for_byte,
+        texts_and_times_are_read_back_unchanged,
         a_status_shows_the_request_its_deliveries_and_their_attempts,
         an_unknown_request_has_no_status,
         a_batch_may_be_large,
-        an_id_that_is_taken_fails_the_batch_for_good,
-        what_is_rolled_back_was_never_there;
+        a_duplicate_id_fails_the_batch_permanently,
+        a_rollback_leaves_nothing;
     idempotency:
         a_key_repeats_for_the_same_body_and_conflicts_for_another,
         verdicts_come_in_the_order_of_the_claims,
         an_expired_key_is_taken_over,
-        only_expired_keys_are_purged_and_no_more_than_asked,
+        only_expired_keys_are_purged_up_to_the_limit,
         a_key_belongs_to_its_route_and_its_client,
         a_claim_that_is_rolled_back_leaves_the_key_free;
     outbox:
         a_node_sees_its_own_rows_in_the_order_of_ids,
         a_page_begins_after_an_id_and_ends_where_bodies_fill_it,
-        what_is_removed_is_not_pending,
-        what_is_not_acknowledged_is_its_nodes_to_publish,
-        nothing_is_kept_under_a_lease_that_is_over,
-        rows_of_nodes_that_are_gone_are_taken_over,
-        what_a_node_has_to_publish_is_counted;
+        removed_rows_are_not_pending,
+        unacknowledged_requests_belong_to_their_node,
+        nothing_is_added_under_an_expired_lease,
+        rows_of_expired_nodes_are_taken_over,
+        the_pending_rows_of_a_node_are_counted;
     nodes:
-        the_lowest_id_that_nobody_had_is_leased_first,
-        a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed,
+        the_lowest_unused_id_is_leased_first,
+        an_expired_lease_is_taken_over_and_cannot_be_renewed,
         a_renewed_lease_lasts_longer,
-        a_released_id_is_free_at_once,
-        ids_are_to_be_younger_than_all_that_are_there,
-        ids_from_far_ahead_do_not_hold_up_retention,
+        a_released_id_is_free_immediately,
+        new_ids_must_be_newer_than_all_stored_ones,
+        ids_far_in_the_future_do_not_block_retention,
         one_of_a_range_is_leased_or_none,
-        none_is_leased_when_all_are_taken,
-        of_those_that_ran_out_the_longest_free_is_leased;
+        no_id_is_leased_when_all_are_taken,
+        the_id_that_expired_first_is_leased_again_first;
     outcomes:
         an_attempt_ends_its_delivery,
         a_dead_delivery_says_why,
@@ -84,98 +84,100 @@ on_both_databases! {
         a_cancelled_delivery_stays_cancelled_unless_the_third_party_has_it,
         a_failed_attempt_waits_for_the_next_one,
         a_deferred_delivery_has_made_no_attempt,
-        what_ends_without_a_call_has_made_no_attempt,
-        an_attempt_that_is_made_again_is_kept_beside_the_first,
-        reports_of_unknown_requests_are_handed_back_and_harm_no_others,
+        a_delivery_that_ends_without_a_call_has_no_attempt,
+        a_repeated_attempt_is_kept_with_the_first,
+        reports_of_unknown_requests_are_returned_and_affect_no_others,
         a_delivery_to_a_new_destination_is_added,
         a_batch_may_hold_several_reports_of_one_delivery,
         an_answer_with_nul_characters_is_kept;
     deliveries:
-        what_is_due_is_claimed_the_longest_overdue_first,
-        what_was_claimed_and_not_published_is_due_again_when_the_claim_ends,
-        a_claim_that_has_ended_changes_nothing,
+        the_longest_overdue_delivery_is_claimed_first,
+        an_unpublished_delivery_is_due_again_when_its_claim_expires,
+        a_claim_lasts_by_the_clock_of_the_database,
+        a_claim_that_has_expired_changes_nothing,
         a_published_delivery_is_due_later,
-        only_the_named_are_published,
+        only_the_named_deliveries_are_published,
         a_delivery_that_ended_meanwhile_is_not_due_again,
-        what_is_in_the_outbox_is_not_due,
-        what_was_published_late_is_due_later_and_never_earlier,
+        requests_in_the_outbox_are_not_due,
+        a_late_publication_postpones_the_due_time_and_never_advances_it,
         a_claim_keeps_no_writer_waiting_and_no_recorder,
         a_refused_request_ends_dead,
-        what_was_heard_of_while_it_was_published_is_not_taken_for_silent,
-        what_the_broker_refuses_ends_dead_and_the_rest_of_its_claim_does_not,
-        what_has_a_time_of_its_own_keeps_it_when_its_request_was_published_late,
+        an_outcome_during_publication_prevents_silence,
+        a_rejected_delivery_ends_dead_and_the_rest_of_its_claim_does_not,
+        a_due_time_set_by_an_outcome_survives_a_late_publication,
         everything_published_can_be_made_due,
-        what_waits_for_its_time_is_told_from_what_is_silent,
-        what_is_cancelled_ends,
-        what_is_cancelled_before_it_is_published_is_not_published;
+        planned_deliveries_are_distinguished_from_silent_ones,
+        a_cancelled_delivery_ends,
+        a_delivery_cancelled_before_publication_is_not_published;
     dead_letters:
-        the_dead_are_listed_page_by_page_the_youngest_first,
-        a_filter_takes_what_it_names,
-        a_replayed_delivery_begins_anew_and_keeps_what_was_tried,
-        a_replay_goes_at_its_rate_and_takes_each_once,
-        a_replay_that_is_stopped_takes_no_more,
-        a_replay_that_means_few_of_very_many_walks_them_in_bounded_steps,
-        a_list_that_means_few_of_very_many_is_walked_in_bounded_pages,
-        only_so_many_replays_run_at_a_time,
-        the_purged_are_gone_with_requests_of_which_nothing_is_left,
-        a_request_that_a_key_stands_for_outlives_its_dead_letters;
-    holds:
-        a_destination_that_fails_is_probed_by_one_and_then_gets_twice_as_many,
-        a_destination_at_its_limit_gets_half_as_many,
-        a_hold_ends_when_nothing_waits_behind_it,
-        a_hold_holds_no_other_destination,
-        a_busy_key_waits_for_its_time_and_says_nothing_of_its_destination,
-        a_busy_key_goes_on_by_itself_and_takes_no_place_among_those_that_are_held,
-        a_hold_says_when_it_lets_how_many_go,
-        what_ends_without_a_call_makes_room_for_another_one_at_once;
+        dead_letters_are_listed_by_page_newest_first,
+        a_filter_matches_what_it_names,
+        a_replayed_delivery_restarts_and_keeps_its_attempts,
+        a_replay_keeps_its_rate_and_takes_each_dead_letter_once,
+        a_stopped_replay_takes_no_more_dead_letters,
+        a_replay_with_few_matches_walks_many_rows_in_bounded_steps,
+        a_list_and_a_purge_with_few_matches_walk_many_rows_in_bounded_steps,
+        the_number_of_running_replays_is_limited,
+        a_purge_also_deletes_requests_without_deliveries,
+        a_request_that_a_key_stands_for_outlives_its_dead_letters,
+        a_request_that_kafka_has_not_acknowledged_outlives_its_dead_letters;
+    slow_starts:
+        a_failing_destination_is_probed_by_one_delivery_and_then_gets_twice_as_many,
+        a_destination_at_its_limit_gets_half_as_many_deliveries,
+        a_slow_start_ends_when_no_delivery_waits_for_it,
+        a_slow_start_affects_no_other_destination,
+        a_busy_key_waits_for_its_due_time_and_does_not_affect_its_destination,
+        a_busy_key_continues_by_itself_and_takes_nothing_of_a_batch,
+        a_slow_start_shows_its_next_release,
+        a_delivery_that_ends_without_a_call_lets_another_one_follow_immediately;
     expiry:
-        a_hundred_thousand_that_have_expired_keep_nothing_from_those_behind_them,
-        only_what_waits_for_its_destination_expires_there,
-        what_one_ends_another_leaves_alone,
-        a_lane_goes_on_behind_one_that_has_expired;
+        a_hundred_thousand_expired_deliveries_do_not_delay_those_behind_them,
+        only_deliveries_that_wait_for_their_destination_expire_there,
+        a_delivery_ended_by_one_replica_is_skipped_by_another,
+        a_group_continues_behind_an_expired_delivery;
     retention:
-        whatever_has_not_ended_long_ago_or_is_needed_survives_and_all_else_goes,
-        what_goes_takes_its_attempts_with_it,
-        nobody_looks_beyond_the_first_that_was_accepted_too_late,
+        only_requests_that_ended_long_ago_and_are_not_needed_are_purged,
+        a_purged_request_takes_its_attempts_with_it,
+        a_purge_stops_at_the_first_request_that_is_too_recent,
         large_bodies_fill_a_batch,
-        what_is_reported_of_a_purged_request_is_handed_back_and_brings_nothing_back,
-        the_dead_that_a_replay_has_yet_to_come_to_are_kept,
-        replays_are_purged_once_they_are_long_over,
-        what_was_called_off_is_kept_as_long_as_what_was_delivered;
-    lanes:
-        one_of_a_lane_is_published_and_the_others_wait,
-        the_next_of_a_lane_is_due_when_the_one_before_it_has_ended,
-        a_lane_goes_on_behind_what_cannot_be_published,
-        each_destination_of_a_lane_goes_its_own_pace,
-        what_was_cancelled_before_it_was_published_is_held,
-        who_comes_back_from_the_dead_waits_for_its_turn,
-        the_time_of_who_waits_begins_with_its_turn,
-        who_waits_is_told_who_is_before_it;
+        a_report_of_a_purged_request_is_returned_and_restores_nothing,
+        dead_letters_ahead_of_a_replay_are_kept,
+        replays_that_ended_long_ago_are_purged,
+        cancelled_requests_are_kept_as_long_as_delivered_ones;
+    ordering_groups:
+        one_delivery_of_a_group_is_published_and_the_others_wait,
+        the_next_delivery_of_a_group_is_due_when_the_one_before_it_has_ended,
+        a_group_continues_behind_an_unpublishable_delivery,
+        each_destination_of_a_group_has_its_own_pace,
+        a_delivery_cancelled_before_publication_is_skipped_in_its_group,
+        a_replayed_dead_letter_waits_for_its_ordering_group,
+        the_window_of_a_waiting_delivery_begins_when_it_is_the_first,
+        a_waiting_delivery_shows_the_deliveries_before_it;
     concurrency:
-        two_who_release_at_once_let_go_no_more_than_a_hold_allows,
-        two_who_go_on_with_a_replay_take_each_dead_letter_once,
-        what_is_purged_while_all_are_replayed_is_either_gone_or_on_its_way,
-        two_who_purge_at_once_delete_each_request_once,
-        the_dead_that_come_back_while_they_are_purged_are_either_gone_or_on_their_way;
+        two_concurrent_releases_do_not_exceed_the_batch,
+        two_replicas_of_a_replay_take_each_dead_letter_once,
+        a_dead_letter_is_either_purged_or_replayed,
+        two_concurrent_purges_delete_each_request_once,
+        dead_letters_replayed_during_a_purge_are_either_purged_or_replayed;
     schema:
         an_empty_database_is_behind,
         migrating_brings_the_schema_up_to_date_once,
-        a_schema_of_a_later_release_is_worked_with,
-        a_schema_of_another_program_is_refused,
-        a_migration_with_another_text_is_refused,
-        two_who_migrate_at_once_apply_each_migration_once,
-        what_goes_up_comes_down;
+        a_schema_of_a_later_release_is_supported,
+        a_schema_of_another_program_is_rejected,
+        a_migration_with_another_text_is_rejected,
+        two_concurrent_migrations_apply_each_migration_once,
+        migrations_can_be_reverted;
     metrics:
         operations_are_timed_by_name,
-        an_operation_that_fails_says_why,
+        a_failed_operation_is_counted_with_its_cause,
         connections_are_counted,
-        a_store_that_is_gone_counts_no_connections;
+        a_dropped_store_counts_no_connections;
     backlog:
         nothing_waits_in_an_empty_database,
-        what_has_not_ended_is_counted_by_destination_and_state,
-        what_a_sweeper_is_to_publish_is_due,
-        the_age_counts_from_when_the_time_of_a_delivery_began,
-        a_sample_reads_no_more_rows_than_it_may,
+        unended_deliveries_are_counted_by_destination_and_state,
+        deliveries_for_the_sweeper_are_due,
+        the_age_counts_from_the_start_of_the_window,
+        a_sample_reads_a_limited_number_of_rows,
         node_ids_are_counted_as_long_as_they_are_leased;
     connecting:
         a_connected_database_answers,

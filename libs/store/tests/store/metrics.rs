@@ -32,7 +32,7 @@ pub(crate) async fn operations_are_timed_by_name(db: Db) {
     assert_eq!(failed(db.measured.points(DURATION).unwrap()), 0);
 }
 
-pub(crate) async fn an_operation_that_fails_says_why(db: Db) {
+pub(crate) async fn a_failed_operation_is_counted_with_its_cause(db: Db) {
     insert(&db.store, &[request(1)]).await;
     let transaction = db.store.begin().await.unwrap();
     requests::insert(&transaction, &lease(node(1)), &[request(1)]).await.unwrap_err();
@@ -60,7 +60,7 @@ pub(crate) async fn connections_are_counted(db: Db) {
     eventually("the connection", Duration::from_secs(10), given_back).await.unwrap();
 }
 
-pub(crate) async fn a_store_that_is_gone_counts_no_connections(db: Db) {
+pub(crate) async fn a_dropped_store_counts_no_connections(db: Db) {
     let measured = Measured::new();
     let store = Store::connect(&db.settings, &measured.meter()).await.unwrap();
     assert_eq!(measured.points(MOST).unwrap().len(), 1);
@@ -69,7 +69,7 @@ pub(crate) async fn a_store_that_is_gone_counts_no_connections(db: Db) {
 }
 
 #[test]
-fn an_operation_that_is_not_waited_for_is_cancelled() {
+fn an_abandoned_operation_is_counted_as_cancelled() {
     on_postgres(async |db: Db| {
         let same = [request(1)];
         let lease = leased(&db.store, node(1)).await.unwrap();

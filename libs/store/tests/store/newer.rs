@@ -9,7 +9,8 @@ use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::{self, Cutoff};
 use throughline_store::{
-    Due, Store, backlog, claims, deliveries, holds, idempotency, nodes, outbox, outcomes, replays, requests,
+    Due, Store, backlog, claims, deliveries, idempotency, nodes, outbox, outcomes, replays, requests,
+    slow_starts,
 };
 use throughline_testkit::unmeasured;
 
@@ -57,10 +58,10 @@ async fn works(store: &Store, first: i64) {
         assert!(!published.is_empty());
         claim.published(&published, &[], at(1000), at(5000)).await.unwrap();
     }
-    assert!(holds::release(store, at(1000)).await.unwrap() > 0);
+    assert!(slow_starts::release(store, at(1000)).await.unwrap() > 0);
     deliveries::next_due(connection).await.unwrap();
     backlog::due(connection, at(1000), 10).await.unwrap();
-    backlog::unended(connection, at(1000), 10).await.unwrap();
+    backlog::open(connection, at(1000), 10).await.unwrap();
     backlog::dead_letters(connection, 10).await.unwrap();
     backlog::leases(connection).await.unwrap();
     requests::find(connection, id(first)).await.unwrap().unwrap();
@@ -73,8 +74,8 @@ async fn works(store: &Store, first: i64) {
     let replay = begin(store, &Filter::default(), rate, at(2000)).await.unwrap();
     assert_eq!(replays::go_on(store, at(2000)).await.unwrap().revived, 1);
     replays::next(connection).await.unwrap();
-    claims::claim_expired(store, "three", at(-1), at(2000), 10).await.unwrap();
-    holds::destinations(connection).await.unwrap();
+    claims::claim_expired(store, "three", at(-1), 10).await.unwrap();
+    slow_starts::destinations(connection).await.unwrap();
     replays::find(connection, replay).await.unwrap().unwrap();
     replays::stop(connection, replay, at(2000)).await.unwrap();
     for number in 1..6 {
@@ -94,7 +95,7 @@ async fn ask(store: &Store, sql: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_program_goes_on_with_tables_that_have_more_columns_than_it_knows() {
+fn a_program_works_with_tables_that_have_unknown_columns() {
     on_postgres(async |db: Db| {
         // One connection, so that each statement was prepared before.
         let settings =
@@ -152,7 +153,7 @@ fn statements_that_were_prepared_for_another_schema_are_prepared_again() {
 }
 
 #[test]
-fn a_single_statement_that_was_prepared_for_another_schema_is_asked_again() {
+fn a_single_statement_that_was_prepared_for_another_schema_is_repeated() {
     on_postgres(async |db: Db| {
         let settings =
             throughline_config::Database { max_connections: NonZeroU32::MIN, ..db.settings.clone() };

@@ -20,7 +20,7 @@ async fn acquire(store: &Store, holder: &str, ttl: Duration) -> Lease {
     nodes::acquire(store, holder, ttl, &NodeId::ALL).await.unwrap().unwrap()
 }
 
-pub(crate) async fn the_lowest_id_that_nobody_had_is_leased_first(db: Db) {
+pub(crate) async fn the_lowest_unused_id_is_leased_first(db: Db) {
     let first = acquire(&db.store, "a", LONG).await;
     let second = acquire(&db.store, "b", LONG).await;
     assert_eq!((first.node, first.epoch, first.not_before), (node(0), 1, DateTime::UNIX_EPOCH));
@@ -28,7 +28,7 @@ pub(crate) async fn the_lowest_id_that_nobody_had_is_leased_first(db: Db) {
     assert!(second.expires_at > first.expires_at);
 }
 
-pub(crate) async fn a_lease_that_ran_out_is_taken_over_and_cannot_be_renewed(db: Db) {
+pub(crate) async fn an_expired_lease_is_taken_over_and_cannot_be_renewed(db: Db) {
     let old = nodes::acquire(&db.store, "a", Duration::ZERO, &only(node(3))).await.unwrap().unwrap();
     let new = nodes::acquire(&db.store, "b", LONG, &only(node(3))).await.unwrap().unwrap();
     assert_eq!((new.node, new.epoch, new.not_before), (node(3), 2, old.expires_at));
@@ -47,7 +47,7 @@ pub(crate) async fn a_renewed_lease_lasts_longer(db: Db) {
     assert_eq!(nodes::acquire(&db.store, "b", LONG, &only(lease.node)).await.unwrap(), None);
 }
 
-pub(crate) async fn a_released_id_is_free_at_once(db: Db) {
+pub(crate) async fn a_released_id_is_free_immediately(db: Db) {
     let lease = acquire(&db.store, "a", LONG).await;
     nodes::release(db.store.connection(), &lease, "a").await.unwrap();
     let next = nodes::acquire(&db.store, "b", LONG, &only(lease.node)).await.unwrap().unwrap();
@@ -56,7 +56,7 @@ pub(crate) async fn a_released_id_is_free_at_once(db: Db) {
 }
 
 /// Else a clock that was ahead, and was put right, would have ids made again.
-pub(crate) async fn ids_are_to_be_younger_than_all_that_are_there(db: Db) {
+pub(crate) async fn new_ids_must_be_newer_than_all_stored_ones(db: Db) {
     let now = acquire(&db.store, "a", LONG).await.granted_at;
     let ahead = RequestId::first_at(now + TimeDelta::minutes(55));
     insert(&db.store, &[request(1), NewRequest { id: ahead, ..request(2) }]).await;
@@ -66,7 +66,7 @@ pub(crate) async fn ids_are_to_be_younger_than_all_that_are_there(db: Db) {
 }
 
 /// Else one that was made by a wrong clock would take all later ones along, out of reach of retention.
-pub(crate) async fn ids_from_far_ahead_do_not_hold_up_retention(db: Db) {
+pub(crate) async fn ids_far_in_the_future_do_not_block_retention(db: Db) {
     let now = acquire(&db.store, "a", LONG).await.granted_at;
     let year = TimeDelta::days(365);
     let ahead = NewRequest { id: RequestId::first_at(now + year), ..request(2) };
@@ -98,12 +98,12 @@ async fn lease_all(db: &Db) {
     db.store.connection().execute_unprepared(&sql).await.unwrap();
 }
 
-pub(crate) async fn none_is_leased_when_all_are_taken(db: Db) {
+pub(crate) async fn no_id_is_leased_when_all_are_taken(db: Db) {
     lease_all(&db).await;
     assert_eq!(nodes::acquire(&db.store, "a", LONG, &NodeId::ALL).await.unwrap(), None);
 }
 
-pub(crate) async fn of_those_that_ran_out_the_longest_free_is_leased(db: Db) {
+pub(crate) async fn the_id_that_expired_first_is_leased_again_first(db: Db) {
     lease_all(&db).await;
     for (node_id, day) in [(7, "03"), (9, "01"), (8, "02")] {
         let sql = format!(

@@ -46,14 +46,14 @@ pub(crate) async fn a_page_begins_after_an_id_and_ends_where_bodies_fill_it(db: 
     }
 }
 
-pub(crate) async fn what_is_removed_is_not_pending(db: Db) {
+pub(crate) async fn removed_rows_are_not_pending(db: Db) {
     insert_for(&db.store, 1, &[1, 2, 3]).await;
     outbox::remove(db.store.connection(), &[]).await.unwrap();
     outbox::remove(db.store.connection(), &[id(1), id(3), id(99)]).await.unwrap();
     assert_eq!(pending(&db.store, 1, 10).await, [2]);
 }
 
-pub(crate) async fn what_is_not_acknowledged_is_its_nodes_to_publish(db: Db) {
+pub(crate) async fn unacknowledged_requests_belong_to_their_node(db: Db) {
     insert_for(&db.store, 1, &[1]).await;
     insert_for(&db.store, 2, &[2]).await;
     let node_of = async |number| outbox::node_of(db.store.connection(), id(number)).await.unwrap();
@@ -62,7 +62,7 @@ pub(crate) async fn what_is_not_acknowledged_is_its_nodes_to_publish(db: Db) {
     assert_eq!((node_of(1).await, node_of(404).await), (None, None));
 }
 
-pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
+pub(crate) async fn rows_of_expired_nodes_are_taken_over(db: Db) {
     let [alive, survivor, gone, never_leased] = [1, 2, 3, 77];
     insert_for(&db.store, alive, &[1]).await;
     insert_for(&db.store, survivor, &[2]).await;
@@ -85,7 +85,7 @@ pub(crate) async fn rows_of_nodes_that_are_gone_are_taken_over(db: Db) {
     assert_eq!(outbox::nodes_that_are_gone(connection, &lease).await.unwrap(), []);
 }
 
-pub(crate) async fn nothing_is_kept_under_a_lease_that_is_over(db: Db) {
+pub(crate) async fn nothing_is_added_under_an_expired_lease(db: Db) {
     let lease = leased(&db.store, node(1)).await.unwrap();
     for sql in [
         "UPDATE nodes SET epoch = 2",
@@ -100,7 +100,7 @@ pub(crate) async fn nothing_is_kept_under_a_lease_that_is_over(db: Db) {
     }
 }
 
-pub(crate) async fn what_a_node_has_to_publish_is_counted(db: Db) {
+pub(crate) async fn the_pending_rows_of_a_node_are_counted(db: Db) {
     let lag = async |now| outbox::lag(db.store.connection(), node(1), at(now), 3).await.unwrap();
     assert_eq!(lag(5).await, outbox::Lag::default());
     insert_for(&db.store, 1, &[1, 2]).await;

@@ -88,7 +88,7 @@ pub(crate) async fn a_deferred_delivery_has_made_no_attempt(db: Db) {
     assert_eq!(delivery.attempts, []);
 }
 
-pub(crate) async fn what_ends_without_a_call_has_made_no_attempt(db: Db) {
+pub(crate) async fn a_delivery_that_ends_without_a_call_has_no_attempt(db: Db) {
     publish(&db.store, &[request(1)]).await;
     let failure = Failure { class: ErrorClass::Transform, error: "the filter failed".to_owned() };
     let outcome = Outcome::Dead { reason: DeadReason::Untransformable, failure };
@@ -103,7 +103,7 @@ pub(crate) async fn what_ends_without_a_call_has_made_no_attempt(db: Db) {
 }
 
 /// After a crash a record is read again, and its call made again.
-pub(crate) async fn an_attempt_that_is_made_again_is_kept_beside_the_first(db: Db) {
+pub(crate) async fn a_repeated_attempt_is_kept_with_the_first(db: Db) {
     publish(&db.store, &[request(1)]).await;
     let again = AttemptReport { started_at: at(50), ..report(1, 1, retry(Some(60))) };
     record(&db.store, &[report(1, 1, retry(Some(30)))], 5).await;
@@ -114,7 +114,7 @@ pub(crate) async fn an_attempt_that_is_made_again_is_kept_beside_the_first(db: D
     assert_eq!(delivery.due_at, Some(at(60)));
 }
 
-pub(crate) async fn reports_of_unknown_requests_are_handed_back_and_harm_no_others(db: Db) {
+pub(crate) async fn reports_of_unknown_requests_are_returned_and_affect_no_others(db: Db) {
     publish(&db.store, &[request(1)]).await;
     let reports = [report(404, 1, rejected()), report(1, 1, Outcome::Delivered)];
     assert_eq!(record(&db.store, &reports, 5).await, [id(404)]);

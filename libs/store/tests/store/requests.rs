@@ -9,7 +9,7 @@ use throughline_testkit::{lease, leased};
 use crate::databases::Db;
 use crate::fixtures::{at, delivery, id, insert, node, rejected, report, request, status};
 
-pub(crate) async fn bodies_come_back_byte_for_byte(db: Db) {
+pub(crate) async fn bodies_are_read_back_byte_for_byte(db: Db) {
     let bodies = [
         Bytes::new(),
         Bytes::from_static(b" {\"b\":1.0,\"a\":1e400,\"a\":\"\\u0041\\u0000\"}\n"),
@@ -25,7 +25,7 @@ pub(crate) async fn bodies_come_back_byte_for_byte(db: Db) {
     assert!(pending.iter().map(|request| &request.body).eq(&bodies));
 }
 
-pub(crate) async fn texts_and_times_come_back_as_they_were(db: Db) {
+pub(crate) async fn texts_and_times_are_read_back_unchanged(db: Db) {
     let texts =
         ["", "NULL", "null", "{\"a\",\\b}", "ü — 語 \u{1f980}", " \t\n", "'; DROP TABLE requests; --"];
     let new: Vec<_> = (1..)
@@ -83,7 +83,7 @@ pub(crate) async fn a_status_shows_the_request_its_deliveries_and_their_attempts
     let [another, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
     assert_eq!((another.destination.as_str(), another.state), ("another", DeliveryState::Pending));
     assert_eq!((another.due_at, another.updated_at), (Some(at(900)), at(0)));
-    assert_eq!((another.since, another.published_at), (at(0), Some(at(0))));
+    assert_eq!((another.window_started_at, another.published_at), (at(0), Some(at(0))));
     assert_eq!(another.attempts, []);
     assert_eq!((three.destination.as_str(), three.state), ("three", DeliveryState::Dead));
     let [attempt] = three.attempts.as_slice() else { panic!("{three:?}") };
@@ -114,7 +114,7 @@ pub(crate) async fn a_batch_may_be_large(db: Db) {
     assert_eq!(outbox::oldest(db.store.connection(), node(1)).await.unwrap(), None);
 }
 
-pub(crate) async fn an_id_that_is_taken_fails_the_batch_for_good(db: Db) {
+pub(crate) async fn a_duplicate_id_fails_the_batch_permanently(db: Db) {
     insert(&db.store, &[request(2)]).await;
     let transaction = db.store.begin().await.unwrap();
     let error = requests::insert(&transaction, &lease(node(1)), &[request(1), request(2)])
@@ -125,7 +125,7 @@ pub(crate) async fn an_id_that_is_taken_fails_the_batch_for_good(db: Db) {
     assert_eq!(requests::find(db.store.connection(), id(1)).await.unwrap(), None);
 }
 
-pub(crate) async fn what_is_rolled_back_was_never_there(db: Db) {
+pub(crate) async fn a_rollback_leaves_nothing(db: Db) {
     let lease = leased(&db.store, node(1)).await.unwrap();
     let transaction = db.store.begin().await.unwrap();
     requests::insert(&transaction, &lease, &[request(1)]).await.unwrap();

@@ -15,7 +15,7 @@ use crate::fixtures::{at, delivery, id, insert, publish, rejected, report, reque
 use crate::idempotency::claim;
 use crate::outcomes::record;
 
-/// What was delivered before 1000 s is old, what died before 500 s, and keys have expired that expire at 2000 s.
+/// Deliveries are old if they succeeded before 1000 s or died before 500 s; keys have expired that expire at 2000 s.
 pub(crate) fn cutoff() -> Cutoff {
     Cutoff { delivered_before: at(1000), dead_before: at(500), now: at(2000) }
 }
@@ -56,7 +56,7 @@ async fn kept(store: &Store) -> Vec<i64> {
     numbers(store, "SELECT id AS number FROM requests ORDER BY id").await
 }
 
-/// What a delivery may be like, in SQL, and whether it keeps its request.
+/// A kind of delivery in SQL, and whether it keeps its request.
 fn kinds() -> Vec<(String, bool)> {
     let time = |seconds| format!("'{}'", at(seconds).format("%Y-%m-%dT%H:%M:%S%.6f+00:00"));
     let ended = |state: &str, seconds, reason| {
@@ -66,11 +66,11 @@ fn kinds() -> Vec<(String, bool)> {
         )
     };
     vec![
-        ("spent = 0".to_owned(), true),
+        ("counted_attempts = 0".to_owned(), true),
         ("published_at = NULL".to_owned(), true),
         ("state = 'retrying'".to_owned(), true),
         ("published_at = NULL, deferred_by = 'limit'".to_owned(), true),
-        ("published_at = NULL, deferred_by = 'order', lane = 'one/user'".to_owned(), true),
+        ("published_at = NULL, deferred_by = 'order', ordering_group = 'one/user'".to_owned(), true),
         (ended("delivered", 999, "NULL"), false),
         (ended("delivered", 1000, "NULL"), true),
         (ended("cancelled", 999, "NULL"), false),
@@ -107,9 +107,9 @@ async fn keep(store: &Store, all: &[Mixed]) {
     let everywhere = destinations.map(str::to_owned);
     let new = |mixed: &Mixed| NewRequest { destinations: everywhere.to_vec(), ..request(mixed.number) };
     insert(store, &all.iter().map(new).collect::<Vec<_>>()).await;
-    for (place, destination) in destinations.iter().enumerate() {
+    for (index, destination) in destinations.iter().enumerate() {
         for (kind, (sql, _)) in kinds().iter().enumerate() {
-            let of_it = all.iter().filter(|mixed| mixed.kinds[place] == kind);
+            let of_it = all.iter().filter(|mixed| mixed.kinds[index] == kind);
             let ids = of_it.map(|mixed| mixed.number.to_string()).collect::<Vec<_>>().join(", ");
             let sql = format!(
                 "UPDATE deliveries SET {sql} WHERE destination = '{destination}' AND request_id IN ({ids})"
@@ -126,7 +126,7 @@ async fn keep(store: &Store, all: &[Mixed]) {
     idempotency::claim(store.connection(), &claims.collect::<Vec<_>>(), at(0)).await.unwrap();
 }
 
-pub(crate) async fn whatever_has_not_ended_long_ago_or_is_needed_survives_and_all_else_goes(db: Db) {
+pub(crate) async fn only_requests_that_ended_long_ago_and_are_not_needed_are_purged(db: Db) {
     let (all, kinds) = (every_mix(), kinds());
     assert_eq!(all.len(), 600, "more than one batch");
     keep(&db.store, &all).await;
@@ -149,7 +149,7 @@ pub(crate) async fn whatever_has_not_ended_long_ago_or_is_needed_survives_and_al
     assert_eq!(purge(&db.store).await, Purged::default(), "once is enough");
 }
 
-pub(crate) async fn what_goes_takes_its_attempts_with_it(db: Db) {
+pub(crate) async fn a_purged_request_takes_its_attempts_with_it(db: Db) {
     publish(&db.store, &[request(1), request(2)]).await;
     let reports = [report(1, 1, rejected()), report(1, 2, Outcome::Delivered), report(2, 1, rejected())];
     record(&db.store, &reports, 700).await;
@@ -157,8 +157,8 @@ pub(crate) async fn what_goes_takes_its_attempts_with_it(db: Db) {
     assert_eq!(delivery(&db.store, 2).await.attempts.len(), 1, "it died too late");
 }
 
-/// Else all that is there would be looked at each time.
-pub(crate) async fn nobody_looks_beyond_the_first_that_was_accepted_too_late(db: Db) {
+/// Otherwise each purge would read all requests.
+pub(crate) async fn a_purge_stops_at_the_first_request_that_is_too_recent(db: Db) {
     let too_late = (at(1000).timestamp_millis() + 1 - id(0).created_at().timestamp_millis()) << 22;
     publish(&db.store, &[request(1), request(too_late), request(too_late + 1)]).await;
     record(&db.store, &[1, too_late, too_late + 1].map(|number| report(number, 1, Outcome::Delivered)), 5)
@@ -168,7 +168,7 @@ pub(crate) async fn nobody_looks_beyond_the_first_that_was_accepted_too_late(db:
     assert_eq!(kept(&db.store).await, [too_late, too_late + 1]);
 }
 
-/// One that is too large for a batch is one.
+/// A request that is too large for a batch is a batch of its own.
 pub(crate) async fn large_bodies_fill_a_batch(db: Db) {
     let large = |number| NewRequest { body: vec![b' '; 9 << 20].into(), ..request(number) };
     publish(&db.store, &[large(1), large(2), large(3)]).await;
@@ -186,7 +186,7 @@ pub(crate) async fn large_bodies_fill_a_batch(db: Db) {
     assert_eq!(sizes, [2, 1]);
 }
 
-pub(crate) async fn what_is_reported_of_a_purged_request_is_handed_back_and_brings_nothing_back(db: Db) {
+pub(crate) async fn a_report_of_a_purged_request_is_returned_and_restores_nothing(db: Db) {
     publish(&db.store, &[request(1), request(2)]).await;
     record(&db.store, &[report(1, 1, Outcome::Delivered)], 5).await;
     assert_eq!(purge(&db.store).await.requests, 1);
@@ -205,7 +205,7 @@ async fn replay(store: &Store, filter: &Filter) -> i64 {
     begin(store, filter, rate, at(2000)).await.unwrap()
 }
 
-pub(crate) async fn the_dead_that_a_replay_has_yet_to_come_to_are_kept(db: Db) {
+pub(crate) async fn dead_letters_ahead_of_a_replay_are_kept(db: Db) {
     let four = |number| NewRequest { destinations: vec!["four".to_owned()], ..request(number) };
     publish(&db.store, &[request(1), request(2), request(3), four(4)]).await;
     let died = |number| report(number, 1, rejected());
@@ -222,7 +222,7 @@ pub(crate) async fn the_dead_that_a_replay_has_yet_to_come_to_are_kept(db: Db) {
     assert_eq!(purge(&db.store).await.requests, 2);
 }
 
-pub(crate) async fn replays_are_purged_once_they_are_long_over(db: Db) {
+pub(crate) async fn replays_that_ended_long_ago_are_purged(db: Db) {
     let (stopped, running) =
         (replay(&db.store, &Filter::default()).await, replay(&db.store, &Filter::default()).await);
     replays::stop(db.store.connection(), stopped, at(2001)).await.unwrap();
@@ -231,7 +231,7 @@ pub(crate) async fn replays_are_purged_once_they_are_long_over(db: Db) {
     assert!(replays::find(db.store.connection(), running).await.unwrap().is_some());
 }
 
-pub(crate) async fn what_was_called_off_is_kept_as_long_as_what_was_delivered(db: Db) {
+pub(crate) async fn cancelled_requests_are_kept_as_long_as_delivered_ones(db: Db) {
     publish(&db.store, &[request(1), request(2)]).await;
     for (number, now) in [(1, 999), (2, 1000)] {
         let transaction = db.store.begin().await.unwrap();

@@ -65,13 +65,13 @@ async fn also_applied(db: &Db, version: i64) {
     db.store.connection().execute_unprepared(&sql).await.unwrap();
 }
 
-pub(crate) async fn a_schema_of_a_later_release_is_worked_with(db: Db) {
+pub(crate) async fn a_schema_of_a_later_release_is_supported(db: Db) {
     also_applied(&db, 9001).await;
     db.store.check_schema().await.unwrap();
     assert_eq!(db.store.migrate().await.unwrap(), [""; 0]);
 }
 
-pub(crate) async fn a_schema_of_another_program_is_refused(db: Db) {
+pub(crate) async fn a_schema_of_another_program_is_rejected(db: Db) {
     also_applied(&db, 0).await;
     for refused in [db.store.check_schema().await, db.store.migrate().await.map(|_| ())] {
         let error = refused.expect_err("it does not know 0");
@@ -80,7 +80,7 @@ pub(crate) async fn a_schema_of_another_program_is_refused(db: Db) {
     }
 }
 
-pub(crate) async fn a_migration_with_another_text_is_refused(db: Db) {
+pub(crate) async fn a_migration_with_another_text_is_rejected(db: Db) {
     let (blob, sql) = match db.store.connection().get_database_backend() {
         DbBackend::Sqlite => ("x'00'", "UPDATE _sqlx_migrations SET checksum = "),
         _ => ("'\\x00'", "UPDATE _sqlx_migrations SET checksum = "),
@@ -91,7 +91,7 @@ pub(crate) async fn a_migration_with_another_text_is_refused(db: Db) {
     }
 }
 
-pub(crate) async fn two_who_migrate_at_once_apply_each_migration_once(db: Db) {
+pub(crate) async fn two_concurrent_migrations_apply_each_migration_once(db: Db) {
     undo(&db).await;
     let (one, other) = (
         Store::connect(&db.settings, &unmeasured()).await.unwrap(),
@@ -105,7 +105,7 @@ pub(crate) async fn two_who_migrate_at_once_apply_each_migration_once(db: Db) {
     other.close().await;
 }
 
-pub(crate) async fn what_goes_up_comes_down(db: Db) {
+pub(crate) async fn migrations_can_be_reverted(db: Db) {
     let up = tables(&db.store).await;
     assert!(up.contains(&"requests".to_owned()), "{up:?}");
     undo(&db).await;

@@ -1,4 +1,4 @@
-//! Sessions that stand still in the middle of a transaction, and what becomes of the others.
+//! Sessions that are frozen within a transaction, and their effect on others.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -7,14 +7,14 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use throughline_messages::Outcome;
-use throughline_store::{DeliveryState, NewRequest, Store, StoreError, outcomes};
-use throughline_testkit::{eventually, unmeasured};
+use throughline_store::{DeliveryState, NewRequest, Store, StoreError, outcomes, requests};
+use throughline_testkit::{eventually, leased, unmeasured};
 use tokio::time::timeout;
 
 use crate::databases::{Db, on_postgres, settings};
-use crate::fixtures::{at, delivery, insert, publish, report, request};
+use crate::fixtures::{at, delivery, insert, node, publish, report, request};
 
-/// Of the store that goes on.
+/// Bounds of the store that continues.
 const CONNECTIONS: u32 = 4;
 const SOON: Duration = Duration::from_secs(30);
 
@@ -28,8 +28,24 @@ async fn hasty(db: &Db) -> Store {
     Store::connect(&settings, &unmeasured()).await.unwrap()
 }
 
-fn in_lane(number: i64) -> NewRequest {
-    NewRequest { lane: Some("a".to_owned()), ..request(number) }
+/// The lock of ordering group `a`, as `order.rs` computes it.
+const LANE_A: &str = "SELECT pg_advisory_xact_lock(hashtextextended('a', x'7468726f6c616e65'::bigint))";
+
+fn in_group(ordering_group: &str, number: i64) -> NewRequest {
+    NewRequest { ordering_group: Some(ordering_group.to_owned()), ..request(number) }
+}
+
+/// Inserts a request in ordering group `a`, which another transaction has locked: it gives up after `lock_timeout`.
+async fn insert_is_refused(store: &Store, number: i64) {
+    let error = try_insert(store, in_group("a", number)).await.expect_err("its ordering_group is locked");
+    assert!(error.is_unavailable() && !error.is_about_data(), "{error:?}");
+}
+
+async fn try_insert(store: &Store, new: NewRequest) -> Result<(), StoreError> {
+    let lease = leased(store, node(1)).await.unwrap();
+    let transaction = store.begin().await?;
+    requests::insert(&transaction, &lease, &[new]).await?;
+    transaction.commit().await
 }
 
 async fn record(store: &Store, number: i64) -> Result<(), StoreError> {
@@ -38,20 +54,19 @@ async fn record(store: &Store, number: i64) -> Result<(), StoreError> {
     transaction.commit().await
 }
 
-/// It has locked all lanes and the row of a delivery, and asks for nothing more.
+/// It has locked ordering group `a` and the row of a delivery, and asks for nothing more.
 async fn silent_session(db: &Db) -> PgConnection {
     let mut silent = PgConnection::connect(db.settings.url.expose()).await.unwrap();
-    let lanes = "SELECT pg_advisory_xact_lock(1953002095, bucket) FROM generate_series(0, 255) AS bucket";
-    for sql in ["BEGIN", lanes, "SELECT 1 FROM deliveries WHERE request_id = 1 FOR UPDATE"] {
+    for sql in ["BEGIN", LANE_A, "SELECT 1 FROM deliveries WHERE request_id = 1 FOR UPDATE"] {
         silent.execute(sql).await.unwrap();
     }
     silent
 }
 
 #[test]
-fn a_silent_session_with_locks_stops_only_what_needs_them_and_takes_no_connections() {
+fn a_silent_session_blocks_only_statements_that_need_its_locks() {
     on_postgres(async |db: Db| {
-        publish(&db.store, &[in_lane(1), request(2), request(3)]).await;
+        publish(&db.store, &[in_group("a", 1), request(2), request(3)]).await;
         let silent = silent_session(&db).await;
         let store = hasty(&db).await;
         for round in 0..3 * i64::from(CONNECTIONS) {
@@ -62,26 +77,28 @@ fn a_silent_session_with_locks_stops_only_what_needs_them_and_takes_no_connectio
                 // A caller that does not wait for the answer leaves nothing behind either.
                 timeout(Duration::from_millis(50), record(&store, 1)).await.unwrap_err();
             }
-            insert(&store, &[request(100 + round)]).await;
+            insert(&store, &[request(100 + round), in_group("b", 200 + round)]).await;
         }
+        insert_is_refused(&store, 300).await;
         record(&store, 2).await.unwrap();
-        nobody_waits_for_a_lock(&db.store).await;
+        no_session_waits_for_a_lock(&db.store).await;
         drop(silent);
         eventually("the lock", SOON, async || Ok(record(&store, 1).await?)).await.unwrap();
         assert_eq!(delivery(&store, 1).await.state, DeliveryState::Delivered);
+        insert(&store, &[in_group("a", 300)]).await;
     });
 }
 
-async fn nobody_waits_for_a_lock(store: &Store) {
+async fn no_session_waits_for_a_lock(store: &Store) {
     let sql =
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let waiting = Statement::from_string(DbBackend::Postgres, sql);
-    let nobody = async || {
+    let none = async || {
         let waiting = store.connection().query_one_raw(waiting.clone()).await?;
-        anyhow::ensure!(waiting.is_none(), "a statement waits that nothing waits for");
+        anyhow::ensure!(waiting.is_none(), "an abandoned statement still waits");
         Ok(())
     };
-    eventually("the end of abandoned statements", SOON, nobody).await.unwrap();
+    eventually("the end of abandoned statements", SOON, none).await.unwrap();
 }
 
 const DATABASE: &str = "STALLED_REPLICA";
@@ -127,34 +144,33 @@ async fn replica() {
 }
 
 #[test]
-fn a_stopped_replica_loses_its_locks_and_others_record_in_its_place() {
+fn a_frozen_replica_loses_the_lock_of_its_group_to_other_replicas() {
     on_postgres(async |db: Db| {
-        publish(&db.store, &[in_lane(1)]).await;
+        publish(&db.store, &[in_group("a", 1)]).await;
         let url = db.settings.url.expose().to_owned();
         let stopped = tokio::task::spawn_blocking(move || Stopped::at_work(&url)).await.unwrap();
         let store = hasty(&db).await;
-        let mut number = 100;
-        loop {
-            insert(&store, &[in_lane_of_another(number)]).await;
+        insert_is_refused(&store, 100).await;
+        let error = record(&store, 1).await.expect_err("its ordering_group is locked");
+        assert!(error.is_unavailable(), "{error:?}");
+        let mut number = 200;
+        // PostgreSQL ends the transaction of the stopped replica 15 s after its last statement.
+        eventually("the lock of ordering_group a", SOON, async || {
             number += 1;
-            match record(&store, 1).await {
-                Ok(()) => break,
-                Err(error) => assert!(error.is_unavailable(), "{error:?}"),
-            }
-        }
-        assert!(number > 101, "it was locked at first");
+            // It would fail after `lock_timeout` if it had to wait for ordering group `a`.
+            insert(&store, &[in_group("b", number)]).await;
+            Ok(try_insert(&store, in_group("a", 100)).await?)
+        })
+        .await
+        .unwrap();
+        record(&store, 1).await.unwrap();
         assert_eq!(delivery(&store, 1).await.state, DeliveryState::Delivered);
         drop(stopped);
     });
 }
 
-/// Of a lane whose lock another one has.
-fn in_lane_of_another(number: i64) -> NewRequest {
-    NewRequest { lane: Some("b".to_owned()), ..request(number) }
-}
-
 #[test]
-fn slow_reads_apart_keep_neither_writers_nor_the_lease_waiting() {
+fn slow_reads_delay_neither_writers_nor_the_lease() {
     on_postgres(async |db: Db| {
         let store = hasty(&db).await;
         let reads = store.apart("reads", 2, Duration::from_secs(2));
@@ -180,7 +196,7 @@ fn slow_reads_apart_keep_neither_writers_nor_the_lease_waiting() {
 }
 
 #[test]
-fn transactions_are_read_committed_whatever_a_role_has_by_default() {
+fn transactions_are_read_committed_whatever_the_default_of_the_role() {
     on_postgres(async |db: Db| {
         let name = db.settings.url.expose().rsplit('/').next().unwrap().to_owned();
         let mut admin = PgConnection::connect(db.settings.url.expose()).await.unwrap();
@@ -203,12 +219,12 @@ fn transactions_are_read_committed_whatever_a_role_has_by_default() {
         assert_eq!(setting("tcp_user_timeout").await, "45000");
         drop(transaction);
 
-        // Under a stricter level the second of two that record the same delivery fails instead of waiting for its turn.
+        // Under a stricter level, the second of two recorders of the same delivery fails instead of waiting.
         publish(&store, &[request(1)]).await;
         let first = store.begin().await.unwrap();
         outcomes::record(&first, &[report(1, 1, Outcome::Delivered)], at(5)).await.unwrap();
         let (second, ()) = tokio::join!(record(&store, 1), async {
-            crate::concurrency::somebody_waits_for_a_lock(&store).await;
+            crate::concurrency::a_session_waits_for_a_lock(&store).await;
             first.commit().await.unwrap();
         });
         second.unwrap();

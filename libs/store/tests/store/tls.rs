@@ -20,7 +20,7 @@ const SWITCH_ON: &str = r#"
 "#;
 
 #[tokio::test]
-async fn a_server_that_is_vouched_for_is_talked_to_by_tls() {
+async fn a_trusted_server_is_used_over_tls() {
     let Some(server) = or_skip(Server::start().await) else { return };
     for mode in ["verify-full", "verify-ca"] {
         let store = Store::connect(&settings(&server.url("localhost", mode, "authority.pem")), &unmeasured())
@@ -37,7 +37,7 @@ async fn a_server_that_is_vouched_for_is_talked_to_by_tls() {
 }
 
 #[tokio::test]
-async fn a_server_that_nobody_vouches_for_is_refused_with_what_to_check() {
+async fn an_untrusted_server_is_rejected_and_the_error_says_what_to_check() {
     let Some(server) = or_skip(Server::start().await) else { return };
     for (host, mode, authority, reason) in [
         ("localhost", "verify-full", "another.pem", "invalid peer certificate"),
@@ -52,7 +52,7 @@ async fn a_server_that_nobody_vouches_for_is_refused_with_what_to_check() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_refused_where_tls_is_asked_for() {
+async fn a_server_without_tls_is_rejected_if_tls_is_required() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://me:hunter2@{}/x?sslmode=require", listener.local_addr().unwrap());
     tokio::spawn(async move {

@@ -8,25 +8,25 @@ use crate::error::TelemetryError;
 use crate::signal::Signal;
 use crate::tls::Tls;
 
-/// How long a request to a collector may take.
+/// The default timeout of a request to a collector.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an export may take.
+/// The default timeout of an export.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 const COMMON_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// Where a signal is exported to.
+/// The collector that receives a signal.
 #[derive(Debug)]
 pub(crate) struct Collector {
-    /// The whole URL over HTTP; scheme, host and port over gRPC.
+    /// Over HTTP the whole URL; over gRPC scheme, host and port.
     pub(crate) endpoint: String,
     pub(crate) protocol: Protocol,
-    /// How long a request may take.
+    /// The timeout of a request.
     pub(crate) timeout: Duration,
-    /// How long an export may take, retries included.
+    /// The timeout of an export, retries included.
     pub(crate) deadline: Duration,
-    /// None where the endpoint is not a secure one.
+    /// `None` if the endpoint does not use TLS.
     pub(crate) tls: Option<Tls>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum Protocol {
 }
 
 impl<L: Fn(&str) -> Option<String>> Environment<L> {
-    /// Where a signal goes: nowhere, unless an endpoint is set.
+    /// Returns the collector of a signal; `None` unless an endpoint is set.
     pub(super) fn collector(&self, signal: Signal) -> Result<Option<Collector>, TelemetryError> {
         if self.is_switched_off(signal)? {
             return Ok(None);
@@ -84,7 +84,7 @@ impl<L: Fn(&str) -> Option<String>> Environment<L> {
         }
     }
 
-    /// One without a scheme is a secure one, unless it is said not to be.
+    /// Adds a scheme to an endpoint without one: https, unless the `INSECURE` variable is `true`.
     fn grpc_endpoint(&self, endpoint: Variable, signal: Signal) -> String {
         if endpoint.value.contains("://") {
             return endpoint.value;
@@ -97,7 +97,7 @@ impl<L: Fn(&str) -> Option<String>> Environment<L> {
     fn tls(&self, signal: Signal) -> Result<Tls, TelemetryError> {
         let read = |variable: &Variable| {
             std::fs::read(&variable.value)
-                .map_err(|error| variable.wrong(format!("names a file that cannot be read: {error}")))
+                .map_err(|error| variable.wrong(format!("cannot read this file: {error}")))
         };
         let mut tls = Tls::default();
         if let Some(variable) = self.of_exporter(signal, "CERTIFICATE") {
@@ -109,14 +109,14 @@ impl<L: Fn(&str) -> Option<String>> Environment<L> {
                 tls.show(read(&certificate)?).map_err(|problem| certificate.wrong(problem))?;
                 tls.prove_by(read(&key)?).map_err(|problem| key.wrong(problem))?;
             }
-            (Some(certificate), None) => return Err(certificate.wrong("needs its key, too: CLIENT_KEY")),
-            (None, Some(key)) => return Err(key.wrong("needs its certificate, too: CLIENT_CERTIFICATE")),
+            (Some(certificate), None) => return Err(certificate.wrong("requires its key: set CLIENT_KEY")),
+            (None, Some(key)) => return Err(key.wrong("requires its certificate: set CLIENT_CERTIFICATE")),
         }
         Ok(tls)
     }
 }
 
-/// The URL for a signal, set for it alone or common to all.
+/// Returns the URL of a signal, from its own endpoint or from the common one.
 fn http_endpoint(endpoint: Variable, signal: Signal) -> Result<String, TelemetryError> {
     let is_url = endpoint.value.parse::<Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())

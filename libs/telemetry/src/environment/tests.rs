@@ -1,4 +1,4 @@
-//! What the variables come to.
+//! The settings that result from the variables.
 
 use tempfile::NamedTempFile;
 
@@ -18,7 +18,7 @@ fn is_exported(settings: &Settings) -> [bool; 3] {
     [&settings.traces, &settings.logs, &settings.metrics].map(Option::is_some)
 }
 
-/// What is wrong with variables, beside an endpoint.
+/// Returns the problem of these variables, beside an endpoint.
 fn problem(variables: &[(&str, &str)]) -> String {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318");
     read(&[variables, &[endpoint]].concat()).unwrap_err().to_string()
@@ -37,7 +37,7 @@ fn without_an_endpoint_nothing_is_exported() {
 }
 
 #[test]
-fn a_common_endpoint_gets_the_path_of_its_signal_and_an_own_one_is_left_alone() {
+fn a_common_endpoint_gets_the_path_of_its_signal_and_a_specific_one_is_unchanged() {
     let settings = read(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/tenant/"),
         ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://logs.example/in"),
@@ -62,7 +62,7 @@ fn each_signal_may_have_its_own_protocol_or_no_exporter() {
 }
 
 #[test]
-fn a_grpc_endpoint_without_a_scheme_is_secure_unless_it_is_said_not_to_be() {
+fn a_grpc_endpoint_without_a_scheme_uses_tls_unless_it_is_marked_insecure() {
     let traces = |variables: &[(&str, &str)]| {
         let grpc =
             [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")];
@@ -86,10 +86,10 @@ fn files_for_tls_are_checked() {
     let (certificate, key) = (file(&cert.pem()), file(&signing_key.serialize_pem()));
     let [certificate, key] = [&certificate, &key].map(|file| file.path().to_str().unwrap());
 
-    assert!(problem(&[(CERTIFICATE, "/nowhere/ca.pem")]).contains("cannot be read"));
-    let no_certificate = format!("{CERTIFICATE}: names a file without certificates in PEM");
+    assert!(problem(&[(CERTIFICATE, "/nowhere/ca.pem")]).contains("cannot read this file"));
+    let no_certificate = format!("{CERTIFICATE}: this file contains no PEM certificates");
     assert_eq!(problem(&[(CERTIFICATE, key)]), no_certificate);
-    let no_key = format!("{CLIENT_KEY}: names a file without a private key in PEM");
+    let no_key = format!("{CLIENT_KEY}: this file contains no PEM private key");
     assert_eq!(problem(&[(CLIENT_CERTIFICATE, certificate), (CLIENT_KEY, certificate)]), no_key);
     assert!(problem(&[(CLIENT_CERTIFICATE, certificate)]).ends_with("CLIENT_KEY"));
     assert!(problem(&[(CLIENT_KEY, key)]).ends_with("CLIENT_CERTIFICATE"));
@@ -98,7 +98,7 @@ fn files_for_tls_are_checked() {
 }
 
 #[test]
-fn spans_and_logs_wait_as_they_are_told_to() {
+fn spans_and_logs_have_the_configured_delays() {
     let settings = read(&[
         ("OTEL_BSP_SCHEDULE_DELAY", "10"),
         ("OTEL_BLRP_MAX_QUEUE_SIZE", "20"),
@@ -126,7 +126,7 @@ fn each_signal_may_have_its_own_deadline() {
 }
 
 #[test]
-fn metrics_are_cumulative_unless_it_is_asked_otherwise() {
+fn metrics_are_cumulative_by_default() {
     const PREFERENCE: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
     assert_eq!(read(&[]).unwrap().temporality, Temporality::Cumulative);
     assert_eq!(read(&[(PREFERENCE, "Delta")]).unwrap().temporality, Temporality::Delta);
@@ -166,7 +166,7 @@ fn resource_attributes_are_decoded_and_the_service_name_comes_last() {
 }
 
 #[test]
-fn what_cannot_be_followed_is_named_and_its_value_not_repeated() {
+fn an_unsupported_variable_is_reported_without_its_value() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
     for (name, value) in [
         ("OTEL_TRACES_SAMPLER", "sometimes"),
@@ -195,7 +195,7 @@ fn what_cannot_be_followed_is_named_and_its_value_not_repeated() {
 }
 
 #[test]
-fn a_ratio_lies_between_none_and_all() {
+fn a_ratio_is_from_0_to_1() {
     for ratio in ["2", "-0.1", "NaN", "half"] {
         let variables = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", ratio)];
         let error = read(&variables).unwrap_err().to_string();

@@ -5,26 +5,26 @@ use http::HeaderName;
 use crate::error::TelemetryError;
 use crate::signal::Signal;
 
-/// Where variables are looked up.
+/// A source of variables.
 pub(super) struct Environment<L> {
     pub(super) lookup: L,
 }
 
-/// One that is set.
+/// A variable that is set.
 pub(super) struct Variable {
     pub(super) name: String,
     pub(super) value: String,
 }
 
 impl<L: Fn(&str) -> Option<String>> Environment<L> {
-    /// A variable that is set; an empty one counts as not set.
+    /// Returns a variable if it is set; an empty one counts as not set.
     pub(super) fn get(&self, name: &str) -> Option<Variable> {
         let value = (self.lookup)(name)?;
         let value = value.trim();
         (!value.is_empty()).then(|| Variable { name: name.to_owned(), value: value.to_owned() })
     }
 
-    /// `OTEL_EXPORTER_OTLP_<signal>_<what>`, else `OTEL_EXPORTER_OTLP_<what>`.
+    /// Returns `OTEL_EXPORTER_OTLP_<signal>_<what>`, else `OTEL_EXPORTER_OTLP_<what>`.
     pub(super) fn of_exporter(&self, signal: Signal, what: &str) -> Option<Variable> {
         self.get(&format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.variable()))
             .or_else(|| self.get(&format!("OTEL_EXPORTER_OTLP_{what}")))
@@ -38,19 +38,19 @@ impl<L: Fn(&str) -> Option<String>> Environment<L> {
         self.get(name).map_or(Ok(default), |variable| Ok(variable.number()? as usize))
     }
 
-    /// Whether a switch is on; it is off unless it is set.
+    /// Whether a switch is on; it is off by default.
     pub(super) fn is_on(&self, name: &str) -> bool {
         self.get(name).is_some_and(|switch| switch.is_true())
     }
 }
 
 impl Variable {
-    /// The value is not repeated, it may be a secret.
+    /// Creates an error without the value, which may be a secret.
     pub(super) fn wrong(&self, problem: impl Into<String>) -> TelemetryError {
         TelemetryError::Variable { variable: self.name.clone(), problem: problem.into() }
     }
 
-    /// As the standard has it, everything else is `false`.
+    /// Following the standard, any other value is `false`.
     pub(super) fn is_true(&self) -> bool {
         self.value.eq_ignore_ascii_case("true")
     }
@@ -62,7 +62,7 @@ impl Variable {
     fn number(&self) -> Result<u32, TelemetryError> {
         match self.value.parse() {
             Ok(number @ 1..) => Ok(number),
-            _ => Err(self.wrong("must be a whole number from 1")),
+            _ => Err(self.wrong("must be a whole number of at least 1")),
         }
     }
 
@@ -80,6 +80,6 @@ impl Variable {
         if self.value.split_terminator(',').all(is_header) {
             return Ok(());
         }
-        Err(self.wrong("must be name=value pairs with commas between, percent-encoded where need be"))
+        Err(self.wrong("must be comma-separated name=value pairs, percent-encoded where necessary"))
     }
 }

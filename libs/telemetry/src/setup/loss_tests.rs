@@ -1,4 +1,4 @@
-//! What becomes of spans, logs and metrics while a collector is away, or hangs.
+//! Tests of spans, logs and metrics while a collector is unreachable or hangs.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::environment::Settings;
 /// For whatever is to happen next.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Many times what the queues hold.
+/// Many times the size of the queues.
 const ITEMS: usize = 2_000;
 
 /// A process that exports to a collector, with short queues, and gives up soon.
@@ -46,7 +46,7 @@ impl Process {
         Self { telemetry, made: 0 }
     }
 
-    /// Makes spans, each with a log record, and says how long that took.
+    /// Creates spans, each with a log record, and returns how long that took.
     fn work(&mut self, count: usize) -> Duration {
         self.made += count;
         let started = Instant::now();
@@ -59,8 +59,7 @@ impl Process {
         started.elapsed()
     }
 
-    /// Waits until what waits in the queues has been tried, and metrics have, in vain, and says how long
-    /// that took.
+    /// Waits until the queued items and the metrics have been tried without success, and returns how long that took.
     fn try_to_flush(&self) -> Duration {
         let started = Instant::now();
         let Telemetry { traces, logs, metrics } = &self.telemetry;
@@ -92,7 +91,7 @@ async fn accounted_for(collector: &Collector, made: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_collector_takes_is_not_counted_as_dropped() {
+async fn exported_items_are_not_counted_as_dropped() {
     for protocol in ["grpc", "http/protobuf"] {
         let collector = Collector::open().unwrap();
         let mut process = Process::start(&collector, protocol);
@@ -104,7 +103,7 @@ async fn what_a_collector_takes_is_not_counted_as_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_collector_is_away_all_that_is_lost_is_counted_and_then_it_goes_on() {
+async fn items_lost_while_a_collector_is_unreachable_are_counted_and_exports_resume() {
     for protocol in ["grpc", "http/protobuf"] {
         let mut collector = Collector::open().unwrap();
         let mut process = Process::start(&collector, protocol);
@@ -125,7 +124,7 @@ async fn while_a_collector_is_away_all_that_is_lost_is_counted_and_then_it_goes_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_hangs_slows_nobody_and_what_it_costs_is_counted() {
+async fn a_collector_that_hangs_slows_nothing_down_and_lost_items_are_counted() {
     for protocol in ["grpc", "http/protobuf"] {
         let collector = Collector::open().unwrap();
         let mut process = Process::start(&collector, protocol);

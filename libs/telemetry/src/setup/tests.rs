@@ -1,9 +1,10 @@
-//! What is seen of spans and events from outside, through exporters that keep it.
+//! Spans and events as exporters receive them.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use http::HeaderMap;
+use opentelemetry::logs::AnyValue;
 use opentelemetry::trace::{SpanId, TraceFlags};
 use opentelemetry_sdk::logs::in_memory_exporter::LogDataWithResource;
 use opentelemetry_sdk::logs::{InMemoryLogExporter, SdkLoggerProvider};
@@ -11,7 +12,7 @@ use opentelemetry_sdk::trace::{InMemorySpanExporter, Sampler, SdkTracerProvider,
 use serde_json::Value;
 use throughline_messages::TraceContext;
 use tracing::field::Empty;
-use tracing::{Span, error, info, info_span};
+use tracing::{Span, error, info, info_span, warn};
 
 use super::{Following, Service, Telemetry, default_filter, resource};
 use crate::{add_link, context_of, extract, inject, set_parent, trace_id_of};
@@ -21,7 +22,7 @@ const SPAN: &str = "b7ad6b7169203331";
 pub(super) const SERVICE: Service<'static> =
     Service { name: "throughline-test", version: "1.2.3", environment: None };
 
-/// What a test's spans and events came to.
+/// The exports and log lines of a test's spans and events.
 struct Heard {
     spans: Vec<SpanData>,
     logs: Vec<LogDataWithResource>,
@@ -114,7 +115,7 @@ fn the_context_of_a_span_is_its_own_and_not_that_of_the_one_around_it() {
 }
 
 #[test]
-fn what_is_injected_is_what_the_other_side_extracts() {
+fn the_other_side_extracts_the_injected_context() {
     let mut headers = HeaderMap::new();
     headers.insert("tracestate", "stale=1".parse().unwrap());
     let heard = hear(|| {
@@ -209,7 +210,7 @@ fn a_link_joins_two_traces_and_leaves_them_two() {
 }
 
 #[test]
-fn a_parent_that_comes_too_late_is_said_to_be() {
+fn a_parent_that_is_set_too_late_is_logged() {
     let heard = hear(|| {
         let span = info_span!("server");
         let own = traceparent(&span);
@@ -221,7 +222,7 @@ fn a_parent_that_comes_too_late_is_said_to_be() {
 
 #[test]
 fn without_telemetry_or_a_span_there_is_no_context() {
-    let span = info_span!("nobody listens");
+    let span = info_span!("no subscriber");
     set_parent(&span, &remote());
     let mut headers = HeaderMap::new();
     inject(&span, &mut headers);
@@ -230,7 +231,7 @@ fn without_telemetry_or_a_span_there_is_no_context() {
 }
 
 #[test]
-fn a_trace_that_is_not_recorded_still_has_its_id_and_says_that_it_is_not() {
+fn an_unrecorded_trace_has_an_id_and_is_marked_as_unrecorded() {
     let heard = listen(Sampler::AlwaysOff, "info", false, || {
         let span = info_span!("server");
         set_parent(&span, &remote());
@@ -254,7 +255,7 @@ fn the_parents_decision_to_record_is_kept() {
 }
 
 #[test]
-fn a_trace_of_its_own_is_recorded_if_what_it_is_linked_to_is() {
+fn a_new_trace_is_recorded_if_its_linked_trace_is() {
     let remote =
         |flags: &str| TraceContext { traceparent: format!("00-{TRACE}-{SPAN}-{flags}"), tracestate: None };
     let speak = || {
@@ -320,7 +321,7 @@ fn a_log_line_outside_a_span_has_no_ids() {
 }
 
 #[test]
-fn a_field_does_not_hide_what_every_line_has() {
+fn a_field_does_not_hide_a_standard_field() {
     let line = hear(|| info!(level = "low", target = "moon", "hit")).line();
     assert_eq!((&line["level"], &line["fields.level"]), (&"INFO".into(), &"low".into()));
     assert_eq!((&line["target"], &line["fields.target"]), (&module_path!().into(), &"moon".into()));
@@ -339,7 +340,7 @@ fn an_error_is_logged_with_its_causes() {
 }
 
 #[test]
-fn a_terminal_gets_a_line_for_people_with_the_trace() {
+fn a_terminal_gets_a_readable_line_with_the_trace() {
     let heard = listen(Sampler::AlwaysOn, "info", true, || {
         let span = info_span!("server", not.logged = true);
         set_parent(&span, &remote());
@@ -375,11 +376,27 @@ fn exported_logs_carry_the_ids_of_their_span() {
     assert_eq!(context.trace_id.to_string(), TRACE);
     assert_eq!(context.span_id, heard.span("server").span_context.span_id());
     assert_eq!(context.trace_flags, Some(TraceFlags::SAMPLED));
-    assert_eq!(heard.span("server").events.len(), 0, "events are logs, and not said twice");
+    assert_eq!(heard.span("server").events.len(), 0, "events are logs, and are exported once");
 }
 
 #[test]
-fn what_an_export_itself_says_is_not_exported() {
+fn the_event_field_reaches_json_lines_readable_lines_and_exported_logs() {
+    for is_terminal in [false, true] {
+        let heard =
+            listen(Sampler::AlwaysOn, "info", is_terminal, || warn!(event = "lease.expired", "hello"));
+        // Between the name and the value, a terminal gets codes for colours.
+        let texts =
+            if is_terminal { ["event", "\"lease.expired\""] } else { ["\"event\":", "\"lease.expired\""] };
+        assert!(texts.iter().all(|text| heard.lines.contains(text)), "{}", heard.lines);
+        let mut attributes = heard.logs[0].record.attributes_iter();
+        let is_event =
+            |value: &AnyValue| matches!(value, AnyValue::String(name) if name.as_str() == "lease.expired");
+        assert!(attributes.any(|(key, value)| key.as_str() == "event" && is_event(value)));
+    }
+}
+
+#[test]
+fn events_of_an_export_are_not_exported() {
     let heard = listen(Sampler::AlwaysOn, "trace", false, || {
         let span = info_span!(target: "h2::client", "Connection");
         span.in_scope(|| info!(target: "hyper_util::client", "connecting"));
@@ -403,7 +420,7 @@ fn noisy_libraries_are_quieter_than_the_rest() {
 }
 
 #[test]
-fn a_resource_says_who_is_speaking_and_the_environment_wins() {
+fn a_resource_identifies_the_service_and_the_environment_takes_precedence() {
     let attributes = [("service.namespace", "mine"), ("deployment.environment.name", "test")]
         .map(|(key, value)| (key.to_owned(), value.to_owned()));
     let service = Service { environment: Some("production"), ..SERVICE };

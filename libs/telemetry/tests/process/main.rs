@@ -71,7 +71,7 @@ async fn run(environment: Vec<(&'static str, String)>) -> Ended {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_three_signals_are_exported_with_who_is_speaking_over_either_protocol() {
+async fn all_three_signals_are_exported_with_their_resource_over_either_protocol() {
     for (protocol, compression) in [("grpc", "none"), ("grpc", "gzip"), ("http/protobuf", "gzip")] {
         let collector = Collector::open().unwrap();
         let trace = RandomIdGenerator::default().new_trace_id().to_string();
@@ -113,7 +113,7 @@ async fn all_three_signals_are_exported_with_who_is_speaking_over_either_protoco
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_neither_slows_nor_floods() {
+async fn an_unreachable_collector_neither_slows_the_process_nor_floods_its_log() {
     let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     // Connections are made, by the system, and never answered.
     let silent_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -152,7 +152,7 @@ async fn without_an_endpoint_a_process_only_logs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_environment_gets_wrong_keeps_the_process_from_starting() {
+async fn an_invalid_variable_prevents_the_start() {
     let ended = run(vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318".to_owned())]).await;
     assert!(!ended.output.status.success());
     let stderr = str::from_utf8(&ended.output.stderr).unwrap();

@@ -75,7 +75,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_and_a_process_that_recognise_each_other_talk_by_tls() {
+async fn a_collector_and_a_process_that_trust_each_other_use_tls() {
     for protocol in PROTOCOLS {
         let scene = Scene::set();
         let ended = scene.run(protocol, Some("ours"), Some("client")).await;
@@ -90,7 +90,7 @@ async fn a_collector_and_a_process_that_recognise_each_other_talk_by_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_goes_to_or_comes_from_whom_the_other_side_does_not_trust() {
+async fn nothing_is_exported_between_sides_that_do_not_trust_each_other() {
     let mut refused = JoinSet::new();
     for protocol in PROTOCOLS {
         for (authority, certificate) in [

@@ -1,9 +1,10 @@
-//! librdkafka's mock cluster, as a program: says where it listens, then does what it reads, a line each
-//! (`topics <name> <name> …`, `go away`, `come back`), and says `done`. It ends with its input.
+//! librdkafka's mock cluster as a program. It prints the address that it listens on. Then it executes the commands
+//! from its input, one per line (`topics <name> <name> …`, `go away`, `come back`), and prints `done` after each. It
+//! exits at the end of its input.
 //!
-//! A test that starts other programs must not have the cluster in its own process: they would inherit
-//! the sockets, which librdkafka does not mark as close-on-exec, and hold connections open that the
-//! cluster has closed. A client that waits for an answer on one of those waits for ever.
+//! A test that starts other programs must not have the cluster in its own process: those programs would inherit the
+//! sockets, which librdkafka does not mark as close-on-exec, and keep connections open that the cluster has closed. A
+//! client that waits for a response on one of those waits for ever.
 
 use std::io::{Write, stdin, stdout};
 
@@ -36,5 +37,5 @@ fn obey(broker: &EmbeddedBroker, line: &str) -> anyhow::Result<()> {
 
 fn say(line: &str) -> anyhow::Result<()> {
     let mut out = stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).context("nobody listens")
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("no program reads the address")
 }

@@ -17,16 +17,16 @@ use crate::measured::{Number, Point};
 /// Attributes by name, as text.
 pub type Attributes = BTreeMap<String, String>;
 
-/// A span, as a collector gets it.
+/// A span, as a collector receives it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
-    /// Who made it.
+    /// The resource that created the span.
     pub resource: Attributes,
     /// Its name.
     pub name: String,
     /// Its kind.
     pub kind: SpanKind,
-    /// The trace it belongs to, in hexadecimal digits.
+    /// The id of its trace, in hexadecimal digits.
     pub trace_id: String,
     /// Its own id, in hexadecimal digits.
     pub span_id: String,
@@ -36,27 +36,27 @@ pub struct Span {
     pub trace_state: String,
     /// Its attributes.
     pub attributes: Attributes,
-    /// The spans it is linked to.
+    /// The linked spans.
     pub links: Vec<Link>,
-    /// Why it has failed, if its status says that it has.
+    /// The message of its status, if the status is an error.
     pub error: Option<String>,
-    /// How long it took, in nanoseconds.
+    /// Its duration, in nanoseconds.
     pub duration_ns: u64,
 }
 
-/// What a span is linked to.
+/// A link to a span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// The trace, in hexadecimal digits.
+    /// The id of the trace, in hexadecimal digits.
     pub trace_id: String,
-    /// The span in it, in hexadecimal digits.
+    /// The id of the span, in hexadecimal digits.
     pub span_id: String,
 }
 
-/// A log record, as a collector gets it.
+/// A log record, as a collector receives it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogRecord {
-    /// Who wrote it.
+    /// The resource that wrote the record.
     pub resource: Attributes,
     /// Its level: `INFO`, …
     pub severity: String,
@@ -64,22 +64,22 @@ pub struct LogRecord {
     pub body: String,
     /// Its fields.
     pub attributes: Attributes,
-    /// The trace in which it was written, in hexadecimal digits.
+    /// The id of the trace in which it was written, in hexadecimal digits.
     pub trace_id: Option<String>,
-    /// The span in which it was written, in hexadecimal digits.
+    /// The id of the span in which it was written, in hexadecimal digits.
     pub span_id: Option<String>,
 }
 
-/// A metric, as a collector gets it.
+/// A metric, as a collector receives it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metric {
-    /// Who measured it.
+    /// The resource that recorded the metric.
     pub resource: Attributes,
     /// Its name.
     pub name: String,
     /// Its unit.
     pub unit: String,
-    /// What was measured, one for each set of attributes.
+    /// Its values, one for each set of attributes.
     pub points: Vec<Point>,
 }
 
@@ -154,7 +154,7 @@ fn points(data: Data) -> Vec<Point> {
         Data::Gauge(gauge) => gauge.data_points.into_iter().map(number).collect(),
         Data::Sum(sum) => sum.data_points.into_iter().map(number).collect(),
         Data::Histogram(histogram) => histogram.data_points.into_iter().map(distribution).collect(),
-        // Nothing in the project makes any.
+        // The project uses none of these.
         Data::ExponentialHistogram(_) | Data::Summary(_) => Vec::new(),
     }
 }
@@ -192,7 +192,7 @@ fn text(value: AnyValue) -> String {
     }
 }
 
-/// An id, unless it is none.
+/// Returns an id, or `None` if it is empty.
 fn id(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| hex(bytes))
 }

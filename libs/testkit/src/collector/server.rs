@@ -36,7 +36,7 @@ use tonic::{Request, Response, Status};
 use super::received::{logs, metrics, spans};
 use super::{Export, Kept, lock};
 
-/// Serves until it is dropped, with all its connections, if the runtime is dropped, too.
+/// Serves until the future is dropped. Its connections end only when the runtime is dropped too.
 pub(super) async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     match tls {
@@ -45,12 +45,12 @@ pub(super) async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, router:
     }
 }
 
-/// Both protocols: gRPC is HTTP with paths of its own.
+/// Builds a router for both protocols: gRPC is HTTP with its own paths.
 pub(super) fn router(kept: Arc<Kept>, is_hanging: watch::Receiver<bool>) -> Router {
     let traces = TraceServiceServer::from_arc(Arc::clone(&kept)).accept_compressed(Gzip);
     let logs = LogsServiceServer::from_arc(Arc::clone(&kept)).accept_compressed(Gzip);
     let metrics = MetricsServiceServer::from_arc(Arc::clone(&kept)).accept_compressed(Gzip);
-    let desk = Desk { kept: Arc::clone(&kept), is_hanging };
+    let shared = Shared { kept: Arc::clone(&kept), is_hanging };
     Router::new()
         .route("/v1/traces", over_http(Kept::take_traces))
         .route("/v1/logs", over_http(Kept::take_logs))
@@ -59,22 +59,22 @@ pub(super) fn router(kept: Arc<Kept>, is_hanging: watch::Receiver<bool>) -> Rout
         .route("/opentelemetry.proto.collector.logs.v1.LogsService/Export", post_service(logs))
         .route("/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", post_service(metrics))
         .with_state(kept)
-        .layer(middleware::from_fn_with_state(desk, receive))
+        .layer(middleware::from_fn_with_state(shared, receive))
         .layer(DefaultBodyLimit::disable())
 }
 
-/// Where all requests pass.
+/// The state of the middleware that every request passes.
 #[derive(Clone)]
-struct Desk {
+struct Shared {
     kept: Arc<Kept>,
     is_hanging: watch::Receiver<bool>,
 }
 
-async fn receive(State(mut desk): State<Desk>, request: AnyRequest, next: Next) -> AnyResponse {
-    // An error says that the collector is gone, and then nobody waits for an answer.
-    let _ = desk.is_hanging.wait_for(|is_hanging| !is_hanging).await;
+async fn receive(State(mut shared): State<Shared>, request: AnyRequest, next: Next) -> AnyResponse {
+    // An error means that the collector was dropped, and no response is needed.
+    let _ = shared.is_hanging.wait_for(|is_hanging| !is_hanging).await;
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
-    lock(&desk.kept.exports).push(Export { path, headers });
+    lock(&shared.kept.exports).push(Export { path, headers });
     next.run(request).await
 }
 
@@ -83,7 +83,7 @@ fn over_http<T: Message + Default + 'static>(take: fn(&Kept, T)) -> MethodRouter
         match decode(&headers, &body) {
             Ok(message) => {
                 take(&kept, message);
-                // The empty message, which says that all was accepted.
+                // The empty message, which means that everything was accepted.
                 ([(header::CONTENT_TYPE, "application/x-protobuf")], "").into_response()
             }
             Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
@@ -147,7 +147,7 @@ impl MetricsService for Kept {
     }
 }
 
-/// Hands out connections that have agreed on TLS.
+/// A listener that returns connections after their TLS handshake.
 struct Secured {
     listener: tokio::net::TcpListener,
     acceptor: TlsAcceptor,
@@ -160,7 +160,7 @@ impl Listener for Secured {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             let (stream, address) = Listener::accept(&mut self.listener).await;
-            // Who is not agreed with is hung up on, and sees why.
+            // If the handshake fails, the connection is closed, and the client sees the reason.
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }

@@ -1,4 +1,5 @@
-//! What an exporter sees of it is tested with telemetry, which exports; here, who may not come in.
+//! Tests of a closed collector and of metrics that were not received. The tests of telemetry cover the exports
+//! themselves.
 
 use std::net::TcpStream;
 
@@ -15,7 +16,7 @@ fn a_closed_collector_refuses_connections_until_it_is_opened_again() {
 }
 
 #[test]
-fn what_has_not_come_is_an_error() {
+fn missing_telemetry_is_an_error() {
     let collector = Collector::open().unwrap();
     assert!(collector.value("throughline.attempts", &[]).is_err());
 }

@@ -8,13 +8,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-/// How a collector is recognised, and its clients. All is PEM.
+/// The TLS credentials of a collector and the authority for its clients, in PEM.
 pub struct Credentials {
-    /// Its certificate.
+    /// The collector's certificate.
     pub certificate: String,
-    /// The key of it.
+    /// The key of the certificate.
     pub key: String,
-    /// Who has to vouch for clients; if none, they need no certificate.
+    /// The authority that must have signed client certificates; if `None`, clients need no certificate.
     pub authority_of_clients: Option<String>,
 }
 

@@ -7,30 +7,30 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::{Answer, CLIENT_ID, CLIENT_SECRET, Call};
 
-/// A server in this process.
+/// A mock server in this process.
 pub(super) struct Embedded {
     server: MockServer,
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
 }
 
-/// What the endpoints share.
+/// The shared state of the endpoints.
 #[derive(Default)]
-struct Desk {
-    /// By path; where there is none, 200.
+struct Shared {
+    /// The answer of each path; without one, 200.
     answers: Mutex<HashMap<String, ResponseTemplate>>,
-    /// By path, what is answered before that, once each.
+    /// The answers of each path that come first, each used once.
     answers_in_turn: Mutex<HashMap<String, VecDeque<ResponseTemplate>>>,
     calls: Mutex<Vec<Arc<Call>>>,
     tokens: Mutex<Vec<String>>,
 }
 
 impl Embedded {
-    /// Opens on a port of its own.
+    /// Opens a server on a free port.
     pub(super) async fn open() -> Self {
-        let desk = Arc::<Desk>::default();
-        // Not `MockServer::start`: its servers come from a pool, and their connections with them.
+        let shared = Arc::<Shared>::default();
+        // `MockServer::start` would take the server from a pool, with its existing connections.
         let server = MockServer::builder().disable_request_recording().start().await;
-        let (tokens, three, receiver) = (Arc::clone(&desk), Arc::clone(&desk), Arc::clone(&desk));
+        let (tokens, three, receiver) = (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
         Mock::given(method("POST"))
             .and(path("/token"))
             .and(basic_auth(CLIENT_ID, CLIENT_SECRET))
@@ -47,7 +47,7 @@ impl Embedded {
             .respond_with(move |request: &Request| receiver.take(request))
             .mount(&server)
             .await;
-        Self { server, desk }
+        Self { server, shared }
     }
 
     pub(super) fn url(&self) -> String {
@@ -55,24 +55,24 @@ impl Embedded {
     }
 
     pub(super) fn answer(&self, path: &str, answer: Answer) {
-        lock(&self.desk.answers).insert(path.to_owned(), answer.into());
+        lock(&self.shared.answers).insert(path.to_owned(), answer.into());
     }
 
     pub(super) fn answer_in_turn(&self, path: &str, answers: Vec<Answer>) {
-        let mut in_turn = lock(&self.desk.answers_in_turn);
+        let mut in_turn = lock(&self.shared.answers_in_turn);
         in_turn.entry(path.to_owned()).or_default().extend(answers.into_iter().map(ResponseTemplate::from));
     }
 
     pub(super) fn answer_as_usual(&self, path: &str) {
-        lock(&self.desk.answers).remove(path);
+        lock(&self.shared.answers).remove(path);
     }
 
     pub(super) fn calls(&self) -> Vec<Arc<Call>> {
-        lock(&self.desk.calls).clone()
+        lock(&self.shared.calls).clone()
     }
 
     pub(super) fn tokens(&self) -> Vec<String> {
-        lock(&self.desk.tokens).clone()
+        lock(&self.shared.tokens).clone()
     }
 }
 
@@ -87,7 +87,7 @@ impl From<Answer> for ResponseTemplate {
     }
 }
 
-impl Desk {
+impl Shared {
     fn give_token(&self) -> ResponseTemplate {
         if let Some(answer) = self.next_answer("/token") {
             return answer;

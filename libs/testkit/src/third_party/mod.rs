@@ -10,17 +10,17 @@ use wiremock::http::HeaderMap;
 use self::embedded::Embedded;
 use self::remote::Remote;
 
-/// The credentials that the token endpoint knows.
+/// The credentials that the token endpoint accepts.
 pub(crate) const CLIENT_ID: &str = "throughline";
 pub(crate) const CLIENT_SECRET: &str = "not-to-be-printed";
 
 /// Longer than any test.
 const NEVER: Duration = Duration::from_hours(1);
 
-/// Third-party APIs, with everything that was ever asked of them.
+/// Third-party APIs, which record all calls.
 ///
-/// `/token` gives OAuth2 tokens to who knows the client secret, `/three` wants one of them as bearer
-/// token, every other path takes anything.
+/// `/token` issues OAuth2 tokens to clients with the client secret, `/three` requires one of them as bearer token,
+/// and every other path accepts any call.
 pub struct ThirdParty(Kind);
 
 enum Kind {
@@ -28,7 +28,7 @@ enum Kind {
     Remote(Remote),
 }
 
-/// A call that has come in.
+/// A received call.
 #[derive(Debug)]
 pub struct Call {
     /// The path that was called.
@@ -40,14 +40,14 @@ pub struct Call {
 }
 
 impl Call {
-    /// A header's value, if it is text.
+    /// Returns a header's value, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// What a third party answers.
+/// An answer of a third party.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -58,7 +58,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// An empty answer, at once.
+    /// Creates an empty answer without delay.
     #[must_use]
     pub fn new(status: u16) -> Self {
         Self {
@@ -70,19 +70,19 @@ impl Answer {
         }
     }
 
-    /// With a body.
+    /// Adds a body.
     #[must_use]
     pub fn with_body(self, body: impl Into<Vec<u8>>, media_type: &'static str) -> Self {
         Self { body: body.into(), media_type, ..self }
     }
 
-    /// With a wish to be called again so much later: seconds, or a date.
+    /// Adds a `Retry-After` header: seconds, or a date.
     #[must_use]
     pub fn with_retry_after(self, pause: impl Into<String>) -> Self {
         Self { retry_after: Some(pause.into()), ..self }
     }
 
-    /// Not at once.
+    /// Adds a delay.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }
@@ -90,20 +90,20 @@ impl Answer {
 }
 
 impl ThirdParty {
-    /// Opens on a port of its own; answers each call 200 until told otherwise.
+    /// Opens a server on a free port, which answers each call with 200 until configured otherwise.
     pub async fn open() -> Self {
         Self(Kind::Embedded(Embedded::open().await))
     }
 
-    /// The WireMock at a URL, made like a new one. Others call it by another name.
+    /// Connects to the WireMock at a URL and resets it. The services reach it at the URL `for_others`.
     ///
     /// # Errors
-    /// If none answers there.
+    /// If no WireMock answers there.
     pub(crate) async fn at(url: &str, for_others: &str) -> anyhow::Result<Self> {
         Ok(Self(Kind::Remote(Remote::reset(url, for_others).await?)))
     }
 
-    /// Its base URL, without a slash at the end.
+    /// Returns the base URL for the services, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> String {
         match &self.0 {
@@ -112,10 +112,10 @@ impl ThirdParty {
         }
     }
 
-    /// Answers each call at a path so, from now on.
+    /// From now on gives this answer to each call to a path.
     ///
     /// # Errors
-    /// If it cannot be told.
+    /// If the answer cannot be configured.
     pub async fn answer(&self, path: &str, answer: Answer) -> anyhow::Result<()> {
         match &self.0 {
             Kind::Embedded(embedded) => {
@@ -126,10 +126,10 @@ impl ThirdParty {
         }
     }
 
-    /// Answers the next calls at a path so, one after the other, and then as before.
+    /// Gives these answers to the next calls to a path, one after the other, and then the previous answer again.
     ///
     /// # Errors
-    /// If it cannot be told.
+    /// If the answers cannot be configured.
     pub async fn answer_in_turn(&self, path: &str, answers: Vec<Answer>) -> anyhow::Result<()> {
         match &self.0 {
             Kind::Embedded(embedded) => {
@@ -140,10 +140,10 @@ impl ThirdParty {
         }
     }
 
-    /// Answers each call at a path as it did at first, from now on.
+    /// From now on gives the default answer to each call to a path.
     ///
     /// # Errors
-    /// If it cannot be told.
+    /// If the answer cannot be configured.
     pub async fn answer_as_usual(&self, path: &str) -> anyhow::Result<()> {
         match &self.0 {
             Kind::Embedded(embedded) => {
@@ -154,18 +154,18 @@ impl ThirdParty {
         }
     }
 
-    /// Takes calls at a path and never answers, from now on.
+    /// From now on accepts calls to a path and never answers.
     ///
     /// # Errors
-    /// If it cannot be told.
+    /// If the answer cannot be configured.
     pub async fn hang(&self, path: &str) -> anyhow::Result<()> {
         self.answer(path, Answer::new(200).after(NEVER)).await
     }
 
-    /// All calls so far, but for those to the token endpoint and those without a good token.
+    /// Returns all calls so far, except those to the token endpoint and those without a valid token.
     ///
     /// # Errors
-    /// If it cannot be asked.
+    /// If the calls cannot be retrieved.
     pub async fn calls(&self) -> anyhow::Result<Vec<Arc<Call>>> {
         match &self.0 {
             Kind::Embedded(embedded) => Ok(embedded.calls()),
@@ -173,10 +173,10 @@ impl ThirdParty {
         }
     }
 
-    /// The tokens that were given out so far.
+    /// Returns the tokens issued so far.
     ///
     /// # Errors
-    /// If it cannot be asked.
+    /// If the tokens cannot be retrieved.
     pub async fn tokens(&self) -> anyhow::Result<Vec<String>> {
         match &self.0 {
             Kind::Embedded(embedded) => Ok(embedded.tokens()),
@@ -184,10 +184,10 @@ impl ThirdParty {
         }
     }
 
-    /// What nobody else may ever get to see: the client secret, and all tokens so far.
+    /// Returns everything that must not leak: the client secret, and all tokens so far.
     ///
     /// # Errors
-    /// If it cannot be asked.
+    /// If the tokens cannot be retrieved.
     pub async fn secrets(&self) -> anyhow::Result<Vec<String>> {
         let mut secrets = self.tokens().await?;
         secrets.push(CLIENT_SECRET.to_owned());

@@ -13,38 +13,38 @@ use wiremock::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Answer, CLIENT_ID, CLIENT_SECRET, Call};
 
-/// For an answer of its administration.
+/// The timeout of a call to the administration API.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What begins every token.
+/// The prefix of every token.
 const TOKEN: &str = "token-";
 
-/// Which stub is asked first: the smaller, the sooner. Of two with the same number the newer one is asked first, so those
-/// of the files that it was started with, which begin at 1, come after all of these.
+/// Priorities of stubs: the smallest is tried first. Of two stubs with the same priority, WireMock tries the newer
+/// one first, so its stubs from files, which start at 1, are tried after all of these.
 const IN_TURN: i32 = -2;
-const TOLD: i32 = -1;
+const CONFIGURED: i32 = -1;
 const USUAL: i32 = 0;
 const REFUSED: i32 = 1;
 const OTHERS: i32 = 2;
 
-/// A WireMock, by its administration API (wiremock.org/docs/standalone/admin-api-reference).
+/// A WireMock server, controlled through its administration API (wiremock.org/docs/standalone/admin-api-reference).
 pub(super) struct Remote {
     client: Client,
     url: String,
     for_others: String,
-    /// What each path was told to answer, by path.
-    told: Mutex<HashMap<String, Told>>,
+    /// The configured answers, by path.
+    configured: Mutex<HashMap<String, Configured>>,
 }
 
 #[derive(Default)]
-struct Told {
-    /// The stub for each call from now on.
+struct Configured {
+    /// The id of the stub for every call from now on.
     always: Option<String>,
-    /// How many answers in turn it was told.
+    /// The number of answers configured in turn.
     in_turn: usize,
 }
 
-/// What WireMock keeps of a call.
+/// WireMock's record of a call.
 #[derive(Deserialize)]
 struct Event {
     request: Asked,
@@ -74,11 +74,15 @@ enum OneOrMany {
 }
 
 impl Remote {
-    /// Forgets what it was told before, and what was asked of it.
+    /// Removes all configured answers and recorded calls.
     pub(super) async fn reset(url: &str, for_others: &str) -> anyhow::Result<Self> {
         let client = Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-        let remote =
-            Self { client, url: url.to_owned(), for_others: for_others.to_owned(), told: Mutex::default() };
+        let remote = Self {
+            client,
+            url: url.to_owned(),
+            for_others: for_others.to_owned(),
+            configured: Mutex::default(),
+        };
         remote.ask(Method::POST, "reset", None).await?;
         for stub in usual() {
             remote.ask(Method::POST, "mappings", Some(stub)).await?;
@@ -91,44 +95,44 @@ impl Remote {
     }
 
     pub(super) async fn answer(&self, path: &str, answer: Answer) -> anyhow::Result<()> {
-        let mut told = self.told.lock().await;
-        let told = told.entry(path.to_owned()).or_default();
-        self.forget(told).await?;
-        let stub = json!({"priority": TOLD, "request": posted(path), "response": response(answer)});
+        let mut configured = self.configured.lock().await;
+        let configured = configured.entry(path.to_owned()).or_default();
+        self.forget(configured).await?;
+        let stub = json!({"priority": CONFIGURED, "request": posted(path), "response": response(answer)});
         let stub = self.ask(Method::POST, "mappings", Some(stub)).await?;
-        told.always = Some(stub["id"].as_str().context("a stub without id")?.to_owned());
+        configured.always = Some(stub["id"].as_str().context("a stub without id")?.to_owned());
         Ok(())
     }
 
-    /// A scenario of WireMock's for each path: each answer leads to the next; after the last there is none.
+    /// Uses a WireMock scenario for each path: each answer leads to the next state; the last state has no answer.
     pub(super) async fn answer_in_turn(&self, path: &str, answers: Vec<Answer>) -> anyhow::Result<()> {
-        let mut told = self.told.lock().await;
-        let told = told.entry(path.to_owned()).or_default();
+        let mut configured = self.configured.lock().await;
+        let configured = configured.entry(path.to_owned()).or_default();
         for answer in answers {
             let state = |turn: usize| if turn == 0 { "Started".to_owned() } else { turn.to_string() };
             let stub = json!({
                 "priority": IN_TURN,
                 "scenarioName": path,
-                "requiredScenarioState": state(told.in_turn),
-                "newScenarioState": state(told.in_turn + 1),
+                "requiredScenarioState": state(configured.in_turn),
+                "newScenarioState": state(configured.in_turn + 1),
                 "request": posted(path),
                 "response": response(answer),
             });
             self.ask(Method::POST, "mappings", Some(stub)).await?;
-            told.in_turn += 1;
+            configured.in_turn += 1;
         }
         Ok(())
     }
 
     pub(super) async fn answer_as_usual(&self, path: &str) -> anyhow::Result<()> {
-        match self.told.lock().await.get_mut(path) {
-            Some(told) => self.forget(told).await,
+        match self.configured.lock().await.get_mut(path) {
+            Some(configured) => self.forget(configured).await,
             None => Ok(()),
         }
     }
 
-    async fn forget(&self, told: &mut Told) -> anyhow::Result<()> {
-        if let Some(stub) = told.always.take() {
+    async fn forget(&self, configured: &mut Configured) -> anyhow::Result<()> {
+        if let Some(stub) = configured.always.take() {
             self.ask(Method::DELETE, &format!("mappings/{stub}"), None).await?;
         }
         Ok(())
@@ -153,7 +157,7 @@ impl Remote {
         Ok(self.journal().await?.into_iter().filter_map(token).collect())
     }
 
-    /// What was asked of it, the first first.
+    /// Returns the recorded calls, oldest first.
     async fn journal(&self) -> anyhow::Result<Vec<Event>> {
         let mut answer = self.ask(Method::GET, "requests", None).await?;
         let mut events: Vec<Event> = serde_json::from_value(answer["requests"].take())?;
@@ -189,7 +193,7 @@ impl Asked {
     }
 }
 
-/// What it answers until it is told otherwise.
+/// Returns the stubs for the default answers.
 fn usual() -> [Value; 5] {
     let token = json!({
         "access_token": format!("{TOKEN}{{{{randomValue type='UUID'}}}}"), "token_type": "Bearer", "expires_in": 3600,
@@ -209,7 +213,7 @@ fn usual() -> [Value; 5] {
     ]
 }
 
-/// A call at a path, which at `/three` has to come with a token.
+/// Returns the pattern of a call to a path; calls to `/three` must carry a token.
 fn posted(path: &str) -> Value {
     let mut request = json!({"method": "POST", "urlPath": path});
     if path == "/three" {

@@ -26,7 +26,7 @@ async fn the_content_type_of_an_answer_does_not_matter() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_status_and_code_and_nothing_else() {
+async fn a_refusal_reports_only_status_and_code() {
     let answer = ResponseTemplate::new(401)
         .set_body_string(r#"{"error":"invalid_client","error_description":"s3cr3t is wrong"}"#);
     let error = answered(answer).await.unwrap_err();
@@ -59,7 +59,7 @@ async fn a_redirect_is_a_refusal() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_does_not_answer_is_given_up_after_the_timeout() {
+async fn an_endpoint_that_does_not_respond_fails_after_the_timeout() {
     let ((mut gate, oauth2), tokens) = (Gate::shut().await, tokens());
     let limit = Duration::from_secs(7);
     let hasty = OAuth2 { timeout: limit, ..oauth2 };
@@ -74,7 +74,7 @@ async fn an_endpoint_that_does_not_answer_is_given_up_after_the_timeout() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_or_hangs_up_is_told_without_its_url() {
+async fn an_endpoint_that_is_down_or_closes_the_connection_is_reported_without_its_url() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let asked = oauth2(&format!("http://user:hidden@{address}/token?key=hidden"));

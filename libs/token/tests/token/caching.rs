@@ -12,7 +12,7 @@ use crate::support::{Endpoint, Gate, eventually, go_on, pass_until, stop_at, tex
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn two_hundred_who_need_a_token_make_one_request() {
+async fn two_hundred_callers_share_one_request() {
     let ((mut gate, oauth2), tokens) = (Gate::shut().await, tokens());
     let everybody = join_all((0..200).map(|_| tokens.get(&oauth2)));
     let open = async {
@@ -49,7 +49,7 @@ async fn a_token_is_used_until_half_a_minute_or_a_tenth_before_its_end() {
 }
 
 #[tokio::test]
-async fn a_token_that_ends_soon_is_renewed_once_while_everybody_gets_the_old_one() {
+async fn a_token_that_expires_soon_is_renewed_once_while_callers_get_the_old_one() {
     let (endpoint, tokens, started) = (Endpoint::granting(3600).await, tokens(), Instant::now());
     let oauth2 = endpoint.oauth2();
     text(tokens.get(&oauth2).await);
@@ -66,7 +66,7 @@ async fn a_token_that_ends_soon_is_renewed_once_while_everybody_gets_the_old_one
 }
 
 #[tokio::test]
-async fn a_token_that_nobody_uses_is_not_renewed() {
+async fn an_unused_token_is_not_renewed() {
     let (endpoint, tokens, started) = (Endpoint::granting(3600).await, tokens(), Instant::now());
     text(tokens.get(&endpoint.oauth2()).await);
     pass_until(started, 10_000 * SECOND).await;
@@ -75,7 +75,7 @@ async fn a_token_that_nobody_uses_is_not_renewed() {
 }
 
 #[tokio::test]
-async fn a_discarded_token_is_replaced_once_however_many_discard_it() {
+async fn a_token_discarded_by_several_callers_is_replaced_once() {
     let (endpoint, tokens) = (Endpoint::granting(3600).await, tokens());
     let oauth2 = endpoint.oauth2();
     let old = tokens.get(&oauth2).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_discarded_token_is_replaced_once_however_many_discard_it() {
 }
 
 #[tokio::test]
-async fn who_loses_patience_does_not_stop_the_request_for_the_others() {
+async fn a_caller_that_stops_waiting_does_not_stop_the_request_for_the_others() {
     let ((mut gate, oauth2), tokens) = (Gate::shut().await, tokens());
     let mut impatient = Box::pin(tokens.get(&oauth2));
     let mut patient = Box::pin(tokens.get(&oauth2));
@@ -104,7 +104,7 @@ async fn who_loses_patience_does_not_stop_the_request_for_the_others() {
 }
 
 #[tokio::test]
-async fn a_request_that_everybody_left_goes_on_and_fills_the_cache() {
+async fn a_request_without_callers_continues_and_fills_the_cache() {
     let ((mut gate, oauth2), tokens) = (Gate::shut().await, tokens());
     tokio::select! {
         biased;
@@ -117,7 +117,7 @@ async fn a_request_that_everybody_left_goes_on_and_fills_the_cache() {
 }
 
 #[tokio::test]
-async fn a_failure_is_everybodys_who_waits_or_comes_within_a_second() {
+async fn a_failure_is_shared_by_all_callers_within_a_second() {
     let endpoint = Endpoint::answering(3600, vec![Some(ResponseTemplate::new(500)), None]).await;
     let (oauth2, tokens, started) = (endpoint.oauth2(), tokens(), Instant::now());
     let got = join_all((0..200).map(|_| tokens.get(&oauth2))).await;
@@ -129,7 +129,7 @@ async fn a_failure_is_everybodys_who_waits_or_comes_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_lifetime_serves_those_who_waited_and_nobody_else() {
+async fn a_token_without_a_lifetime_serves_only_the_callers_that_waited_for_it() {
     let (endpoint, tokens) = (Endpoint::granting(0).await, tokens());
     let oauth2 = endpoint.oauth2();
     let got = join_all((0..20).map(|_| tokens.get(&oauth2))).await;

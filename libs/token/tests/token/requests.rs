@@ -63,7 +63,7 @@ async fn scope_audience_and_parameters_are_sent_along() {
 }
 
 #[tokio::test]
-async fn a_configured_parameter_comes_in_place_of_ours() {
+async fn a_configured_parameter_replaces_a_default_one() {
     let other = |plain: OAuth2| OAuth2 {
         client_secret: Secret::from("x"),
         parameters: BTreeMap::from([("grant_type".to_owned(), Secret::from("urn:x"))]),

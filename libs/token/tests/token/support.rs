@@ -1,4 +1,4 @@
-//! A token endpoint, and time that passes when it is told.
+//! A token endpoint, and a clock that advances on request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub(crate) fn text(got: Result<AccessToken, TokenError>) -> String {
     header.to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned()
 }
 
-/// Passes the time until `since + elapsed`, at once. It stands still from then on: no I/O until [`go_on`],
+/// Passes the time until `since + elapsed`, at once. It is stopped from then on: no I/O until [`go_on`],
 /// or time-outs fire.
 pub(crate) async fn stop_at(since: Instant, elapsed: Duration) {
     tokio::time::pause();
@@ -73,13 +73,13 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: 
     tokio::time::timeout(DEADLINE, looking).await.unwrap_or_else(|_| panic!("in vain: {what}"));
 }
 
-/// Gives tokens `t-1`, `t-2`, … until it is told to fail.
+/// Gives tokens `t-1`, `t-2`, … until the test makes it fail.
 pub(crate) struct Endpoint {
     pub(crate) server: MockServer,
 }
 
 impl Endpoint {
-    /// Answers each request with what comes next, the last of them for good; None grants a token.
+    /// Answers each request with the next answer, and with the last one from then on; None grants a token.
     pub(crate) async fn answering(expires_in: u64, answers: Vec<Option<ResponseTemplate>>) -> Self {
         let server = MockServer::start().await;
         let script = Script { expires_in, answers, asked: AtomicU32::new(0) };
@@ -150,7 +150,7 @@ impl Gate {
         tokio::time::timeout(DEADLINE, self.arrivals.recv()).await.expect("no request came");
     }
 
-    /// Whether a request has come that nobody waited for.
+    /// Whether a request has arrived that no task awaits.
     pub(crate) fn has_another(&mut self) -> bool {
         self.arrivals.try_recv().is_ok()
     }
@@ -173,6 +173,6 @@ async fn serve(mut stream: TcpStream, number: u32, arrived: mpsc::UnboundedSende
     open.acquire().await.unwrap().forget();
     let body = format!("{{\"access_token\":\"t-{number}\",\"expires_in\":3600}}");
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-    // Nobody may be there any more.
+    // The receiver may be gone.
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
 }

@@ -47,7 +47,7 @@ fn attributes(span: &SpanData) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn the_request_is_a_client_span_under_the_one_who_needed_it_first() {
+async fn the_request_is_a_client_span_of_its_first_caller() {
     let exported = Exported::default();
     let _guard = exported.install();
     let (endpoint, tokens) = (Endpoint::granting(3600).await, tokens());
@@ -84,7 +84,7 @@ async fn the_request_is_a_client_span_under_the_one_who_needed_it_first() {
 }
 
 #[tokio::test]
-async fn a_renewal_is_a_trace_of_its_own_linked_to_who_caused_it() {
+async fn a_renewal_is_a_separate_trace_linked_to_its_cause() {
     let exported = Exported::default();
     let _guard = exported.install();
     let (endpoint, tokens, started) = (Endpoint::granting(3600).await, tokens(), Instant::now());
@@ -100,11 +100,11 @@ async fn a_renewal_is_a_trace_of_its_own_linked_to_who_caused_it() {
     assert_eq!(renewal.parent_span_id, opentelemetry::trace::SpanId::INVALID);
     let links: Vec<_> = renewal.links.iter().map(|link| link.span_context.span_id()).collect();
     assert_eq!(links, [user.span_context.span_id()]);
-    assert!(user.end_time <= renewal.end_time, "nobody waits for a renewal");
+    assert!(user.end_time <= renewal.end_time, "no caller waits for a renewal");
 }
 
 #[tokio::test]
-async fn a_failure_is_told_on_the_span() {
+async fn a_failure_is_recorded_on_the_span() {
     let exported = Exported::default();
     let _guard = exported.install();
     let refusal = ResponseTemplate::new(400).set_body_string(r#"{"error":"invalid_scope"}"#);

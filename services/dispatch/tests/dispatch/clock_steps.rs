@@ -1,4 +1,4 @@
-//! A clock that is put forward and back.
+//! Steps of the clock, forward and back.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -9,15 +9,15 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::world::{Kafka, request};
 
-/// What a third party that fails has made of an attempt.
+/// Publishes an attempt, and returns the report on it.
 async fn attempt(kafka: &Kafka, request: &RequestRecord, attempt: u32) -> AttemptReport {
     kafka
         .retry(&RetryRecord {
             request: request.clone(),
             destination: request.route.clone(),
             attempt,
-            spent: attempt - 1,
-            since: request.accepted_at,
+            counted_attempts: attempt - 1,
+            window_started_at: request.accepted_at,
         })
         .await;
     let number = usize::try_from(attempt).unwrap();
@@ -32,7 +32,7 @@ fn due_at(report: &AttemptReport) -> DateTime<Utc> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pauses_and_outages_last_as_long_as_they_should_and_the_window_goes_by_the_clock() {
+async fn clock_steps_change_no_pause_and_the_window_follows_the_clock() {
     let third = MockServer::start().await;
     Mock::given(wiremock::matchers::any()).respond_with(ResponseTemplate::new(503)).mount(&third).await;
     let kafka = Kafka::start(&json!({
@@ -43,7 +43,7 @@ async fn pauses_and_outages_last_as_long_as_they_should_and_the_window_goes_by_t
     let _dispatch = kafka.dispatch_at(clock.clone(), Shutdown::new()).await;
     let (failing, ailing) = (request("failing"), request("ailing"));
     attempt(&kafka, &ailing, 1).await;
-    // The third one is in the same place as the first.
+    // The third attempt is made at the time of the first.
     for (number, hours) in [(1, 0), (2, -1), (3, 1)] {
         clock.advance(TimeDelta::hours(hours));
         let report = attempt(&kafka, &failing, number).await;
@@ -53,9 +53,12 @@ async fn pauses_and_outages_last_as_long_as_they_should_and_the_window_goes_by_t
     }
 
     clock.advance(TimeDelta::hours(1));
-    let held = attempt(&kafka, &ailing, 2).await;
-    assert!(matches!(held.outcome, Outcome::Deferred { cause: DeferralCause::BreakerOpen, .. }), "{held:?}");
-    assert!(due_at(&held) > clock.now(), "the breaker opened a moment ago");
+    let deferred = attempt(&kafka, &ailing, 2).await;
+    assert!(
+        matches!(deferred.outcome, Outcome::Deferred { cause: DeferralCause::BreakerOpen, .. }),
+        "{deferred:?}"
+    );
+    assert!(due_at(&deferred) > clock.now(), "the breaker opened a moment ago");
 
     clock.advance(TimeDelta::hours(24));
     let expired = attempt(&kafka, &failing, 4).await;

@@ -1,4 +1,4 @@
-//! What a third party gets.
+//! The requests that a third party receives.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn a_request_arrives_transformed_with_a_token_and_configured_headers() {
         accept(world, "/transformed").await;
         let report = world.attempt("transformed", r#"{"user_id":"u-1"}"#).await;
         assert_eq!((report.outcome, report.status), (Outcome::Delivered, Some(200)));
-        assert_eq!((report.attempt, report.spent), (1, 1));
+        assert_eq!((report.attempt, report.counted_attempts), (1, 1));
 
         let [call] = &world.calls("/transformed").await[..] else { panic!("one call") };
         let id = report.request_id.to_string();
@@ -103,7 +103,7 @@ fn a_configured_content_type_wins() {
 }
 
 #[test]
-fn the_trace_of_a_request_goes_on_at_the_third_party() {
+fn the_trace_of_a_request_continues_at_the_third_party() {
     in_the_world(async |world| {
         accept(world, "/traced").await;
         let request = throughline_messages::RequestRecord { trace: Some(trace()), ..request("traced") };
@@ -120,23 +120,23 @@ fn the_trace_of_a_request_goes_on_at_the_third_party() {
 }
 
 #[test]
-fn a_later_attempt_starts_a_trace_of_its_own_and_keeps_the_idempotency_key() {
+fn a_later_attempt_starts_a_new_trace_and_keeps_the_idempotency_key() {
     in_the_world(async |world| {
         accept(world, "/late").await;
         let request = throughline_messages::RequestRecord { trace: Some(trace()), ..request("late") };
         let retry = RetryRecord {
-            since: request.accepted_at,
+            window_started_at: request.accepted_at,
             request,
             destination: "late".to_owned(),
             attempt: 2,
-            spent: 1,
+            counted_attempts: 1,
         };
         let id = retry.request.id.to_string();
         let key = Bytes::from(id.clone());
         let signed = (throughline_messages::Kind::Retry, retry.to_headers());
         world.kafka.produce_signed(&world.kafka.topics.retries, Some(key), signed, "{}").await;
         let report = world.kafka.heard.report(retry.request.id).await;
-        assert_eq!((report.attempt, report.spent, report.outcome), (2, 2, Outcome::Delivered));
+        assert_eq!((report.attempt, report.counted_attempts, report.outcome), (2, 2, Outcome::Delivered));
         let trace_id = report.trace_id.unwrap();
         assert_ne!(trace_id, TRACE_ID);
 
@@ -163,7 +163,7 @@ fn a_refused_token_is_replaced_once_within_the_attempt() {
 }
 
 #[test]
-fn a_fresh_token_that_is_refused_too_ends_the_delivery() {
+fn a_second_refused_token_ends_the_delivery() {
     in_the_world(async |world| {
         give_tokens(world, "forbidding").await;
         let unauthorized = ResponseTemplate::new(401).set_body_string("who are you?");
@@ -193,7 +193,7 @@ fn two_hundred_requests_need_one_token() {
 }
 
 #[test]
-fn one_key_is_delivered_in_order_and_one_call_at_a_time_while_others_run_beside() {
+fn one_key_is_delivered_in_order_one_call_at_a_time_concurrently_with_other_keys() {
     in_the_world(async |world| {
         let slow = ResponseTemplate::new(200).set_delay(Duration::from_millis(60));
         Mock::given(path("/ordered")).respond_with(slow).mount(&world.third).await;
@@ -205,7 +205,7 @@ fn one_key_is_delivered_in_order_and_one_call_at_a_time_while_others_run_beside(
                 world.kafka.publish(&request, Some(key), "{}").await;
             }
         }
-        let mut lanes = Vec::new();
+        let mut by_key = Vec::new();
         for ids in keys.into_values() {
             let mut reports = Vec::new();
             for id in ids {
@@ -213,11 +213,11 @@ fn one_key_is_delivered_in_order_and_one_call_at_a_time_while_others_run_beside(
             }
             let in_order = reports.windows(2).all(|pair| ended_at(&pair[0]) <= pair[1].started_at);
             assert!(in_order, "{reports:#?}");
-            lanes.push(reports);
+            by_key.push(reports);
         }
         let overlaps =
             |a: &AttemptReport, b: &AttemptReport| a.started_at < ended_at(b) && b.started_at < ended_at(a);
-        let beside = lanes[0].iter().any(|a| lanes[1].iter().chain(&lanes[2]).any(|b| overlaps(a, b)));
+        let beside = by_key[0].iter().any(|a| by_key[1].iter().chain(&by_key[2]).any(|b| overlaps(a, b)));
         assert!(beside, "no two keys were ever in work at once");
     });
 }
@@ -227,7 +227,7 @@ fn ended_at(report: &AttemptReport) -> chrono::DateTime<chrono::Utc> {
 }
 
 #[test]
-fn each_destination_of_a_route_is_called_and_reported_by_itself() {
+fn each_destination_of_a_route_is_called_and_reported_separately() {
     in_the_world(async |world| {
         accept(world, "/left").await;
         Mock::given(path("/right")).respond_with(ResponseTemplate::new(500)).mount(&world.third).await;

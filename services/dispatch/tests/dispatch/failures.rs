@@ -1,4 +1,4 @@
-//! What becomes of a delivery that fails.
+//! The outcomes of deliveries that fail.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ async fn answer(world: &World, at: &str, response: ResponseTemplate) {
     Mock::given(path(at)).respond_with(response).mount(&world.third).await;
 }
 
-/// What a report says of a delivery that ended dead.
+/// The contents of the report on a delivery that ended dead.
 fn end(report: &AttemptReport) -> (DeadReason, ErrorClass, &str) {
     match &report.outcome {
         Outcome::Dead { reason, failure } => (*reason, failure.class, &failure.error),
@@ -22,7 +22,7 @@ fn end(report: &AttemptReport) -> (DeadReason, ErrorClass, &str) {
     }
 }
 
-/// What a report says of an attempt that is followed by another.
+/// The contents of the report on an attempt that is retried.
 fn failure(report: &AttemptReport) -> (ErrorClass, &str) {
     match &report.outcome {
         Outcome::Retry { failure, .. } => (failure.class, &failure.error),
@@ -51,7 +51,7 @@ fn a_rejected_request_is_reported_dead_and_kept_as_a_dead_letter() {
 }
 
 #[test]
-fn a_refused_connection_is_told_without_the_secrets_of_the_url() {
+fn a_refused_connection_is_reported_without_the_secrets_of_the_url() {
     in_the_world(async |world| {
         let report = world.attempt("refusing", "{}").await;
         let (class, error) = failure(&report);
@@ -94,9 +94,9 @@ fn a_body_that_the_filter_fails_on_is_never_sent() {
     });
 }
 
-/// More run away than dispatch has threads to work on.
+/// More filters run away than dispatch has threads.
 #[test]
-fn a_filter_that_runs_away_ends_its_own_deliveries_and_keeps_nobody_waiting() {
+fn a_runaway_filter_ends_its_own_deliveries_and_delays_no_others() {
     in_the_world(async |world| {
         let mut running = Vec::new();
         for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
@@ -118,13 +118,13 @@ fn a_filter_that_runs_away_ends_its_own_deliveries_and_keeps_nobody_waiting() {
         let report = report.await;
         let (reason, class, error) = end(&report);
         assert_eq!((reason, class), (DeadReason::Untransformable, ErrorClass::Transform));
-        assert!(error.starts_with("the filter ran away: it held more than 64 MiB"), "{error}");
+        assert!(error.starts_with("the filter exceeded a limit: more than 64 MiB"), "{error}");
         assert_eq!(world.calls("/running-away").await.len(), 0);
     });
 }
 
 #[test]
-fn a_certificate_that_nobody_signed_is_final_and_a_failed_handshake_is_not() {
+fn an_untrusted_certificate_is_final_and_a_failed_handshake_is_not() {
     in_the_world(async |world| {
         let report = world.attempt("untrusted", "{}").await;
         let (reason, class, error) = end(&report);
@@ -147,7 +147,7 @@ fn a_response_without_end_is_read_up_to_the_limit_and_judged_by_its_status() {
 }
 
 #[test]
-fn a_response_that_breaks_off_is_a_failure_that_keeps_its_status() {
+fn a_truncated_response_is_a_failure_that_keeps_its_status() {
     in_the_world(async |world| {
         let report = world.attempt("breaking", "{}").await;
         let (class, error) = failure(&report);
@@ -165,7 +165,7 @@ fn a_response_whose_head_is_too_large_to_be_read_is_a_failure() {
             assert_eq!(failure(&report), expected, "{route}");
             assert_eq!((report.status, report.response_excerpt), (None, None), "{route}");
         }
-        // What the system holds of a connection is part of it.
+        // The buffers of the operating system count too.
         let taken = TAKEN.load(Ordering::SeqCst);
         assert!(taken < 64 << 20, "{taken} bytes were taken");
     });

@@ -1,4 +1,4 @@
-//! Deliveries that have to wait: nobody calls, and nothing is counted.
+//! Deferred deliveries: dispatch makes no call and counts no attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,7 +15,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use crate::third_party::CROWD;
 use crate::world::{Kafka, World, in_the_world, request};
 
-/// Has a path of the third party fail until it is told that it is well.
+/// Lets a path of the third party fail until the returned flag is set.
 async fn ail(world: &World, at: &str) -> Arc<AtomicBool> {
     let is_well = Arc::new(AtomicBool::new(false));
     let well = Arc::clone(&is_well);
@@ -25,7 +25,7 @@ async fn ail(world: &World, at: &str) -> Arc<AtomicBool> {
     is_well
 }
 
-/// Until when a delivery waits, and for what.
+/// Returns until when a delivery is deferred, and for which cause.
 fn deferred(report: &AttemptReport) -> (DateTime<Utc>, DeferralCause) {
     match report.outcome {
         Outcome::Deferred { due_at, cause } => (due_at, cause),
@@ -34,7 +34,7 @@ fn deferred(report: &AttemptReport) -> (DateTime<Utc>, DeferralCause) {
 }
 
 #[test]
-fn an_open_breaker_defers_and_a_probe_that_succeeds_closes_it() {
+fn an_open_breaker_defers_deliveries_and_a_successful_probe_closes_it() {
     in_the_world(async |world| {
         let is_well = ail(world, "/ailing").await;
         for _ in 0..2 {
@@ -44,14 +44,14 @@ fn an_open_breaker_defers_and_a_probe_that_succeeds_closes_it() {
         let (due_at, cause) = deferred(&report);
         assert_eq!(cause, DeferralCause::BreakerOpen);
         assert!(due_at > report.started_at && due_at < report.started_at + TimeDelta::seconds(5), "{due_at}");
-        assert_eq!((report.attempt, report.spent, report.status), (1, 0, None));
+        assert_eq!((report.attempt, report.counted_attempts, report.status), (1, 0, None));
         assert_eq!(world.calls("/ailing").await.len(), 2);
 
         is_well.store(true, Ordering::SeqCst);
         let reports = world.kafka.see_through(request("ailing")).await;
         let (last, waited) = reports.split_last().unwrap();
         assert!(waited.iter().all(|report| deferred(report).1 == DeferralCause::BreakerOpen), "{waited:?}");
-        assert_eq!((last.outcome.as_str(), last.attempt, last.spent), ("delivered", 1, 1));
+        assert_eq!((last.outcome.as_str(), last.attempt, last.counted_attempts), ("delivered", 1, 1));
         assert_eq!(world.attempt("ailing", "{}").await.outcome, Outcome::Delivered);
         assert_eq!(world.calls("/ailing").await.len(), 4);
     });
@@ -72,7 +72,7 @@ fn a_third_party_that_is_down_is_probed_and_not_hammered() {
         }
         let calls = world.calls("/reopening").await.len();
         assert_eq!(calls + deferrals, 100);
-        // Those that were under way when it opened, and a few probes.
+        // The calls in flight when the breaker opened, and a few probes.
         assert!(calls < 50, "{calls} calls");
         is_well.store(true, Ordering::SeqCst);
     });
@@ -85,7 +85,7 @@ fn without_a_token_the_delivery_waits_and_the_third_party_is_not_called() {
         let (due_at, cause) = deferred(&report);
         assert_eq!(cause, DeferralCause::TokenUnavailable);
         assert!(due_at > report.started_at && due_at < report.started_at + TimeDelta::minutes(2), "{due_at}");
-        assert_eq!((report.attempt, report.spent), (1, 0));
+        assert_eq!((report.attempt, report.counted_attempts), (1, 0));
         assert_eq!(world.calls("/tokenless").await.len(), 0);
     });
 }
@@ -100,7 +100,7 @@ fn refused_credentials_make_deliveries_wait_for_an_operator() {
             let (due_at, cause) = deferred(&report);
             assert_eq!(cause, DeferralCause::TokenRefused);
             assert!(due_at >= report.started_at + TimeDelta::minutes(5), "{due_at}");
-            assert_eq!((report.attempt, report.spent), (1, 0));
+            assert_eq!((report.attempt, report.counted_attempts), (1, 0));
         }
         assert_eq!(world.calls("/unauthorised").await.len(), 0);
         assert!(world.calls("/token/unauthorised").await.len() < 10);
@@ -120,13 +120,13 @@ fn a_token_endpoint_that_was_down_costs_no_attempt() {
         let reports = world.kafka.see_through(request("patient")).await;
         assert_eq!(deferred(&reports[0]).1, DeferralCause::TokenUnavailable);
         let last = reports.last().unwrap();
-        assert_eq!((last.outcome.as_str(), last.attempt, last.spent), ("delivered", 1, 1));
+        assert_eq!((last.outcome.as_str(), last.attempt, last.counted_attempts), ("delivered", 1, 1));
         assert_eq!(world.calls("/patient").await.len(), 1);
     });
 }
 
 #[test]
-fn a_third_party_never_has_more_calls_at_once_than_it_may() {
+fn a_third_party_never_has_more_concurrent_calls_than_its_limit() {
     in_the_world(async |world| {
         let mut ids = Vec::new();
         for _ in 0..30 {
@@ -140,7 +140,7 @@ fn a_third_party_never_has_more_calls_at_once_than_it_may() {
 }
 
 #[test]
-fn a_third_party_never_has_more_calls_in_a_time_than_it_may() {
+fn a_third_party_never_has_more_calls_per_time_than_its_rate() {
     in_the_world(async |world| {
         Mock::given(path("/paced")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
         let mut ids = Vec::new();
@@ -161,7 +161,7 @@ fn a_third_party_never_has_more_calls_in_a_time_than_it_may() {
 }
 
 #[test]
-fn a_destination_that_is_full_defers_what_it_cannot_take() {
+fn a_full_destination_defers_further_deliveries() {
     in_the_world(async |world| {
         let slow = ResponseTemplate::new(200).set_delay(Duration::from_secs(3));
         Mock::given(path("/full")).respond_with(slow).mount(&world.third).await;
@@ -173,14 +173,14 @@ fn a_destination_that_is_full_defers_what_it_cannot_take() {
         let (due_at, cause) = deferred(&report);
         assert_eq!(cause, DeferralCause::Limit);
         assert!(due_at > report.started_at && due_at < report.started_at + TimeDelta::minutes(1), "{due_at}");
-        assert_eq!((report.attempt, report.spent), (1, 0));
+        assert_eq!((report.attempt, report.counted_attempts), (1, 0));
         assert_eq!(world.kafka.heard.report(first).await.outcome, Outcome::Delivered);
         assert_eq!(world.calls("/full").await.len(), 1);
     });
 }
 
-/// A third party whose paths hang, but for `/quick` and `/right`, and a dispatch that calls them; `awaited` as often as
-/// it can be waited for.
+/// A third party whose paths hang, except for `/quick` and `/right`, and a dispatch that calls them. Deliveries to
+/// `awaited` have a max wait of ten minutes.
 struct Hanging {
     third: MockServer,
     kafka: Kafka,
@@ -189,7 +189,7 @@ struct Hanging {
 }
 
 impl Hanging {
-    /// Publishes before dispatch starts; paths and routes have the same names.
+    /// Calls `publish` before dispatch starts. Paths and routes have the same names.
     async fn start(names: &[&str], publish: impl AsyncFnOnce(&Kafka)) -> Self {
         let third = MockServer::start().await;
         let hangs = ResponseTemplate::new(200).set_delay(Duration::from_mins(10));
@@ -199,7 +199,7 @@ impl Hanging {
         let destination = |name: &str| {
             let mut settings = json!({"url": format!("{}/{name}", third.uri()), "timeout": "10m"});
             if name == "awaited" {
-                settings["limits"] = json!({"patience": "10m"});
+                settings["limits"] = json!({"max_wait": "10m"});
             }
             (name.to_owned(), settings)
         };
@@ -215,7 +215,7 @@ impl Hanging {
         Self { third, kafka, shutdown, _dispatch: dispatch }
     }
 
-    /// Publishes one after the other and waits for each.
+    /// Publishes requests to `/quick` one after another, and waits for the delivery of each.
     async fn all_is_well_elsewhere(&self) {
         for _ in 0..20 {
             let request = request("quick");
@@ -260,13 +260,13 @@ async fn several_destinations_that_hang_slow_no_other() {
     };
     let world = Hanging::start(&names, publish).await;
     world.all_is_well_elsewhere().await;
-    // All that are in work are calls, and none has more of them than is left.
+    // The deliveries in work are calls, and each destination leaves as much of the budget as it takes.
     let calls = world.third.received_requests().await.unwrap();
     assert!(calls.iter().filter(|call| call.url.path() != "/quick").count() < 32);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_wait_for_a_destination_slow_no_other() {
+async fn deliveries_that_wait_for_a_destination_slow_no_other() {
     let publish = async |kafka: &Kafka| {
         for _ in 0..600 {
             kafka.publish(&request("awaited"), None, "{}").await;
@@ -292,7 +292,7 @@ async fn a_key_with_many_requests_for_a_destination_that_hangs_slows_no_other() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_waits_at_the_destination_that_hangs_alone() {
+async fn a_key_waits_only_at_the_destination_that_hangs() {
     let publish = async |kafka: &Kafka| {
         for _ in 0..2 {
             kafka.publish(&request("both"), Some("a key"), "{}").await;
@@ -309,7 +309,7 @@ async fn a_key_waits_at_the_destination_that_hangs_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_requests_for_a_destination_that_hangs_slow_no_other() {
-    // As many as it has calls at once are all that dispatch holds in bytes.
+    // As many of these as the destination may have calls fill the budget for bytes.
     let large: &'static str = "x".repeat(4 << 20).leak();
     let world = Hanging::start(&["hanging"], async |kafka| {
         kafka.publish(&request("hanging"), None, "{}").await;

@@ -7,6 +7,8 @@ mod deliveries;
 mod failures;
 mod holding;
 mod measuring;
+mod panics;
+mod real_kafka;
 mod records;
 mod restarts;
 mod retrying;

@@ -1,4 +1,4 @@
-//! What is measured of deliveries.
+//! Metrics of deliveries.
 
 use throughline_testkit::Number;
 use wiremock::matchers::path;
@@ -38,7 +38,7 @@ fn a_delivery_is_counted_and_timed() {
 }
 
 #[test]
-fn tokens_are_counted_by_where_they_come_from() {
+fn tokens_are_counted_by_their_source() {
     in_the_world(async |world| {
         answer(world, "/counting-tokens", 200).await;
         let token = r#"{"access_token": "t", "expires_in": 3600}"#;
@@ -66,7 +66,7 @@ fn tokens_are_counted_by_where_they_come_from() {
 }
 
 #[test]
-fn failures_are_counted_by_their_class_and_an_open_breaker_is_seen() {
+fn failures_are_counted_by_class_and_an_open_breaker_is_measured() {
     in_the_world(async |world| {
         answer(world, "/failing-measured", 503).await;
         for _ in 0..3 {

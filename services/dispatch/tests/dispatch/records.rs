@@ -4,12 +4,12 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use throughline_messages::{
     Adoption, AttemptReport, DeadReason, DeferralCause, ErrorClass, Keys, Kind, Outcome, RequestRecord,
-    RetryRecord, name,
+    RetryRecord, RouteRecord, name,
 };
 use wiremock::matchers::path;
 use wiremock::{Mock, ResponseTemplate};
 
-use crate::world::{header, in_the_world, request};
+use crate::world::{header, in_the_world, of_route, request};
 
 fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Bytes)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect()
@@ -39,22 +39,24 @@ fn a_foreign_record_is_adopted_with_its_origin_its_key_and_its_trace() {
 }
 
 #[test]
-fn a_record_with_a_forged_id_is_adopted_and_calls_nobody() {
+fn a_record_with_a_forged_id_is_adopted_and_causes_no_call() {
     in_the_world(async |world| {
         let forged = request("foreign");
-        let mut by_another_key = forged.to_headers();
-        Keys::new("the key of somebody else", None).sign(Kind::Request, &mut by_another_key, b"{}");
-        let mut of_a_retry = forged.to_headers();
-        let since = forged.accepted_at;
+        let mut by_another_key = of_route(&forged).to_headers();
+        Keys::new("the key of another program", None).sign(Kind::Request, &mut by_another_key, b"{}");
+        let mut of_a_retry = of_route(&forged).to_headers();
+        let window_started_at = forged.accepted_at;
         let retry = RetryRecord {
             request: forged.clone(),
             destination: "foreign".to_owned(),
             attempt: 1,
-            spent: 0,
-            since,
+            counted_attempts: 0,
+            window_started_at,
         };
         of_a_retry.extend(world.kafka.signed(Kind::Retry, retry.to_headers(), "{}"));
-        for (number, headers) in [forged.to_headers(), by_another_key, of_a_retry].into_iter().enumerate() {
+        for (number, headers) in
+            [of_route(&forged).to_headers(), by_another_key, of_a_retry].into_iter().enumerate()
+        {
             let origin = world.kafka.produce("foreign-requests", None, headers, "{}").await;
             let adoptions = &world.kafka.topics.adoptions;
             let record = world.kafka.heard.record(adoptions, (name::ORIGIN, &origin.to_string())).await;
@@ -66,11 +68,17 @@ fn a_record_with_a_forged_id_is_adopted_and_calls_nobody() {
 }
 
 #[test]
-fn a_retry_that_is_not_signed_becomes_a_dead_letter_and_calls_nobody() {
+fn an_unsigned_retry_becomes_a_dead_letter_and_causes_no_call() {
     in_the_world(async |world| {
         let request = request("foreign");
-        let (id, since) = (request.id, request.accepted_at);
-        let retry = RetryRecord { request, destination: "foreign".to_owned(), attempt: 1, spent: 0, since };
+        let (id, window_started_at) = (request.id, request.accepted_at);
+        let retry = RetryRecord {
+            request,
+            destination: "foreign".to_owned(),
+            attempt: 1,
+            counted_attempts: 0,
+            window_started_at,
+        };
         world.kafka.produce(&world.kafka.topics.retries, None, retry.to_headers(), "{}").await;
         let letter =
             world.kafka.heard.record(&world.kafka.topics.dead_letters, (name::CE_ID, &id.to_string())).await;
@@ -80,7 +88,7 @@ fn a_retry_that_is_not_signed_becomes_a_dead_letter_and_calls_nobody() {
     });
 }
 
-/// What a report says of a delivery that could not be made of its record.
+/// The contents of the report on a delivery whose record cannot be decoded.
 fn malformed(report: &AttemptReport) -> (&str, &str) {
     let Outcome::Dead { reason: DeadReason::Malformed, failure } = &report.outcome else {
         panic!("has not ended malformed: {report:?}")
@@ -90,12 +98,12 @@ fn malformed(report: &AttemptReport) -> (&str, &str) {
 }
 
 #[test]
-fn a_record_of_ours_that_cannot_be_used_is_reported_dead_and_those_after_it_are_delivered() {
+fn an_unusable_signed_record_is_reported_dead_and_later_records_are_delivered() {
     in_the_world(async |world| {
         Mock::given(path("/readable")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
         let (bad_type, far) = (request("both"), request("readable"));
         let bad_type = RequestRecord { content_type: "application/json\n".to_owned(), ..bad_type };
-        let mut far_off = far.to_headers();
+        let mut far_off = of_route(&far).to_headers();
         far_off.retain(|(name, _)| name != name::CE_TIME);
         far_off.extend(headers(&[(name::CE_TIME, "+262142-12-31T23:59:59Z"), ("own", "far")]));
         world.kafka.publish(&bad_type, None, "its body").await;
@@ -105,7 +113,7 @@ fn a_record_of_ours_that_cannot_be_used_is_reported_dead_and_those_after_it_are_
         let reports = world.kafka.heard.reports(bad_type.id, 2).await;
         let mut ends: Vec<_> = reports.iter().map(malformed).collect();
         ends.sort_unstable();
-        let error = "header content-type: cannot be the value of an HTTP header";
+        let error = "header content-type: is not a valid HTTP header value";
         assert_eq!(ends, [("left", error), ("right", error)]);
         let letter = world
             .kafka
@@ -125,17 +133,17 @@ fn a_record_of_ours_that_cannot_be_used_is_reported_dead_and_those_after_it_are_
         far_off.extend(headers(&[
             (name::DESTINATION, "readable"),
             (name::ATTEMPT, "3"),
-            (name::SPENT, "2"),
-            (name::SINCE, "+262142-12-31T23:59:59Z"),
+            (name::COUNTED_ATTEMPTS, "2"),
+            (name::WINDOW_STARTED_AT, "+262142-12-31T23:59:59Z"),
         ]));
         world.kafka.produce_signed(&world.kafka.topics.retries, None, (Kind::Retry, far_off), "{}").await;
         let report = world.kafka.heard.reports(far.id, 2).await.remove(1);
-        assert_eq!((malformed(&report).0, report.attempt, report.spent), ("readable", 3, 2));
+        assert_eq!((malformed(&report).0, report.attempt, report.counted_attempts), ("readable", 3, 2));
     });
 }
 
 #[test]
-fn a_record_of_ours_without_a_readable_id_becomes_a_dead_letter() {
+fn a_signed_record_without_a_valid_id_becomes_a_dead_letter() {
     in_the_world(async |world| {
         let malformed = headers(&[("ce_id", "42"), ("ce_type", "readable"), ("own", "kept")]);
         for (topic, kind) in
@@ -154,23 +162,41 @@ fn a_record_of_ours_without_a_readable_id_becomes_a_dead_letter() {
     });
 }
 
-/// Ingest knows its destinations, and publishes a record for each when nothing was heard of it.
+/// A request on its way to named destinations.
+fn to(route: &str, destinations: &[&str]) -> RouteRecord {
+    let destinations = destinations.iter().map(|name| (*name).to_owned()).collect();
+    RouteRecord { request: request(route), destinations }
+}
+
 #[test]
-fn a_request_of_an_unknown_route_is_left_to_its_retry() {
+fn a_record_of_an_unknown_route_is_delivered_to_the_destinations_that_it_names() {
     in_the_world(async |world| {
         Mock::given(path("/readable")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
-        let request = request("abolished");
-        let (id, since) = (request.id, request.accepted_at);
-        let signed = (Kind::Request, request.to_headers());
+        let record = to("abolished", &["readable"]);
+        let signed = (Kind::Request, record.to_headers());
         world.kafka.produce_signed("readable-requests", None, signed, "{}").await;
-        let retry = RetryRecord { request, destination: "readable".to_owned(), attempt: 1, spent: 0, since };
-        world.kafka.retry(&retry).await;
-        assert_eq!(world.kafka.heard.report(id).await.outcome, Outcome::Delivered);
-        let id = id.to_string();
-        let letters = world.kafka.heard.wait_for(|records| {
-            Some(records.iter().filter(|record| header(record, name::CE_ID) == Some(&id)).count())
-        });
-        assert_eq!(letters.await, 0);
+        let report = world.kafka.heard.report(record.request.id).await;
+        assert_eq!((report.outcome, report.destination.as_str()), (Outcome::Delivered, "readable"));
+    });
+}
+
+/// Ingest and dispatch get a new configuration one after the other.
+#[test]
+fn a_record_calls_the_destinations_that_it_names_and_no_other_of_its_route() {
+    in_the_world(async |world| {
+        Mock::given(path("/left")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
+        let record = to("both", &["left", "added"]);
+        let signed = (Kind::Request, record.to_headers());
+        world.kafka.produce_signed("both-requests", None, signed, "{}").await;
+        let mut reports = world.kafka.heard.reports(record.request.id, 2).await;
+        reports.sort_by(|one, other| one.destination.cmp(&other.destination));
+        let outcomes: Vec<_> =
+            reports.iter().map(|report| (report.destination.as_str(), report.outcome.as_str())).collect();
+        assert_eq!(outcomes, [("added", "deferred"), ("left", "delivered")]);
+        // Other tests call it too.
+        let id = record.request.id.to_string();
+        let calls = world.calls("/right").await;
+        assert!(!calls.iter().any(|call| call.headers["idempotency-key"] == *id), "{calls:?}");
     });
 }
 
@@ -178,8 +204,14 @@ fn a_request_of_an_unknown_route_is_left_to_its_retry() {
 fn an_old_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead_letter() {
     in_the_world(async |world| {
         let request = request("readable");
-        let since = request.accepted_at - TimeDelta::hours(1);
-        let retry = RetryRecord { request, destination: "abolished".to_owned(), attempt: 1, spent: 0, since };
+        let window_started_at = request.accepted_at - TimeDelta::hours(1);
+        let retry = RetryRecord {
+            request,
+            destination: "abolished".to_owned(),
+            attempt: 1,
+            counted_attempts: 0,
+            window_started_at,
+        };
         world.kafka.retry(&retry).await;
         let report = world.kafka.heard.report(retry.request.id).await;
         let Outcome::Dead { reason, failure } = report.outcome else { panic!("has not ended dead") };
@@ -197,25 +229,31 @@ fn an_old_delivery_to_an_unknown_destination_is_reported_dead_and_kept_as_a_dead
 fn a_young_delivery_to_an_unknown_destination_waits_for_a_dispatch_that_knows_it() {
     in_the_world(async |world| {
         let request = request("readable");
-        let since = request.accepted_at;
-        let retry = RetryRecord { request, destination: "added".to_owned(), attempt: 1, spent: 0, since };
+        let window_started_at = request.accepted_at;
+        let retry = RetryRecord {
+            request,
+            destination: "added".to_owned(),
+            attempt: 1,
+            counted_attempts: 0,
+            window_started_at,
+        };
         world.kafka.retry(&retry).await;
         let report = world.kafka.heard.report(retry.request.id).await;
         let Outcome::Deferred { due_at, cause } = report.outcome else { panic!("is not deferred") };
         assert_eq!((cause, report.destination.as_str()), (DeferralCause::UnknownDestination, "added"));
         assert!(due_at >= report.started_at + TimeDelta::seconds(30), "{due_at}");
-        assert_eq!((report.attempt, report.spent), (1, 0));
+        assert_eq!((report.attempt, report.counted_attempts), (1, 0));
     });
 }
 
 /// A record on the retries topic for the first attempt of a request.
-fn again(request: &RequestRecord, since: DateTime<Utc>) -> RetryRecord {
+fn again(request: &RequestRecord, window_started_at: DateTime<Utc>) -> RetryRecord {
     let destination = request.route.clone();
-    RetryRecord { request: request.clone(), destination, attempt: 1, spent: 0, since }
+    RetryRecord { request: request.clone(), destination, attempt: 1, counted_attempts: 0, window_started_at }
 }
 
 #[test]
-fn a_second_record_of_an_attempt_is_told_the_first_ones_outcome_and_leads_to_no_call() {
+fn a_second_record_of_an_attempt_repeats_the_outcome_and_causes_no_call() {
     in_the_world(async |world| {
         for (route, status, expected) in [("repeated", 200, "delivered"), ("repeated-rejection", 400, "dead")]
         {
@@ -237,7 +275,7 @@ fn a_second_record_of_an_attempt_is_told_the_first_ones_outcome_and_leads_to_no_
 }
 
 #[test]
-fn a_replay_of_what_was_just_delivered_is_a_call() {
+fn a_replay_of_a_recent_delivery_causes_a_call() {
     in_the_world(async |world| {
         Mock::given(path("/replayed")).respond_with(ResponseTemplate::new(200)).mount(&world.third).await;
         let request = request("replayed");

@@ -17,7 +17,7 @@ use throughline_testkit::Program;
 use tokio::time::timeout;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-use crate::world::{Kafka, PATIENCE, in_the_world, request};
+use crate::world::{DEADLINE, Kafka, in_the_world, request};
 
 const RECORDS: usize = 120;
 
@@ -27,7 +27,7 @@ async fn publish(kafka: &Kafka) {
     }
 }
 
-/// The requests that were reported on, once there are so many.
+/// Waits for the reports on `at_least` requests, and returns all requests reported on.
 async fn reported(kafka: &Kafka, at_least: usize) -> HashSet<RequestId> {
     kafka
         .heard
@@ -49,11 +49,11 @@ async fn called(third: &MockServer) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, called).await.expect("calls are made");
+    timeout(DEADLINE, called).await.expect("calls are made");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shut_down_under_load_reports_every_call_and_a_restart_does_the_rest_once() {
+async fn a_shutdown_under_load_reports_every_call_and_a_restart_makes_each_other_call_once() {
     let third = MockServer::start().await;
     let slow = ResponseTemplate::new(200).set_delay(Duration::from_millis(100));
     Mock::given(wiremock::matchers::any()).respond_with(slow).mount(&third).await;
@@ -64,7 +64,7 @@ async fn a_shut_down_under_load_reports_every_call_and_a_restart_does_the_rest_o
     let dispatch = kafka.dispatch(shutdown.clone()).await;
     called(&third).await;
     shutdown.begin();
-    timeout(PATIENCE, dispatch.join()).await.expect("ends").expect("ends well");
+    timeout(DEADLINE, dispatch.join()).await.expect("ends").expect("ends well");
     let finished = calls(&third).await;
     assert!(finished < RECORDS, "the shut-down came too late to show anything");
     assert_eq!(reported(&kafka, finished).await.len(), finished);
@@ -75,7 +75,7 @@ async fn a_shut_down_under_load_reports_every_call_and_a_restart_does_the_rest_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shut_down_has_no_time_to_try_again_at_once() {
+async fn no_immediate_retry_is_made_during_shutdown() {
     let third = MockServer::start().await;
     let hangs = ResponseTemplate::new(200).set_delay(Duration::from_mins(10));
     Mock::given(wiremock::matchers::any()).respond_with(hangs).mount(&third).await;
@@ -86,14 +86,14 @@ async fn a_shut_down_has_no_time_to_try_again_at_once() {
     kafka.publish(&request, None, "{}").await;
     called(&third).await;
     shutdown.begin();
-    timeout(PATIENCE, dispatch.join()).await.expect("ends").expect("ends well");
+    timeout(DEADLINE, dispatch.join()).await.expect("ends").expect("ends well");
     let report = kafka.heard.report(request.id).await;
     assert!(matches!(report.outcome, Outcome::Retry { due_at: Some(_), .. }), "{report:?}");
-    assert_eq!((report.attempt, report.spent, calls(&third).await), (1, 1, 1));
+    assert_eq!((report.attempt, report.counted_attempts, calls(&third).await), (1, 1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_call_that_was_in_progress_is_made_again_after_a_forced_end() {
+async fn only_the_call_in_progress_is_repeated_after_a_forced_stop() {
     let third = MockServer::start().await;
     let is_first = Arc::new(AtomicBool::new(true));
     let hangs = Arc::clone(&is_first);
@@ -111,7 +111,7 @@ async fn only_the_call_that_was_in_progress_is_made_again_after_a_forced_end() {
     assert_eq!(reported(&kafka, RECORDS - 1).await.len(), RECORDS - 1);
     shutdown.begin();
     shutdown.force();
-    timeout(PATIENCE, dispatch.join()).await.expect("ends though a call hangs").ok();
+    timeout(DEADLINE, dispatch.join()).await.expect("ends though a call hangs").ok();
 
     let _restarted = kafka.dispatch(Shutdown::new()).await;
     assert_eq!(reported(&kafka, RECORDS).await.len(), RECORDS);
@@ -119,12 +119,12 @@ async fn only_the_call_that_was_in_progress_is_made_again_after_a_forced_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_to_be_tried_again_at_once_is_not_when_its_partition_goes_to_another_dispatch() {
+async fn no_immediate_retry_is_made_when_the_partition_moves_to_another_dispatch() {
     let third = MockServer::start().await;
-    // As long as it takes the embedded broker to have another member in the group.
+    // As long as the embedded broker takes to let another member join the group.
     let fails = ResponseTemplate::new(500).set_delay(Duration::from_secs(4));
     Mock::given(wiremock::matchers::any()).respond_with(fails).mount(&third).await;
-    let retry = json!({"at_once": 5});
+    let retry = json!({"immediate_retries": 5});
     let kafka = Kafka::start(&json!({"work": {"url": third.uri(), "timeout": "1m", "retry": retry}}));
     // Some for each partition.
     for _ in 0..16 {
@@ -142,7 +142,7 @@ async fn what_is_to_be_tried_again_at_once_is_not_when_its_partition_goes_to_ano
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_in_work_at_a_forced_end_is_done_after_a_restart() {
+async fn records_in_progress_at_a_forced_stop_are_processed_after_a_restart() {
     let third = MockServer::start().await;
     let is_hanging = Arc::new(AtomicBool::new(true));
     let hangs = Arc::clone(&is_hanging);
@@ -159,7 +159,7 @@ async fn what_was_in_work_at_a_forced_end_is_done_after_a_restart() {
     called(&third).await;
     shutdown.begin();
     shutdown.force();
-    timeout(PATIENCE, dispatch.join()).await.expect("ends though calls hang").ok();
+    timeout(DEADLINE, dispatch.join()).await.expect("ends though calls hang").ok();
 
     is_hanging.store(false, Ordering::SeqCst);
     let _restarted = kafka.dispatch(Shutdown::new()).await;
@@ -167,7 +167,7 @@ async fn what_was_in_work_at_a_forced_end_is_done_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outcome_waits_for_a_broker_that_is_away_and_dispatch_is_not_ready_meanwhile() {
+async fn an_outcome_waits_for_an_unreachable_broker_and_dispatch_is_not_ready_meanwhile() {
     let third = MockServer::start().await;
     let slow = ResponseTemplate::new(200).set_delay(Duration::from_millis(300));
     Mock::given(wiremock::matchers::any()).respond_with(slow).mount(&third).await;
@@ -180,19 +180,19 @@ async fn an_outcome_waits_for_a_broker_that_is_away_and_dispatch_is_not_ready_me
     let request = request("work");
     kafka.publish(&request, None, "{}").await;
     called(&third).await;
-    kafka.broker.down().unwrap();
+    kafka.broker().down().unwrap();
     becomes(&ready, StatusCode::SERVICE_UNAVAILABLE).await;
     assert!(!is_healthy(dispatch.address()).await);
-    kafka.broker.up().unwrap();
+    kafka.broker().up().unwrap();
     assert_eq!(kafka.heard.report(request.id).await.outcome.as_str(), "delivered");
 }
 
-/// What the health check of a container finds.
+/// The result of a container's health check.
 async fn is_healthy(address: SocketAddr) -> bool {
     let dispatch = Path::new(env!("CARGO_BIN_EXE_throughline-dispatch"));
     let variable = "THROUGHLINE_DISPATCH__ADDRESS";
     let ended = Program::healthcheck(dispatch, variable, address.to_string()).await.unwrap();
-    assert!(ended.status.success() || ended.output.text().contains("not ready, says"), "{:?}", ended.output);
+    assert!(ended.status.success() || ended.output.text().contains("not ready: "), "{:?}", ended.output);
     ended.status.success()
 }
 
@@ -203,7 +203,7 @@ async fn becomes(url: &str, status: StatusCode) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, becomes).await.unwrap_or_else(|_| panic!("{url} never answers {status}"));
+    timeout(DEADLINE, becomes).await.unwrap_or_else(|_| panic!("{url} never answers {status}"));
 }
 
 #[test]

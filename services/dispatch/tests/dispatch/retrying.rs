@@ -1,4 +1,4 @@
-//! What follows an attempt that failed.
+//! Retries after a failed attempt.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,20 +21,26 @@ fn due_at(report: &AttemptReport) -> Option<DateTime<Utc>> {
     }
 }
 
-/// Number, what was spent, and outcome of each.
+/// Number, counted attempts, and outcome of each.
 fn course(reports: &[AttemptReport]) -> Vec<(u32, u32, &str)> {
-    reports.iter().map(|report| (report.attempt, report.spent, report.outcome.as_str())).collect()
+    reports.iter().map(|report| (report.attempt, report.counted_attempts, report.outcome.as_str())).collect()
 }
 
 /// A delivery that comes back for an attempt of this number, all before which counted.
 fn retry(route: &str, attempt: u32) -> RetryRecord {
     let request = request(route);
-    let since = request.accepted_at;
-    RetryRecord { request, destination: route.to_owned(), attempt, spent: attempt - 1, since }
+    let window_started_at = request.accepted_at;
+    RetryRecord {
+        request,
+        destination: route.to_owned(),
+        attempt,
+        counted_attempts: attempt - 1,
+        window_started_at,
+    }
 }
 
 #[test]
-fn a_failure_that_may_pass_is_reported_with_the_time_of_the_next_attempt() {
+fn a_temporary_failure_is_reported_with_the_time_of_the_next_attempt() {
     in_the_world(async |world| {
         answer(world, "/failing", ResponseTemplate::new(503).set_body_string("later")).await;
         let report = world.attempt("failing", "{}").await;
@@ -44,7 +50,7 @@ fn a_failure_that_may_pass_is_reported_with_the_time_of_the_next_attempt() {
             (ErrorClass::ServerError, "503 Service Unavailable")
         );
         assert_eq!((report.status, report.response_excerpt.as_deref()), (Some(503), Some("later")));
-        assert_eq!((report.attempt, report.spent), (1, 1));
+        assert_eq!((report.attempt, report.counted_attempts), (1, 1));
         let pause = *due_at - report.started_at;
         assert!(pause >= TimeDelta::zero() && pause < TimeDelta::seconds(10), "{pause}");
         assert_eq!(world.calls("/failing").await.len(), 1);
@@ -71,7 +77,7 @@ fn a_third_party_that_recovers_gets_the_delivery_under_the_same_idempotency_key(
 }
 
 #[test]
-fn a_connection_that_fails_is_tried_again_at_once_before_it_counts() {
+fn a_failed_connection_is_retried_immediately_before_it_counts() {
     in_the_world(async |world| {
         let id = world.publish("refusing", "{}").await;
         let reports = world.kafka.heard.reports(id, 3).await;
@@ -91,12 +97,12 @@ fn a_connection_that_breaks_once_costs_nothing() {
 }
 
 #[test]
-fn what_a_third_party_puts_off_is_not_tried_sooner_and_costs_no_attempt() {
+fn a_delivery_is_not_retried_before_retry_after_and_no_attempt_is_counted() {
     in_the_world(async |world| {
         let busy = ResponseTemplate::new(429).insert_header("retry-after", "120");
         answer(world, "/putting-off", busy).await;
         let report = world.attempt("putting-off", "{}").await;
-        assert_eq!((report.attempt, report.spent), (1, 0));
+        assert_eq!((report.attempt, report.counted_attempts), (1, 0));
         let pause = due_at(&report).unwrap() - report.started_at;
         assert!(pause >= TimeDelta::seconds(120) && pause < TimeDelta::seconds(130), "{pause}");
 
@@ -105,7 +111,7 @@ fn what_a_third_party_puts_off_is_not_tried_sooner_and_costs_no_attempt() {
         let dated = ResponseTemplate::new(503).insert_header("retry-after", date.as_str());
         answer(world, "/dated", dated).await;
         let report = world.attempt("dated", "{}").await;
-        assert_eq!(report.spent, 0);
+        assert_eq!(report.counted_attempts, 0);
         // The date has no fractions.
         let late = due_at(&report).unwrap() - then;
         assert!(late > TimeDelta::seconds(-1) && late < TimeDelta::seconds(10), "{late}");
@@ -121,7 +127,7 @@ fn the_last_attempt_ends_the_delivery_and_leaves_a_dead_letter() {
         let report = world.kafka.heard.report(retry.request.id).await;
         let Outcome::Dead { reason, failure } = &report.outcome else { panic!("{report:?}") };
         assert_eq!((*reason, failure.class), (DeadReason::AttemptsExhausted, ErrorClass::ServerError));
-        assert_eq!((report.attempt, report.spent), (2, 2));
+        assert_eq!((report.attempt, report.counted_attempts), (2, 2));
         let id = retry.request.id.to_string();
         let letter = world.kafka.heard.record(&world.kafka.topics.dead_letters, (name::CE_ID, &id)).await;
         assert_eq!(header(&letter, name::REASON), Some("attempts_exhausted"));
@@ -129,21 +135,21 @@ fn the_last_attempt_ends_the_delivery_and_leaves_a_dead_letter() {
 }
 
 #[test]
-fn a_delivery_whose_time_is_over_ends_without_a_call() {
+fn an_expired_delivery_ends_without_a_call() {
     in_the_world(async |world| {
         let retry = retry("expiring", 3);
-        let since = retry.since - TimeDelta::hours(24);
-        world.kafka.retry(&RetryRecord { since, ..retry.clone() }).await;
+        let window_started_at = retry.window_started_at - TimeDelta::hours(24);
+        world.kafka.retry(&RetryRecord { window_started_at, ..retry.clone() }).await;
         let report = world.kafka.heard.report(retry.request.id).await;
         let Outcome::Dead { reason, failure } = &report.outcome else { panic!("{report:?}") };
         assert_eq!((*reason, failure.error.as_str()), (DeadReason::Expired, "not delivered within 86400s"));
-        assert_eq!((report.attempt, report.spent, report.status), (3, 2, None));
+        assert_eq!((report.attempt, report.counted_attempts, report.status), (3, 2, None));
         assert_eq!(world.calls("/expiring").await.len(), 0);
     });
 }
 
 #[test]
-fn a_third_party_that_puts_off_beyond_the_window_ends_the_delivery() {
+fn a_retry_after_beyond_the_window_ends_the_delivery() {
     in_the_world(async |world| {
         let busy = ResponseTemplate::new(503).insert_header("retry-after", "3601");
         answer(world, "/put-off-too-long", busy).await;
@@ -154,7 +160,7 @@ fn a_third_party_that_puts_off_beyond_the_window_ends_the_delivery() {
 }
 
 #[test]
-fn a_status_means_what_the_destination_says() {
+fn a_destination_can_redefine_a_status() {
     in_the_world(async |world| {
         answer(world, "/conflicting", ResponseTemplate::new(409)).await;
         let report = world.attempt("conflicting", "{}").await;

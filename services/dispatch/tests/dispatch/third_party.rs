@@ -46,7 +46,7 @@ fn usual(third: &str) -> Value {
         "left": {"url": format!("{third}/left")},
         "right": {"url": format!("{third}/right")},
         "rejecting": {"url": format!("{third}/rejecting")},
-        "refusing": {"url": format!("http://{}/?key=s3cret", nobody())},
+        "refusing": {"url": format!("http://{}/?key=s3cret", unused())},
         "slow": {"url": format!("{third}/slow"), "timeout": "150ms"},
         "redirecting": {"url": format!("{third}/redirecting")},
         "untransformable": {"url": format!("{third}/untransformable"), "filter": ".a.b"},
@@ -91,21 +91,21 @@ fn resilient(third: &str) -> Value {
         },
         "unauthorised": {"url": format!("{third}/unauthorised"), "oauth2": client("unauthorised")},
         "patient": {"url": format!("{third}/patient"), "oauth2": client("patient")},
-        "narrow": {"url": format!("http://{}/", crowded()), "limits": {"concurrency": 3, "patience": "30s"}},
-        "full": {"url": format!("{third}/full"), "limits": {"concurrency": 1, "patience": "50ms"}},
-        "paced": {"url": format!("{third}/paced"), "limits": {"rate": "5/s", "patience": "30s"}},
+        "narrow": {"url": format!("http://{}/", crowded()), "limits": {"concurrency": 3, "max_wait": "30s"}},
+        "full": {"url": format!("{third}/full"), "limits": {"concurrency": 1, "max_wait": "50ms"}},
+        "paced": {"url": format!("{third}/paced"), "limits": {"rate": "5/s", "max_wait": "30s"}},
         "tokenless": {
             "url": format!("{third}/tokenless"),
             "oauth2": {
-                "token_url": format!("http://{}/token", nobody()),
+                "token_url": format!("http://{}/token", unused()),
                 "client_id": "tokenless", "client_secret": "s3cret",
             },
         },
     })
 }
 
-/// An address where nobody listens: the port was free a moment ago.
-fn nobody() -> SocketAddr {
+/// An address without a listener: the port was free a moment ago.
+fn unused() -> SocketAddr {
     listener().0
 }
 
@@ -136,7 +136,7 @@ fn headed(headers: String) -> SocketAddr {
     })
 }
 
-/// The bytes that somebody took from [`statusless`].
+/// The bytes that a client has read from [`statusless`].
 pub(crate) static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Answers with a status line that never ends.
@@ -151,7 +151,7 @@ fn statusless() -> SocketAddr {
     })
 }
 
-/// Hangs up on the first who calls, and answers the others.
+/// Closes the first connection without a response, and answers on the others.
 fn flaky() -> SocketAddr {
     let mut is_first = true;
     answering(move |mut connection| {
@@ -187,7 +187,7 @@ fn crowded() -> SocketAddr {
     address
 }
 
-/// Shows a certificate that nobody signed.
+/// Presents a self-signed certificate.
 fn untrusted() -> SocketAddr {
     let pem = include_bytes!("self-signed.pem");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -217,7 +217,7 @@ fn answering(mut answer: impl FnMut(TcpStream) -> std::io::Result<()> + Send + '
     let (address, listener) = listener();
     thread::spawn(move || {
         for connection in listener.incoming() {
-            // The other side hangs up, which is what the test is about.
+            // The client closes the connection: that is tested here.
             let _ = answer(connection.unwrap());
         }
     });

@@ -1,19 +1,21 @@
-//! A broker, and what comes out of dispatch.
+//! A broker, and the records that dispatch produces.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use throughline_clock::Clock;
 use throughline_config::{Flags, Settings};
 use throughline_dispatch::Dispatch;
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{
-    AttemptReport, Headers, Keys, Kind, Origin, Outcome, RequestRecord, RetryRecord, Topics,
+    AttemptReport, Headers, Keys, Kind, Origin, Outcome, RequestRecord, RetryRecord, RouteRecord, Topics,
 };
 use throughline_snowflake::RequestId;
 use throughline_telemetry::{Service, Telemetry};
@@ -26,7 +28,7 @@ use wiremock::MockServer;
 use crate::third_party;
 
 /// For anything that a test waits for. Joining a group alone takes the mock broker three seconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// One dispatch that all tests share which do not stop it: every test has its own routes.
 pub(crate) struct World {
@@ -82,12 +84,13 @@ impl World {
     }
 }
 
-/// A broker, and everything that dispatch says there.
+/// A broker, and everything that dispatch produces there.
 pub(crate) struct Kafka {
-    pub(crate) broker: EmbeddedBroker,
+    broker: Option<EmbeddedBroker>,
     pub(crate) topics: Topics,
     pub(crate) heard: Heard,
     pub(crate) measured: Measured,
+    file: NamedTempFile,
     settings: Settings,
     producer: Producer,
 }
@@ -96,15 +99,37 @@ impl Kafka {
     /// Each route has the topic `<name>-requests`.
     pub(crate) fn start(destinations: &Value) -> Self {
         let broker = EmbeddedBroker::start(4).unwrap();
-        let settings = settings(&broker.bootstrap_servers(), destinations);
+        let file = configuration(&broker.bootstrap_servers(), "3000", destinations);
+        let settings = load(&file);
+        broker.create_topics(&topics_of(&settings).iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        Self::with(Some(broker), file, settings)
+    }
+
+    /// The same on a real broker.
+    pub(crate) async fn on(broker: &throughline_testkit::Broker, destinations: &Value) -> Self {
+        let file = configuration(&broker.bootstrap_servers(), "6000", destinations);
+        let mut settings = load(&file);
+        settings.kafka.topics.create = true;
+        let topics = topics_of(&settings);
+        let names: Vec<_> = topics.iter().map(String::as_str).collect();
+        throughline_kafka::ensure_topics(&settings.kafka, &names, DEADLINE).await.unwrap();
+        Self::with(None, file, settings)
+    }
+
+    fn with(broker: Option<EmbeddedBroker>, file: NamedTempFile, settings: Settings) -> Self {
         let topics = Topics::new(&settings.kafka.prefix);
-        broker.create_topics(&topics.all()).unwrap();
-        for route in settings.routes.values() {
-            broker.create_topics(&[&route.topic]).unwrap();
-        }
         let producer = Producer::new(&settings.kafka, "test", &unmeasured()).unwrap();
         let heard = Heard::listen(&settings, &[&topics.outcomes, &topics.dead_letters, &topics.adoptions]);
-        Self { broker, topics, heard, measured: Measured::new(), settings, producer }
+        Self { broker, topics, heard, measured: Measured::new(), file, settings, producer }
+    }
+
+    pub(crate) fn broker(&self) -> &EmbeddedBroker {
+        self.broker.as_ref().expect("an embedded broker")
+    }
+
+    /// The file that the settings are from.
+    pub(crate) fn file(&self) -> &Path {
+        self.file.path()
     }
 
     /// Starts dispatch.
@@ -118,7 +143,7 @@ impl Kafka {
         throughline_dispatch::start(self.settings.clone(), clock, shutdown, &meter).await.unwrap()
     }
 
-    /// Publishes a request with an ordering key, or with its id for a key; gives where it stands.
+    /// Publishes a request with an ordering key, or with its id as the key, and returns its origin.
     pub(crate) async fn publish(
         &self,
         request: &RequestRecord,
@@ -127,7 +152,7 @@ impl Kafka {
     ) -> Origin {
         let topic = format!("{}-requests", request.route);
         let key = key.map_or_else(|| request.id.to_string().into(), |key| Bytes::from_static(key.as_bytes()));
-        self.produce_signed(&topic, Some(key), (Kind::Request, request.to_headers()), body).await
+        self.produce_signed(&topic, Some(key), (Kind::Request, of_route(request).to_headers()), body).await
     }
 
     /// Publishes a delivery again, as ingest does when it is due.
@@ -154,8 +179,8 @@ impl Kafka {
         headers
     }
 
-    /// Publishes a request and sees its only delivery through, in the place of ingest: whenever it is due, it is
-    /// published again. Returns all that dispatch reported, the end last.
+    /// Publishes a request and sees its only delivery through, as ingest does: whenever it is due, it is published
+    /// again. Returns all that dispatch reported, the end last.
     pub(crate) async fn see_through(&self, request: RequestRecord) -> Vec<AttemptReport> {
         self.publish(&request, None, "{}").await;
         let mut heard = 0;
@@ -172,9 +197,10 @@ impl Kafka {
             };
             let until_due = (due_at - Clock::system().now()).to_std().unwrap_or_default();
             tokio::time::sleep(until_due).await;
-            let (since, destination) = (request.accepted_at, last.destination.clone());
-            let (request, spent) = (request.clone(), last.spent);
-            self.retry(&RetryRecord { request, destination, attempt, spent, since }).await;
+            let (window_started_at, destination) = (request.accepted_at, last.destination.clone());
+            let (request, counted_attempts) = (request.clone(), last.counted_attempts);
+            self.retry(&RetryRecord { request, destination, attempt, counted_attempts, window_started_at })
+                .await;
         }
     }
 
@@ -192,7 +218,7 @@ impl Kafka {
     }
 }
 
-/// What dispatch has said so far: records of its outcomes, dead letters and adoptions.
+/// The records that dispatch has produced so far: outcomes, dead letters and adoptions.
 pub(crate) struct Heard {
     records: watch::Receiver<Vec<Record>>,
     outcomes: String,
@@ -224,7 +250,7 @@ impl Heard {
                 records.changed().await.expect("the listener listens");
             }
         };
-        tokio::time::timeout(PATIENCE, found).await.expect("dispatch says what the test waits for")
+        tokio::time::timeout(DEADLINE, found).await.expect("dispatch says what the test waits for")
     }
 
     /// Waits for a record on a topic with this header.
@@ -256,6 +282,13 @@ impl Heard {
     }
 }
 
+/// A request as ingest publishes it at first, for all destinations of its route.
+pub(crate) fn of_route(request: &RequestRecord) -> RouteRecord {
+    let destinations: &[&str] = if request.route == "both" { &["left", "right"] } else { &[&request.route] };
+    let destinations = destinations.iter().map(|name| (*name).to_owned()).collect();
+    RouteRecord { request: request.clone(), destinations }
+}
+
 /// A new request on a route, accepted now.
 pub(crate) fn request(route: &str) -> RequestRecord {
     static LAST_ID: AtomicI64 = AtomicI64::new(0);
@@ -265,7 +298,6 @@ pub(crate) fn request(route: &str) -> RequestRecord {
         accepted_at: Clock::system().now(),
         content_type: "application/json".to_owned(),
         trace: None,
-        held: Vec::new(),
     }
 }
 
@@ -279,7 +311,7 @@ pub(crate) fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
 }
 
 /// One route a destination, of the same name; and `both`, which has two.
-fn settings(bootstrap_servers: &str, destinations: &Value) -> Settings {
+fn configuration(bootstrap_servers: &str, session: &str, destinations: &Value) -> NamedTempFile {
     let names = destinations.as_object().unwrap().keys();
     let route = |name: &str, destinations: &[&str]| {
         let route = json!({
@@ -297,8 +329,9 @@ fn settings(bootstrap_servers: &str, destinations: &Value) -> Settings {
         "kafka": {
             "bootstrap_servers": bootstrap_servers,
             "properties": {
-                // The mock broker has a group whose last member left wait that long for another one.
-                "session.timeout.ms": "3000",
+                // The mock broker has a group whose last member left wait that long for another one; a real one grants
+                // no less than 6 s.
+                "session.timeout.ms": session,
                 "heartbeat.interval.ms": "500",
                 // Tests wait for every single record.
                 "fetch.wait.max.ms": "20",
@@ -310,6 +343,16 @@ fn settings(bootstrap_servers: &str, destinations: &Value) -> Settings {
     });
     let mut path = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     write!(path, "{file}").unwrap();
-    let flags = Flags { config: Some(path.path().to_owned()), http: None, kafka: None, database: None };
+    path
+}
+
+fn load(file: &NamedTempFile) -> Settings {
+    let flags = Flags { config: Some(file.path().to_owned()), http: None, kafka: None, database: None };
     throughline_config::load(&flags).unwrap_or_else(|problems| panic!("{problems}")).settings
+}
+
+/// The topics of the routes and the internal ones.
+fn topics_of(settings: &Settings) -> Vec<String> {
+    let internal = Topics::new(&settings.kafka.prefix).all().map(ToOwned::to_owned);
+    internal.into_iter().chain(settings.routes.values().map(|route| route.topic.clone())).collect()
 }

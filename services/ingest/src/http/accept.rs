@@ -18,53 +18,58 @@ use super::body::{self, BUSY};
 use super::clients::Caller;
 use super::problem::Problem;
 use super::rate::Limits;
-use crate::intake::{Intake, NotTaken, Offer};
+use crate::intake::{AcceptError, IncomingRequest, Intake};
 
-const AWAY: &str = "The database did not answer in time. The request may have been kept: send it again with the same Idempotency-Key.";
+const NO_ANSWER: &str = "The database did not answer in time. The request may have been stored: retry with the same \
+                    Idempotency-Key.";
 
-/// A route's path.
+/// The handler's state for one route.
 #[derive(Clone)]
-pub(super) struct Entrance {
+pub(super) struct RouteState {
     pub(super) intake: Arc<Intake>,
-    /// How many it takes of each client; none is any number.
+    /// The rate limits of the clients; `None` is unlimited.
     pub(super) limits: Option<Arc<Limits>>,
-    /// The bounds of its bodies.
+    /// The limits of a body.
     pub(super) bounds: body::Bounds,
-    /// For the request to be committed.
+    /// Maximum time for a request to be committed.
     pub(super) timeout: Duration,
 }
 
-/// The answer to a request that was accepted.
+/// The answer to an accepted request.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Accepted {
-    /// 20 digits.
+    /// The request's id, 20 digits.
     #[schemars(with = "String")]
     request_id: RequestId,
 }
 
-pub(super) async fn accept(State(entrance): State<Entrance>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn accept(
+    State(route_state): State<RouteState>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let client = head.extensions.get::<Caller>().map(|Caller(name)| name.as_str());
-    if let Some(limits) = &entrance.limits {
+    if let Some(limits) = &route_state.limits {
         limits.take(client).map_err(|retry_after| Problem::RateExceeded { retry_after })?;
     }
     let content_type = json_content_type(&head.headers)?;
     let idempotency_key = idempotency_key(&head.headers)?;
-    let announced = body::announced(&head.headers, entrance.bounds.limit)?;
-    let (body, room) = body::receive(body, announced, entrance.bounds, entrance.intake.queue()).await?;
-    let offer = Offer {
+    let announced = body::announced(&head.headers, route_state.bounds.limit)?;
+    let (body, permit) =
+        body::receive(body, announced, route_state.bounds, route_state.intake.queue()).await?;
+    let incoming = IncomingRequest {
         body,
         content_type,
-        headers: kept(&head.headers, entrance.intake.keep_headers()),
+        headers: kept(&head.headers, route_state.intake.keep_headers()),
         trace: throughline_telemetry::context_of(&Span::current())
             .or_else(|| throughline_telemetry::extract(&head.headers)),
         client: client.map(str::to_owned),
         origin: None,
         idempotency_key,
-        room,
+        permit,
     };
-    let taken = timeout(entrance.timeout, entrance.intake.take(offer)).await;
-    Ok(created(taken.unwrap_or(Err(NotTaken::Unavailable))?))
+    let taken = timeout(route_state.timeout, route_state.intake.take(incoming)).await;
+    Ok(created(taken.unwrap_or(Err(AcceptError::Unavailable))?))
 }
 
 fn created(request_id: RequestId) -> Response {
@@ -73,21 +78,21 @@ fn created(request_id: RequestId) -> Response {
     (StatusCode::CREATED, location, Json(Accepted { request_id })).into_response()
 }
 
-impl From<NotTaken> for Problem {
-    fn from(not_taken: NotTaken) -> Self {
-        match not_taken {
-            NotTaken::NotJson(detail) => Self::NotJson(detail),
-            NotTaken::Violation(violations) => Self::SchemaViolation(violations),
-            NotTaken::KeyReused => Self::IdempotencyKeyReused,
-            NotTaken::InFlight => Self::IdempotencyKeyInFlight,
-            NotTaken::Full => Self::Unavailable(BUSY),
-            NotTaken::Unavailable => Self::Unavailable(AWAY),
-            NotTaken::Failed | NotTaken::Misconfigured => Self::Internal,
+impl From<AcceptError> for Problem {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::NotJson(detail) => Self::NotJson(detail),
+            AcceptError::Violation(violations) => Self::SchemaViolation(violations),
+            AcceptError::KeyReused => Self::IdempotencyKeyReused,
+            AcceptError::InFlight => Self::IdempotencyKeyInFlight,
+            AcceptError::Full => Self::Unavailable(BUSY),
+            AcceptError::Unavailable => Self::Unavailable(NO_ANSWER),
+            AcceptError::Failed | AcceptError::Misconfigured => Self::Internal,
         }
     }
 }
 
-/// `application/json` or anything that ends in `+json` (RFC 6839), as it was sent.
+/// Returns the content type as sent, if it is `application/json` or ends in `+json` (RFC 6839).
 fn json_content_type(headers: &HeaderMap) -> Result<String, Problem> {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -105,7 +110,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// The headers that the route keeps; what is not text is not kept.
+/// Returns the headers that the route keeps; drops values that are not text.
 fn kept(headers: &HeaderMap, names: &[String]) -> Vec<(String, String)> {
     let values = |name: &String| {
         let name = name.to_ascii_lowercase();
@@ -124,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn json_media_types_are_taken_as_they_were_sent() {
+    fn json_media_types_are_accepted_and_kept_as_sent() {
         for sent in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json"] {
             assert_eq!(json_content_type(&with_content_type(sent)).ok().as_deref(), Some(sent));
         }
@@ -137,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_named_headers_are_kept() {
+    fn only_the_configured_headers_are_kept() {
         let headers: HeaderMap = [("x-tenant", "a"), ("x-tenant", "b"), ("cookie", "c")]
             .into_iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))

@@ -1,8 +1,8 @@
 //! Receives the body of a request.
 //!
-//! A body takes room in the writer's queue as it arrives: a client that announces a body and sends none takes none.
-//! Bodies that have arrived in part never wait for room, so they cannot block each other: one that cannot grow is
-//! refused, and gives back what it had.
+//! A body takes its share of the writer's budget as it arrives: a client that announces a body and sends none takes
+//! none. Bodies that have arrived in part never wait for the budget, so they cannot block each other: a body that
+//! cannot grow is refused, and releases its share.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::problem::Problem;
-use crate::writer::{Queue, Room};
+use crate::writer::{BodyPermit, Queue};
 
 pub(super) const BUSY: &str = "Too many requests are waiting to be stored.";
 
-/// The bytes a second at which a body has to arrive, on average and after [`GRACE`]: an eighth of what 3G has.
+/// Minimum rate of a body in bytes per second, on average and after [`GRACE`]: an eighth of the rate of 3G.
 pub(super) const SLOWEST: u32 = 16 << 10;
-/// Long enough for a lost packet to be sent again twice.
+/// Long enough for a lost packet to be retransmitted twice.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// The bounds of a body.
+/// The limits of a body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// The largest body, in bytes.
+    /// Maximum size, in bytes.
     pub(super) limit: u64,
-    /// For the whole body to arrive.
+    /// Maximum time for the whole body to arrive.
     pub(super) deadline: Duration,
 }
 
-/// The most bytes that the body may have by its head.
+/// Returns the maximum size of a body according to its head, in bytes.
 ///
 /// # Errors
-/// [`Problem::BodyTooLarge`] if it announces more than the limit.
+/// [`Problem::BodyTooLarge`] if the announced size exceeds the limit.
 pub(super) fn announced(headers: &HeaderMap, limit: u64) -> Result<u64, Problem> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match announced {
@@ -45,28 +45,28 @@ pub(super) fn announced(headers: &HeaderMap, limit: u64) -> Result<u64, Problem>
     }
 }
 
-/// Reads a body of at most `announced` bytes, with the room that it takes.
+/// Reads a body of at most `announced` bytes, and returns it with its permit.
 ///
 /// # Errors
-/// [`Problem`] if it is too large, too slow or broken, or there is no room for it.
+/// [`Problem`] if the body is too large, too slow or broken, or if the budget is used up.
 pub(super) async fn receive(
     mut body: Body,
     announced: u64,
     bounds: Bounds,
     queue: &Queue,
-) -> Result<(Bytes, Room), Problem> {
+) -> Result<(Bytes, BodyPermit), Problem> {
     let most = usize::try_from(announced).unwrap_or(usize::MAX);
     let limit = usize::try_from(bounds.limit).unwrap_or(usize::MAX);
     let began = Instant::now();
-    let mut room = queue.reserve(0).ok_or(Problem::Unavailable(BUSY))?;
-    // Copied: what the connection hands over may keep far larger buffers alive.
+    let mut permit = queue.reserve(0).ok_or(Problem::Unavailable(BUSY))?;
+    // Copied: a frame from the connection may keep a far larger buffer alive.
     let mut bytes = Vec::new();
     loop {
         let due = began + time_for(bytes.len()).min(bounds.deadline);
         let in_time = timeout_at(due, body.frame()).await;
         let frame = in_time.map_err(|_| Problem::BodyTimeout { deadline: bounds.deadline })?;
         let Some(frame) = frame else { break };
-        // Else trailers.
+        // Any other frame holds trailers.
         let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
         let length = bytes.len().saturating_add(data.len());
         if length > limit {
@@ -74,17 +74,17 @@ pub(super) async fn receive(
         }
         if length > bytes.capacity() {
             let capacity = length.max(bytes.capacity().saturating_mul(2).min(most));
-            if !room.grow(capacity as u64) {
+            if !permit.grow(capacity as u64) {
                 return Err(Problem::Unavailable(BUSY));
             }
             bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&data);
     }
-    Ok((bytes.into(), room))
+    Ok((bytes.into(), permit))
 }
 
-/// How long a body may take in all, of which so many bytes have arrived, until the next ones do.
+/// Returns the deadline of the next bytes, measured from the start of the body, after `arrived` bytes.
 fn time_for(arrived: usize) -> Duration {
     let bytes = u32::try_from(arrived).unwrap_or(u32::MAX);
     GRACE + Duration::from_secs(1) * bytes / SLOWEST
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::writer::Queue;
 
-    type Received = Result<(Bytes, Room), Problem>;
+    type Received = Result<(Bytes, BodyPermit), Problem>;
 
     const KIB: usize = 1 << 10;
     const BOUNDS: Bounds = Bounds { limit: 1 << 20, deadline: Duration::from_mins(1) };
@@ -117,7 +117,7 @@ mod tests {
         (Body::new(StreamBody::new(Box::pin(frames))), client)
     }
 
-    /// Receives in a task of its own what the client sends.
+    /// Receives a body from the client in a separate task.
     fn receiving(
         queue: &Queue,
         announced: u64,
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_takes_room_as_it_arrives_and_not_as_it_is_announced() {
+    async fn a_body_reserves_budget_as_it_arrives_not_as_it_is_announced() {
         let queue = Queue::of_bytes(8 << 10);
         let (first, client) = receiving(&queue, 8 << 10, BOUNDS);
         settled().await;
@@ -144,15 +144,15 @@ mod tests {
         settled().await;
         assert!(queue.reserve(6 << 10).is_none() && queue.reserve(5 << 10).is_some());
         drop(client);
-        let (bytes, room) = first.await.unwrap().unwrap();
+        let (bytes, permit) = first.await.unwrap().unwrap();
         assert_eq!(bytes.len(), 3 * KIB);
         assert!(queue.reserve(6 << 10).is_none(), "the writer has it now");
-        drop(room);
+        drop(permit);
         assert!(queue.reserve(8 << 10).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_cannot_grow_is_refused_and_makes_room_for_the_others() {
+    async fn a_body_that_exceeds_the_budget_is_refused_and_releases_its_permit() {
         let queue = Queue::of_bytes(8 << 10);
         let (first, to_first) = receiving(&queue, 8 << 10, BOUNDS);
         let (second, to_second) = receiving(&queue, 8 << 10, BOUNDS);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_is_too_slow_is_given_up() {
+    async fn a_body_below_the_minimum_rate_times_out() {
         let queue = Queue::of_bytes(1 << 20);
         let (stalled, _client) = receiving(&queue, 1 << 20, BOUNDS);
         let began = Instant::now();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_at_the_slowest_rate_may_take_until_its_deadline() {
+    async fn a_body_at_the_minimum_rate_may_arrive_until_its_deadline() {
         let queue = Queue::of_bytes(1 << 20);
         for (deadline, arrives) in [(Duration::from_mins(1), true), (Duration::from_secs(5), false)] {
             let (received, client) = receiving(&queue, 1 << 20, Bounds { deadline, ..BOUNDS });
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_outgrows_its_limit_is_too_large() {
+    async fn a_body_that_exceeds_its_limit_is_too_large() {
         let queue = Queue::of_bytes(1 << 20);
         let (received, client) = receiving(&queue, 4 << 10, Bounds { limit: 4 << 10, ..BOUNDS });
         client.send(4 * KIB).unwrap();

@@ -1,4 +1,4 @@
-//! Who may call: clients, known by the bearer tokens (RFC 6750) that are their keys.
+//! Access control: clients, identified by the bearer tokens (RFC 6750) that are their keys.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,30 +14,30 @@ use tracing::Span;
 
 use super::problem::Problem;
 
-/// What a client may be let in to.
+/// A resource that a client may be permitted to use.
 #[derive(Debug, Clone)]
-pub(super) enum Door {
+pub(super) enum Access {
     /// The route of this name.
     Route(String),
-    /// All that is under `/v1`.
+    /// Everything under `/v1`.
     Management,
 }
 
-/// The name of the client that was let in, for whoever answers it.
+/// The name of the admitted client, for the handler of its request.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) String);
 
-/// Stands at a door and lets in whom the configuration lets.
+/// Admits the clients to which the configuration grants the access.
 #[derive(Debug, Clone)]
-pub(super) struct Guard {
+pub(super) struct Authorizer {
     clients: Arc<Clients>,
-    door: Door,
+    access: Access,
 }
 
 /// The configured clients.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// By the fingerprints of their keys: how long it takes not to find one tells nothing of the others.
+    /// By the fingerprints of their keys: the duration of a failed look-up reveals nothing about other keys.
     known: HashMap<Fingerprint, Client>,
 }
 
@@ -46,13 +46,13 @@ type Fingerprint = [u8; 32];
 #[derive(Debug)]
 struct Client {
     name: String,
-    /// None are all.
+    /// `None` permits all routes.
     routes: Option<BTreeSet<String>>,
     manages: bool,
 }
 
 impl Clients {
-    /// The clients that there are; without any, everybody may do everything.
+    /// Returns the configured clients; `None` if there are none: then every caller may do everything.
     pub(super) fn new(settings: &Settings) -> Option<Arc<Self>> {
         let client = |(name, client): (&String, &throughline_config::Client)| {
             let routes = client.routes.as_ref().map(|routes| routes.iter().cloned().collect());
@@ -63,34 +63,34 @@ impl Clients {
         (!known.is_empty()).then(|| Arc::new(Self { known }))
     }
 
-    pub(super) fn guard(self: &Arc<Self>, door: Door) -> Guard {
-        Guard { clients: Arc::clone(self), door }
+    pub(super) fn authorizer(self: &Arc<Self>, access: Access) -> Authorizer {
+        Authorizer { clients: Arc::clone(self), access }
     }
 }
 
-/// Answers whom the guard does not let in; before the body is read.
+/// Answers requests that the authorizer does not admit, before their bodies are read.
 pub(super) async fn admit(
-    State(guard): State<Guard>,
+    State(authorizer): State<Authorizer>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let client = guard.admit(request.headers())?.to_owned();
+    let client = authorizer.admit(request.headers())?.to_owned();
     Span::current().record("throughline.client", &client);
     request.extensions_mut().insert(Caller(client));
     Ok(next.run(request).await)
 }
 
-impl Guard {
-    /// The name of the client who asks, if it may come in.
+impl Authorizer {
+    /// Returns the name of the calling client, if it is admitted.
     fn admit(&self, headers: &HeaderMap) -> Result<&str, Problem> {
         let key = bearer_token(headers).ok_or(Problem::Unauthorized)?;
         let client = self.clients.known.get(&fingerprint(key)).ok_or(Problem::Unauthorized)?;
-        let (may, what) = match &self.door {
-            Door::Route(name) => {
+        let (may, what) = match &self.access {
+            Access::Route(name) => {
                 let may = client.routes.as_ref().is_none_or(|routes| routes.contains(name));
                 (may, format!("the route `{name}`"))
             }
-            Door::Management => (client.manages, "what is under /v1".to_owned()),
+            Access::Management => (client.manages, "the paths under /v1".to_owned()),
         };
         if may { Ok(&client.name) } else { Err(Problem::Forbidden { client: client.name.clone(), what }) }
     }
@@ -100,7 +100,7 @@ fn fingerprint(key: &str) -> Fingerprint {
     Sha256::digest(key).into()
 }
 
-/// The token of the one `Authorization: Bearer …` that was sent; the scheme in any case (RFC 9110, 11.1).
+/// Returns the token of the only `Authorization: Bearer …` header; the scheme is case-insensitive (RFC 9110, 11.1).
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (sent.next(), sent.next()) else { return None };
@@ -129,10 +129,10 @@ mod tests {
         Clients::new(&Settings { clients, ..Settings::default() }).unwrap()
     }
 
-    fn admit(guard: &Guard, authorization: &[&str]) -> Result<String, u16> {
+    fn admit(authorizer: &Authorizer, authorization: &[&str]) -> Result<String, u16> {
         let headers =
             authorization.iter().map(|value| (AUTHORIZATION, HeaderValue::from_str(value).unwrap()));
-        let admitted = guard.admit(&headers.collect()).map(str::to_owned);
+        let admitted = authorizer.admit(&headers.collect()).map(str::to_owned);
         admitted.map_err(|problem| match problem {
             Problem::Unauthorized => 401,
             Problem::Forbidden { .. } => 403,
@@ -146,10 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_key_that_is_known_is_not_let_in() {
-        let guard = clients(None, true).guard(Door::Management);
+    fn a_request_without_a_known_key_is_unauthorized() {
+        let authorizer = clients(None, true).authorizer(Access::Management);
         for known in ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER   0123456789abcdef "] {
-            assert_eq!(admit(&guard, &[known]), Ok("shop".to_owned()), "{known}");
+            assert_eq!(admit(&authorizer, &[known]), Ok("shop".to_owned()), "{known}");
         }
         for unknown in [
             "",
@@ -163,25 +163,25 @@ mod tests {
             "0123456789abcdef",
             "Bearer 0123456789abcdef, Bearer 0123456789abcdef",
         ] {
-            assert_eq!(admit(&guard, &[unknown]), Err(401), "{unknown}");
+            assert_eq!(admit(&authorizer, &[unknown]), Err(401), "{unknown}");
         }
-        assert_eq!(admit(&guard, &[]), Err(401));
-        assert_eq!(admit(&guard, &["Bearer 0123456789abcdef"; 2]), Err(401), "which of them counts?");
+        assert_eq!(admit(&authorizer, &[]), Err(401));
+        assert_eq!(admit(&authorizer, &["Bearer 0123456789abcdef"; 2]), Err(401), "which of them counts?");
     }
 
     #[test]
-    fn a_client_may_do_what_it_is_configured_for() {
-        let may = |routes, manage, door| {
-            admit(&clients(routes, manage).guard(door), &["Bearer 0123456789abcdef"]).is_ok()
+    fn a_client_is_admitted_only_where_the_configuration_permits() {
+        let may = |routes, manage, access| {
+            admit(&clients(routes, manage).authorizer(access), &["Bearer 0123456789abcdef"]).is_ok()
         };
-        let one = || Door::Route("one".to_owned());
+        let one = || Access::Route("one".to_owned());
         assert!(may(None, false, one()) && may(Some(&["two", "one"]), false, one()));
         assert!(!may(Some(&["two"]), true, one()) && !may(Some(&[]), true, one()));
-        assert!(may(Some(&[]), true, Door::Management) && !may(None, false, Door::Management));
+        assert!(may(Some(&[]), true, Access::Management) && !may(None, false, Access::Management));
     }
 
     #[tokio::test]
-    async fn a_client_is_named_on_the_span_of_its_request() {
+    async fn the_span_of_a_request_names_its_client() {
         let (mut log, writer) = std::io::pipe().unwrap();
         let log_of_spans = tracing_subscriber::fmt()
             .with_span_events(FmtSpan::CLOSE)
@@ -189,9 +189,9 @@ mod tests {
             .with_writer(std::sync::Mutex::new(writer))
             .finish();
         let logging = tracing::subscriber::set_default(log_of_spans);
-        let guard = clients(None, true).guard(Door::Management);
+        let authorizer = clients(None, true).authorizer(Access::Management);
         let router = axum::Router::new()
-            .route("/", get(async || "hello").layer(from_fn_with_state(guard, super::admit)))
+            .route("/", get(async || "hello").layer(from_fn_with_state(authorizer, super::admit)))
             .route_layer(from_fn(super::super::trace::server_span));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_clients_shows_no_key() {
+    fn the_debug_output_of_clients_contains_no_key() {
         assert!(!format!("{:?}", clients(None, true)).contains(KEY));
     }
 }

@@ -1,8 +1,8 @@
-//! The connections that are open, and which of them gives way when there are too many.
+//! The open connections, and which of them to close when there are too many.
 //!
-//! A connection whose client has a complete request here is never closed for another. One that is silent, has sent a
-//! part of a head or of a body, or is idle between two requests is closed when its place is needed: a client that opens
-//! connections and sends nothing must not keep others out.
+//! A connection with a complete request is never closed for another. A connection that is silent, has sent a part of a
+//! head or of a body, or is idle between two requests is closed when another connection needs its slot: a client that
+//! opens connections and sends nothing must not keep others out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,7 +17,8 @@ use http_body::{Frame, SizeHint};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 
-/// One of this many is closed at a time: then the look at all of them, which that takes, is shared by many newcomers.
+/// One in this many connections is closed at a time: many new connections then share the cost of the scan of all
+/// connections.
 const SHARE: usize = 128;
 
 /// The open connections.
@@ -32,7 +33,7 @@ pub(super) struct Connections {
 #[derive(Debug)]
 struct Open {
     peer: IpAddr,
-    standing: Arc<Standing>,
+    state: Arc<ConnectionState>,
     task: AbortHandle,
 }
 
@@ -45,23 +46,23 @@ impl Connections {
         self.open.len()
     }
 
-    /// How many a peer has.
+    /// Returns the number of connections of a peer.
     pub(super) fn of(&self, peer: IpAddr) -> usize {
         self.by_peer.get(&peer).copied().unwrap_or_default()
     }
 
-    /// Adds a connection, which is served by what `serve` makes of its standing.
-    pub(super) fn add<F>(&mut self, peer: IpAddr, serve: impl FnOnce(Arc<Standing>) -> F)
+    /// Adds a connection; the future that `serve` makes from its state serves it.
+    pub(super) fn add<F>(&mut self, peer: IpAddr, serve: impl FnOnce(Arc<ConnectionState>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let standing = Arc::new(Standing::new(self.epoch));
-        let task = self.tasks.spawn(serve(Arc::clone(&standing)));
-        self.open.insert(task.id(), Open { peer, standing, task });
+        let state = Arc::new(ConnectionState::new(self.epoch));
+        let task = self.tasks.spawn(serve(Arc::clone(&state)));
+        self.open.insert(task.id(), Open { peer, state, task });
         *self.by_peer.entry(peer).or_default() += 1;
     }
 
-    /// Waits for a connection to end; `None` if there is none.
+    /// Waits for a connection to end; returns `None` if there is none.
     pub(super) async fn ended(&mut self) -> Option<()> {
         let id = match self.tasks.join_next_with_id().await? {
             Ok((id, ())) => id,
@@ -72,15 +73,15 @@ impl Connections {
     }
 
     /// Closes some of the connections that have no complete request, of one peer or of all: first those that never had
-    /// one, and of these the oldest. Says how many.
+    /// one, the oldest first. Returns how many it closed.
     pub(super) fn shed(&mut self, peer: Option<IpAddr>) -> usize {
         let of_peer = |open: &&Open| peer.is_none_or(|peer| open.peer == peer);
-        let candidate = |open: &Open| Some((open.standing.waiting()?, open.task.id()));
+        let candidate = |open: &Open| Some((open.state.waiting()?, open.task.id()));
         let mut waiting: Vec<_> = self.open.values().filter(of_peer).filter_map(candidate).collect();
         let all = peer.map_or(self.len(), |peer| self.of(peer));
         let most = (all / SHARE).max(1);
         if waiting.len() > most {
-            waiting.select_nth_unstable_by_key(most, |(place, _)| *place);
+            waiting.select_nth_unstable_by_key(most, |(rank, _)| *rank);
             waiting.truncate(most);
         }
         for (_, id) in &waiting {
@@ -103,8 +104,8 @@ impl Connections {
     }
 }
 
-/// Which connections count as those of one client: those of an address, or, since a host has as many IPv6 addresses as
-/// it likes, of a /64 network.
+/// Returns the peer to which an address belongs: the address itself or, because a host can use any number of IPv6
+/// addresses, its /64 network.
 pub(super) fn peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -112,84 +113,86 @@ pub(super) fn peer(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What a connection is at.
+/// The state of a connection.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct ConnectionState {
     epoch: Instant,
-    /// Milliseconds after the epoch when it was accepted, or had its last answer.
-    since: AtomicU64,
-    /// Complete requests that are being answered.
+    /// Milliseconds from the epoch until it was accepted, or until its last answer.
+    waiting_since: AtomicU64,
+    /// The number of complete requests in progress.
     requests: AtomicU32,
-    /// Whether a complete request was answered on it.
+    /// Whether a complete request was answered on the connection.
     has_served: AtomicBool,
 }
 
-impl Standing {
+impl ConnectionState {
     fn new(epoch: Instant) -> Self {
-        let standing = Self {
+        let state = Self {
             epoch,
-            since: AtomicU64::default(),
+            waiting_since: AtomicU64::default(),
             requests: AtomicU32::default(),
             has_served: AtomicBool::default(),
         };
-        standing.wait_from_now();
-        standing
+        state.wait_from_now();
+        state
     }
 
     fn wait_from_now(&self) {
-        let since = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since.store(since, Ordering::Relaxed);
+        let waiting_since = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.waiting_since.store(waiting_since, Ordering::Relaxed);
     }
 
-    /// Its place among those that may be closed, the first of them first; `None` while a request is being answered.
+    /// Returns its rank among the connections that may be closed, the lowest first; `None` while a request is in
+    /// progress.
     fn waiting(&self) -> Option<(bool, u64)> {
         let is_waiting = self.requests.load(Ordering::Acquire) == 0;
-        is_waiting.then(|| (self.has_served.load(Ordering::Relaxed), self.since.load(Ordering::Relaxed)))
+        is_waiting
+            .then(|| (self.has_served.load(Ordering::Relaxed), self.waiting_since.load(Ordering::Relaxed)))
     }
 }
 
 /// A request on a connection, from its head to its answer.
 #[derive(Debug)]
-pub(super) struct Turn {
-    standing: Arc<Standing>,
+pub(super) struct ActiveRequest {
+    state: Arc<ConnectionState>,
     is_complete: AtomicBool,
 }
 
-impl Turn {
-    pub(super) fn new(standing: Arc<Standing>) -> Arc<Self> {
-        Arc::new(Self { standing, is_complete: AtomicBool::new(false) })
+impl ActiveRequest {
+    pub(super) fn new(state: Arc<ConnectionState>) -> Arc<Self> {
+        Arc::new(Self { state, is_complete: AtomicBool::new(false) })
     }
 
-    /// The body has arrived.
+    /// Marks the request as complete: its body has arrived.
     fn complete(&self) {
         if !self.is_complete.swap(true, Ordering::Relaxed) {
-            self.standing.requests.fetch_add(1, Ordering::Release);
+            self.state.requests.fetch_add(1, Ordering::Release);
         }
     }
 }
 
-impl Drop for Turn {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if *self.is_complete.get_mut() {
-            self.standing.has_served.store(true, Ordering::Relaxed);
-            self.standing.wait_from_now();
-            self.standing.requests.fetch_sub(1, Ordering::Release);
+            self.state.has_served.store(true, Ordering::Relaxed);
+            self.state.wait_from_now();
+            self.state.requests.fetch_sub(1, Ordering::Release);
         }
     }
 }
 
-/// A body that says when it has arrived.
+/// A body that reports when it has arrived.
 pub(super) struct Arriving<B> {
     body: B,
-    turn: Arc<Turn>,
+    active_request: Arc<ActiveRequest>,
 }
 
 impl<B: HttpBody> Arriving<B> {
-    pub(super) fn new(body: B, turn: Arc<Turn>) -> Self {
+    pub(super) fn new(body: B, active_request: Arc<ActiveRequest>) -> Self {
         if body.is_end_stream() {
-            turn.complete();
+            active_request.complete();
         }
-        Self { body, turn }
+        Self { body, active_request }
     }
 }
 
@@ -203,7 +206,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Arriving<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.turn.complete();
+            self.active_request.complete();
         }
         frame
     }
@@ -222,51 +225,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_is_an_address_or_a_network_of_ipv6() {
+    fn a_peer_is_an_ipv4_address_or_an_ipv6_network() {
         let same = |a: &str, b: &str| peer(a.parse().unwrap()) == peer(b.parse().unwrap());
         assert!(same("192.0.2.1", "::ffff:192.0.2.1") && !same("192.0.2.1", "192.0.2.2"));
         assert!(same("2001:db8::1", "2001:db8::ffff:1:2:3") && !same("2001:db8::1", "2001:db8:0:1::1"));
     }
 
     /// Connections that stay until they are closed, by the order in which they come.
-    fn open(connections: &mut Connections, peer: u8) -> Arc<Standing> {
+    fn open(connections: &mut Connections, peer: u8) -> Arc<ConnectionState> {
         let mut kept = None;
-        connections.add(IpAddr::from([127, 0, 0, peer]), |standing| {
-            kept = Some(Arc::clone(&standing));
+        connections.add(IpAddr::from([127, 0, 0, peer]), |state| {
+            kept = Some(Arc::clone(&state));
             std::future::pending()
         });
         kept.unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_that_never_had_a_request_is_closed_first_and_one_that_is_served_never() {
+    async fn the_oldest_connection_without_a_request_closes_first_and_a_busy_one_never() {
         let mut connections = Connections::new();
         let mut all = Vec::new();
-        for _ in 0..4 {
+        for number in 0..4 {
             all.push(open(&mut connections, 1));
+            if number == 1 {
+                // Idle for longer than the others are open.
+                ActiveRequest::new(Arc::clone(&all[number])).complete();
+            }
             tokio::time::advance(std::time::Duration::from_secs(1)).await;
         }
-        let busy = Turn::new(Arc::clone(&all[0]));
+        let busy = ActiveRequest::new(Arc::clone(&all[0]));
         busy.complete();
-        let idle = Turn::new(Arc::clone(&all[1]));
-        idle.complete();
-        drop(idle);
-        let _stalled = Turn::new(Arc::clone(&all[2]));
+        let _stalled = ActiveRequest::new(Arc::clone(&all[2]));
         assert_eq!(connections.shed(None), 1);
         assert_eq!((connections.len(), connections.of(IpAddr::from([127, 0, 0, 1]))), (3, 3));
-        assert!(
-            !connections.open.values().any(|open| Arc::ptr_eq(&open.standing, &all[2])),
-            "without a body"
-        );
+        assert!(!connections.open.values().any(|open| Arc::ptr_eq(&open.state, &all[2])), "without a body");
         for last in [3, 1] {
             assert_eq!(connections.shed(None), 1);
-            assert!(!connections.open.values().any(|open| Arc::ptr_eq(&open.standing, &all[last])), "{last}");
+            assert!(!connections.open.values().any(|open| Arc::ptr_eq(&open.state, &all[last])), "{last}");
         }
         assert_eq!((connections.shed(None), connections.len()), (0, 1));
     }
 
     #[tokio::test]
-    async fn a_peer_gives_way_to_itself_alone() {
+    async fn shedding_for_a_peer_closes_only_its_own_connections() {
         let mut connections = Connections::new();
         let (_old, _mine) = (open(&mut connections, 1), open(&mut connections, 2));
         let me = IpAddr::from([127, 0, 0, 2]);

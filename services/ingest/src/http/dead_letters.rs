@@ -1,4 +1,4 @@
-//! `/v1/dead-letters` and `/v1/replays`: what ended without success, and sending it on its way again.
+//! `/v1/dead-letters` and `/v1/replays`: lists, purges and replays deliveries that ended without success.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -22,51 +22,53 @@ use throughline_store::{Store, StoreError};
 
 use super::problem::Problem;
 use super::status;
-use crate::sweeper::Desk;
+use crate::sweeper::Operations;
 
-/// Dead letters of one page, unless a client asks for another number.
+/// Default number of dead letters on a page.
 const PAGE: u64 = 50;
-/// Most of one page.
+/// Maximum number of dead letters on a page.
 pub(super) const MOST: u64 = 500;
-/// Most steps of a walk for one answer: some ten thousand dead letters, of which the filter may mean few.
+/// Maximum number of steps of a walk for one answer: some ten thousand dead letters, among which few may match the
+/// filter.
 const STEPS: usize = 10;
-/// Most that are thrown away in one transaction.
+/// Maximum number of dead letters purged in one transaction.
 const PURGE_BATCH: u64 = 500;
-/// Most transactions for one answer.
+/// Maximum number of transactions for one answer.
 const PURGE_BATCHES: u64 = 20;
-/// As fast as dead letters are replayed, unless a client asks for another rate: what any third party takes.
+/// Default rate of a replay: any third party can take it.
 const RATE: Rate = Rate { count: NonZeroU32::new(100).unwrap(), per: Duration::from_secs(1) };
 
-/// The parameters of a query. Each handler takes what it knows; what is left over is a problem, since a filter
-/// that is misspelt must not mean everything.
-pub(super) struct Asked(BTreeMap<String, String>);
+/// The parameters of a query. Each handler takes those that it knows; any other is an error, because a misspelt filter
+/// must not match everything.
+pub(super) struct Parameters(BTreeMap<String, String>);
 
-impl<S: Send + Sync> FromRequestParts<S> for Asked {
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = Query::try_from_uri(&parts.uri);
         let Query(query): Query<BTreeMap<String, String>> =
             query.map_err(|error| Problem::QueryInvalid(error.body_text()))?;
-        // PostgreSQL's texts have none.
+        // PostgreSQL cannot store NUL in a text.
         match query.iter().find(|(_, value)| value.contains('\0')) {
-            Some((name, _)) => Err(Problem::QueryInvalid(format!("`{name}` has a NUL character"))),
+            Some((name, _)) => Err(Problem::QueryInvalid(format!("`{name}` contains a NUL character"))),
             None => Ok(Self(query)),
         }
     }
 }
 
-impl Asked {
+impl Parameters {
     fn take<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
         let parse = |text: String| {
-            text.parse().map_err(|_| Problem::QueryInvalid(format!("`{name}` is not {expected}: `{text}`")))
+            text.parse()
+                .map_err(|_| Problem::QueryInvalid(format!("`{name}` must be {expected}; received `{text}`")))
         };
         self.0.remove(name).map(parse).transpose()
     }
 
-    /// What is left over, as a filter.
+    /// Returns the remaining parameters as a filter.
     fn filter(mut self) -> Result<Filter, Problem> {
-        const TIME: &str = "a time, such as `2026-01-01T00:00:00Z`";
+        const TIME: &str = "a time, for example `2026-01-01T00:00:00Z`";
         let filter = Filter {
             route: self.0.remove("route"),
             destination: self.0.remove("destination"),
@@ -79,27 +81,29 @@ impl Asked {
         Ok(filter)
     }
 
-    /// Nothing is left over.
+    /// Checks that no parameter remains.
     pub(super) fn finish(self) -> Result<(), Problem> {
         match self.0.into_keys().next() {
             None => Ok(()),
-            Some(name) => Err(Problem::QueryInvalid(format!("`{name}` is no parameter here"))),
+            Some(name) => {
+                Err(Problem::QueryInvalid(format!("`{name}` is not a parameter of this operation")))
+            }
         }
     }
 
-    /// A text, if it is there.
+    /// Returns a text parameter, if it is present.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
     }
 }
 
-/// Some of the deliveries that ended without success.
+/// A page of deliveries that ended without success.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetters")]
 pub(super) struct Page {
-    /// May be fewer than asked for, or none, although there are more: then the filter has left out very many.
+    /// May hold fewer entries than `limit`, or none, although more follow: then the filter has excluded very many.
     dead_letters: Vec<Letter>,
-    /// Where the next page begins; none if this is the last.
+    /// Cursor of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -108,7 +112,7 @@ pub(super) struct Page {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetter")]
 struct Letter {
-    /// 20 digits.
+    /// The request's id, 20 digits.
     #[schemars(with = "String")]
     request_id: RequestId,
     destination: String,
@@ -129,21 +133,24 @@ struct Letter {
     trace_id: Option<String>,
 }
 
-/// `GET /v1/dead-letters`: a page, the youngest requests first.
-pub(super) async fn list(State(desk): State<Desk>, mut asked: Asked) -> Result<Json<Page>, Problem> {
-    let Place(after) = asked.take("cursor", "the `next` of the page before")?.unwrap_or_default();
-    let Limit(limit) = asked.take("limit", "a number from 1 to 500")?.unwrap_or_default();
-    let filter = asked.filter()?;
-    let found = walk(&desk.store, &filter, after, limit).await.map_err(|error| failed(&error))?;
-    let next = found.next.map(|(id, destination)| format!("{id}.{destination}"));
+/// `GET /v1/dead-letters`: returns a page, the youngest requests first.
+pub(super) async fn list(
+    State(operations): State<Operations>,
+    mut parameters: Parameters,
+) -> Result<Json<Page>, Problem> {
+    let Cursor(after) = parameters.take("cursor", "the `next` of the previous page")?.unwrap_or_default();
+    let Limit(limit) = parameters.take("limit", "a number from 1 to 500")?.unwrap_or_default();
+    let filter = parameters.filter()?;
+    let found = walk(&operations.store, &filter, after, limit).await.map_err(|error| failed(&error))?;
+    let next = found.next.map(cursor);
     Ok(Json(Page { dead_letters: found.letters.into_iter().map(Letter::from).collect(), next }))
 }
 
-/// Walks on until there are enough, or enough was looked at for one answer.
+/// Walks until the page is full, or until the maximum number of steps for one answer.
 async fn walk(
     store: &Store,
     filter: &Filter,
-    after: Option<dead_letters::Place>,
+    after: Option<dead_letters::Cursor>,
     limit: u64,
 ) -> Result<dead_letters::Page, StoreError> {
     let mut found = dead_letters::Page { letters: Vec::new(), next: after };
@@ -159,7 +166,7 @@ async fn walk(
     Ok(found)
 }
 
-/// The number of dead letters of a page.
+/// The size of a page.
 struct Limit(u64);
 
 impl Default for Limit {
@@ -176,11 +183,15 @@ impl FromStr for Limit {
     }
 }
 
-/// A place in the list; the default is its beginning.
-#[derive(Default)]
-struct Place(Option<dead_letters::Place>);
+fn cursor((id, destination): dead_letters::Cursor) -> String {
+    format!("{id}.{destination}")
+}
 
-impl FromStr for Place {
+/// A position in the list; the default is its beginning.
+#[derive(Default)]
+struct Cursor(Option<dead_letters::Cursor>);
+
+impl FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -189,43 +200,66 @@ impl FromStr for Place {
     }
 }
 
-/// What was thrown away.
+/// The result of a purge.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Purged {
+    /// Number of dead letters that this call deleted.
     purged: u64,
-    /// Whether there is more to purge: ask again.
-    more: bool,
+    /// Present if more dead letters may match: call again with this value as `cursor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
-/// `DELETE /v1/dead-letters`: deletes the dead letters that the filter means. The filter must name a time before
-/// which they died, so that none is deleted that died after the operator has looked.
-pub(super) async fn purge(State(desk): State<Desk>, asked: Asked) -> Result<Json<Purged>, Problem> {
-    let filter = asked.filter()?;
+/// `DELETE /v1/dead-letters`: deletes the dead letters that match the filter. The filter must name a time before which
+/// they died, so that no delivery is deleted that died after the operator looked.
+pub(super) async fn purge(
+    State(operations): State<Operations>,
+    mut parameters: Parameters,
+) -> Result<Json<Purged>, Problem> {
+    let Cursor(mut next) =
+        parameters.take("cursor", "the `next` of the previous response")?.unwrap_or_default();
+    let filter = parameters.filter()?;
     if filter.died_before.is_none() {
-        return Err(Problem::QueryInvalid("`before` is missing: what died before that is purged".to_owned()));
+        return Err(Problem::QueryInvalid(
+            "`before` is required: only deliveries that died before this time are purged".to_owned(),
+        ));
     }
-    let batch = async || {
-        let transaction = desk.store.begin().await?;
-        let purged = dead_letters::purge(&transaction, &filter, PURGE_BATCH, desk.clock.now()).await?;
+    let batch = async |after: Option<&dead_letters::Cursor>| {
+        let transaction = operations.store.begin().await?;
+        let now = operations.clock.now();
+        let batch = dead_letters::purge(&transaction, &filter, after, PURGE_BATCH, now).await?;
         transaction.commit().await?;
-        Ok(purged)
+        // Logged for each batch, because the client may disconnect before the next one.
+        if batch.purged > 0 {
+            tracing::info!(
+                event = "dead_letters.purged",
+                dead_letters = batch.purged,
+                ?filter,
+                "dead letters were purged"
+            );
+        }
+        Ok(batch)
     };
-    let mut answer = Purged { purged: 0, more: true };
+    let mut purged = 0;
     for _ in 0..PURGE_BATCHES {
-        let batch: u64 = batch().await.map_err(|error| failed(&error))?;
-        answer.purged += batch;
-        if batch < PURGE_BATCH {
-            answer.more = false;
+        let batch: dead_letters::Purged = match batch(next.as_ref()).await {
+            Ok(batch) => batch,
+            // Answers with the batches that are committed; the next call meets the error.
+            Err(_) if purged > 0 => break,
+            Err(error) => return Err(failed(&error)),
+        };
+        purged += batch.purged;
+        next = batch.next;
+        if next.is_none() {
             break;
         }
     }
-    tracing::info!(dead_letters = answer.purged, ?filter, "dead letters were purged");
-    Ok(Json(answer))
+    Ok(Json(Purged { purged, next: next.map(cursor) }))
 }
 
-/// `POST /v1/dead-letters/{request id}/{destination}/replay`: one is tried again now.
+/// `POST /v1/dead-letters/{request id}/{destination}/replay`: retries one delivery now.
 pub(super) async fn replay_one(
-    State(desk): State<Desk>,
+    State(operations): State<Operations>,
     Path((id, destination)): Path<(String, String)>,
 ) -> Result<Json<status::Status>, Problem> {
     let id = status::parse(id)?;
@@ -233,23 +267,26 @@ pub(super) async fn replay_one(
         return Err(Problem::RequestUnknown(id));
     }
     let replay = async {
-        let transaction = desk.store.begin().await?;
-        let replayed = dead_letters::replay(&transaction, id, &destination, desk.clock.now()).await?;
+        let transaction = operations.store.begin().await?;
+        let replayed = dead_letters::replay(&transaction, id, &destination, operations.clock.now()).await?;
         transaction.commit().await?;
         Ok(replayed)
     };
     match replay.await.map_err(|error| failed(&error))? {
         Replayed::Yes => {
-            tracing::info!(request_id = %id, destination, "a dead letter is replayed");
-            desk.ring();
-            status::status(&desk.store, id).await
+            tracing::info!(
+                event = "dead_letter.replayed", request_id = %id, destination,
+                "a dead letter is replayed"
+            );
+            operations.wake_sweeper();
+            status::status(&operations.store, id).await
         }
         Replayed::NotDead => Err(Problem::NotDead(id)),
         Replayed::Unknown => Err(Problem::RequestUnknown(id)),
     }
 }
 
-/// How far a replay is, and which dead letters it means.
+/// The progress of a replay, and the filter for its dead letters.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Replay")]
 pub(super) struct Progress {
@@ -271,40 +308,46 @@ pub(super) struct Progress {
     before: Option<DateTime<Utc>>,
 }
 
-/// `POST /v1/replays`: all that are meant and dead by now are tried again, at a rate.
-pub(super) async fn begin(State(desk): State<Desk>, mut asked: Asked) -> Result<Response, Problem> {
-    let rate = asked.take("rate", "so many in a time, such as `100/s`")?.unwrap_or(RATE);
-    let filter = asked.filter()?;
+/// `POST /v1/replays`: replays all deliveries that match the filter and are dead by now, at a rate.
+pub(super) async fn begin(
+    State(operations): State<Operations>,
+    mut parameters: Parameters,
+) -> Result<Response, Problem> {
+    let rate = parameters.take("rate", "a rate, for example `100/s`")?.unwrap_or(RATE);
+    let filter = parameters.filter()?;
     let begin = async {
-        let transaction = desk.store.begin().await?;
-        let id = replays::begin(&transaction, &filter, (rate.count, rate.per), desk.clock.now()).await?;
+        let transaction = operations.store.begin().await?;
+        let id =
+            replays::begin(&transaction, &filter, (rate.count, rate.per), operations.clock.now()).await?;
         transaction.commit().await?;
         Ok(id)
     };
     let id = begin.await.map_err(|error: StoreError| failed(&error))?;
     let id = id.ok_or(Problem::TooManyReplays { most: replays::MOST_RUNNING })?;
-    tracing::info!(replay_id = id, ?filter, %rate, "a replay has begun");
-    desk.replay();
+    tracing::info!(event = "replay.started", replay_id = id, ?filter, %rate, "a replay has begun");
+    operations.wake_replayer();
     let location = [(LOCATION, format!("/v1/replays/{id}"))];
-    Ok((StatusCode::ACCEPTED, location, progress(&desk.store, id).await?).into_response())
+    Ok((StatusCode::ACCEPTED, location, progress(&operations.store, id).await?).into_response())
 }
 
-/// `GET /v1/replays/{id}`: how far it has come.
+/// `GET /v1/replays/{id}`: returns the progress of a replay.
 pub(super) async fn replay(
-    State(desk): State<Desk>,
+    State(operations): State<Operations>,
     Path(id): Path<String>,
 ) -> Result<Json<Progress>, Problem> {
-    progress(&desk.store, replay_id(&id)?).await
+    progress(&operations.store, replay_id(&id)?).await
 }
 
-/// `POST /v1/replays/{id}/stop`: it takes no more dead letters; what it took is on its way.
+/// `POST /v1/replays/{id}/stop`: the replay takes no more dead letters; deliveries that it took continue.
 pub(super) async fn stop(
-    State(desk): State<Desk>,
+    State(operations): State<Operations>,
     Path(id): Path<String>,
 ) -> Result<Json<Progress>, Problem> {
     let id = replay_id(&id)?;
-    replays::stop(desk.store.connection(), id, desk.clock.now()).await.map_err(|error| failed(&error))?;
-    progress(&desk.store, id).await
+    replays::stop(operations.store.connection(), id, operations.clock.now())
+        .await
+        .map_err(|error| failed(&error))?;
+    progress(&operations.store, id).await
 }
 
 fn replay_id(id: &str) -> Result<i64, Problem> {
@@ -354,8 +397,8 @@ impl From<DeadLetter> for Letter {
 
 fn failed(error: &StoreError) -> Problem {
     if error.is_unavailable() {
-        return Problem::Unavailable(status::AWAY);
+        return Problem::Unavailable(status::NO_ANSWER);
     }
-    tracing::error!(%error, "dead letters cannot be read or changed");
+    tracing::error!(event = "dead_letters.access_failed", %error, "dead letters cannot be read or changed");
     Problem::Internal
 }

@@ -1,4 +1,5 @@
-//! `GET /v1/requests/{id}/explain`: what became of a request, in words; as JSON, or as text for whoever prefers it.
+//! `GET /v1/requests/{id}/explain`: the history and the state of a request in words, as JSON, or as text for clients
+//! that prefer it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,71 +18,73 @@ use throughline_config::{Links, Settings};
 use throughline_snowflake::RequestId;
 use throughline_store::{DeliveryState, Store};
 
-use super::preference::prefers_text;
+use super::accept_header::prefers_text;
 use super::problem::Problem;
 use super::status::{failed, parse};
-use crate::story::{self, Event, Standing, Story};
-use crate::sweeper::Desk;
+use crate::explain::{self, CurrentState, Event, RequestHistory};
+use crate::sweeper::Operations;
 
-/// Whoever explains.
+/// The dependencies of the handler.
 #[derive(Debug, Clone)]
 pub(super) struct Explainer {
     store: Store,
     clock: Clock,
     links: Links,
-    /// How long destinations may take for a delivery.
+    /// The delivery windows of the destinations.
     windows: Arc<BTreeMap<String, TimeDelta>>,
 }
 
 impl Explainer {
-    pub(super) fn new(settings: &Settings, desk: &Desk) -> Self {
+    pub(super) fn new(settings: &Settings, operations: &Operations) -> Self {
         let window = |(name, destination): (&String, &throughline_config::Destination)| {
             Some((name.clone(), TimeDelta::from_std(destination.retry.window).ok()?))
         };
         Self {
-            store: desk.store.clone(),
-            clock: desk.clock.clone(),
+            store: operations.store.clone(),
+            clock: operations.clock.clone(),
             links: settings.links.clone(),
             windows: Arc::new(settings.destinations.iter().filter_map(window).collect()),
         }
     }
 }
 
-/// What became of a request, in words.
+/// The history and the current state of a request, in words.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Explanation {
-    /// 20 digits.
+    /// The request's id, 20 digits.
     #[schemars(with = "String")]
     request_id: RequestId,
-    /// A page that shows more of it, where one is configured.
+    /// URL of a page that shows more about the request, if one is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_url: Option<String>,
-    /// What happened, in order.
-    story: Vec<Happened>,
-    /// Where each delivery stands.
-    now: Vec<Stands>,
+    /// The events of the request, in order.
+    #[serde(rename = "story")]
+    history: Vec<HistoryEntry>,
+    /// The current state of each delivery.
+    now: Vec<DeliveryStatus>,
 }
 
-/// Something that happened.
+/// An event in the history of the request.
 #[derive(Serialize, JsonSchema)]
-struct Happened {
+struct HistoryEntry {
     at: DateTime<Utc>,
-    /// None if it is about the request as a whole.
+    /// Absent if the event concerns the request as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<String>,
     text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
-    /// A page that shows the trace, where one is configured.
+    /// URL of a page that shows the trace, if one is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_url: Option<String>,
 }
 
-/// Where a delivery stands: what it waits for, until when, and what would make it move; or how it ended.
+/// The current state of a delivery: the condition that it waits for, until when, and what would advance it; or how it
+/// ended.
 #[derive(Serialize, JsonSchema)]
-struct Stands {
+struct DeliveryStatus {
     destination: String,
-    /// `pending`, `retrying`, or how it ended: `delivered`, `dead` or `cancelled`.
+    /// `pending` or `retrying`; once it has ended, `delivered`, `dead` or `cancelled`.
     #[schemars(with = "String")]
     state: DeliveryState,
     text: String,
@@ -93,9 +96,9 @@ pub(super) async fn explain(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = parse(id)?;
-    let found = story::find(&explainer.store, id, &explainer.windows).await;
-    let found = found.map_err(|error| failed(&error, id))?.ok_or(Problem::RequestUnknown(id))?;
-    let explanation = Explanation::new(story::tell(&found, explainer.clock.now()), &explainer.links);
+    let facts = explain::find(&explainer.store, id, &explainer.windows).await;
+    let facts = facts.map_err(|error| failed(&error, id))?.ok_or(Problem::RequestUnknown(id))?;
+    let explanation = Explanation::new(explain::explain(&facts, explainer.clock.now()), &explainer.links);
     let mut response = if prefers_text(&headers) {
         explanation.to_text().into_response()
     } else {
@@ -106,33 +109,34 @@ pub(super) async fn explain(
 }
 
 impl Explanation {
-    fn new(story: Story, links: &Links) -> Self {
-        let Story { request_id, events, standings } = story;
-        let happened = |Event { at, destination, text, trace_id }| {
+    fn new(history: RequestHistory, links: &Links) -> Self {
+        let RequestHistory { request_id, events, states } = history;
+        let to_entry = |Event { at, destination, text, trace_id }| {
             let trace_url = trace_id.as_deref().and_then(|id| links.to_trace(id));
-            Happened { at, destination, text, trace_id, trace_url }
+            HistoryEntry { at, destination, text, trace_id, trace_url }
         };
-        let stands = |Standing { destination, state, text }| Stands { destination, state, text };
+        let to_status =
+            |CurrentState { destination, state, text }| DeliveryStatus { destination, state, text };
         Self {
             request_id,
             request_url: links.to_request(&request_id.to_string()),
-            story: events.into_iter().map(happened).collect(),
-            now: standings.into_iter().map(stands).collect(),
+            history: events.into_iter().map(to_entry).collect(),
+            now: states.into_iter().map(to_status).collect(),
         }
     }
 
-    /// A line for each event, for each delivery, and for each page that shows more.
+    /// Renders a line for each event, for each delivery, and for each page that shows more.
     fn to_text(&self) -> String {
         let mut lines = Lines::default();
-        for Happened { at, destination, text, trace_id, .. } in &self.story {
+        for HistoryEntry { at, destination, text, trace_id, .. } in &self.history {
             let about = destination.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
             let trace = trace_id.as_ref().map(|id| format!(" [trace {id}]")).unwrap_or_default();
             lines.add(&at.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string(), &format!("{about}{text}{trace}"));
         }
-        for Stands { destination, state, text } in &self.now {
+        for DeliveryStatus { destination, state, text } in &self.now {
             lines.add("now", &format!("{destination}: {}. {text}", state.as_str()));
         }
-        let traces: BTreeSet<_> = self.story.iter().filter_map(|event| event.trace_url.as_ref()).collect();
+        let traces: BTreeSet<_> = self.history.iter().filter_map(|event| event.trace_url.as_ref()).collect();
         for page in self.request_url.iter().chain(traces) {
             lines.add("see", page);
         }
@@ -145,11 +149,11 @@ struct Lines(String);
 
 impl Lines {
     fn add(&mut self, when: &str, what: &str) {
-        /// As long as a time.
+        /// The width of a time.
         const WIDTH: usize = 27;
-        // What others said must not look like a line of ours, nor move the cursor of a terminal.
+        // Text from other systems must not look like a line of ours, nor move the cursor of a terminal.
         let what = what.replace(char::is_control, "\u{fffd}");
-        // A text takes whatever is written to it.
+        // A write to a string cannot fail.
         let _ = writeln!(self.0, "{when:WIDTH$}  {what}");
     }
 }
@@ -166,21 +170,21 @@ mod tests {
             text: text.to_owned(),
             trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
         };
-        let standing = Standing {
+        let state = CurrentState {
             destination: "three".to_owned(),
             state: DeliveryState::Retrying,
             text: "Attempt 2 is due.".to_owned(),
         };
-        let story = Story {
+        let history = RequestHistory {
             request_id: "00000000000000000042".parse().unwrap(),
             events: vec![event(None, "accepted"), event(Some("three"), "failed: \u{1b}[2J\r\nnow")],
-            standings: vec![standing],
+            states: vec![state],
         };
-        Explanation::new(story, links)
+        Explanation::new(history, links)
     }
 
     #[test]
-    fn text_is_a_line_an_event_whatever_others_said() {
+    fn text_has_one_line_per_event_even_if_an_error_contains_control_characters() {
         let expected = "\
 2026-01-01 00:00:00.123 UTC  accepted [trace 0af7651916cd43dd8448eb211c80319c]
 2026-01-01 00:00:00.123 UTC  three: failed: \u{fffd}[2J\u{fffd}\u{fffd}now [trace 0af7651916cd43dd8448eb211c80319c]
@@ -190,7 +194,7 @@ now                          three: retrying. Attempt 2 is due.
     }
 
     #[test]
-    fn configured_pages_are_linked_each_once() {
+    fn each_configured_page_is_linked_once() {
         let links = Links {
             trace: Some("http://h/t/{trace_id}".to_owned()),
             request: Some("http://h/r/{request_id}".to_owned()),
@@ -200,6 +204,6 @@ now                          three: retrying. Attempt 2 is due.
         let text = explanation.to_text();
         let pages: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("see")).map(str::trim).collect();
         assert_eq!(pages, ["http://h/r/00000000000000000042", trace]);
-        assert_eq!(explanation.story[1].trace_url.as_deref(), Some(trace));
+        assert_eq!(explanation.history[1].trace_url.as_deref(), Some(trace));
     }
 }

@@ -1,4 +1,4 @@
-//! What every request for something under `/v1` has to pass, beside the guard of the clients.
+//! Checks that every request under `/v1` must pass, in addition to the authorizer of the clients.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use tokio::sync::Semaphore;
 
 use super::problem::Problem;
 
-/// Most requests at once: four for each connection to the database that they share, so that dashboards that ask for
-/// much cannot take from those who post.
+/// Maximum number of concurrent requests: four for each connection to the database that they share, so that dashboards
+/// with many queries cannot slow down clients that post.
 const CONCURRENCY: usize = 16;
-const BUSY: &str = "Too many requests for something under /v1 are being answered.";
+const BUSY: &str = "Too many requests under /v1 are in progress.";
 
-/// The address that a connection comes from.
+/// The remote address of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// What a request has to pass.
+/// The checks on a request.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
-    /// Whether it must come from this machine: nothing else says who may manage.
+    /// Whether requests must come from this machine: without configured clients, no other check controls access.
     is_local: bool,
     permits: Arc<Semaphore>,
 }
@@ -38,7 +38,7 @@ impl Rules {
         Self { is_local, permits: Arc::new(Semaphore::new(CONCURRENCY)) }
     }
 
-    /// Has all that a router answers pass.
+    /// Applies the checks to every path of a router.
     pub(super) fn protect(&self, router: Router) -> Router {
         router.layer(from_fn_with_state(self.clone(), pass))
     }
@@ -61,8 +61,8 @@ async fn pass(State(rules): State<Rules>, request: Request, next: Next) -> Resul
     Ok(next.run(request).await)
 }
 
-/// Whether a client on this machine calls this machine. By the name of another host, a page that a browser here shows
-/// may have had itself resolved to this machine (DNS rebinding).
+/// Returns whether a client on this machine addresses this machine. The name of another host does not count: a page in
+/// a local browser may have made it resolve to this machine (DNS rebinding).
 fn is_from_here(request: &Request) -> bool {
     let is_peer =
         request.extensions().get::<Peer>().is_some_and(|Peer(peer)| peer.to_canonical().is_loopback());
@@ -75,25 +75,26 @@ fn is_address_or_localhost(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-/// The host and port that were called.
+/// Returns the host and port that the client addressed.
 fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     uri.authority().cloned().or_else(|| headers.get(HOST)?.to_str().ok()?.parse().ok())
 }
 
-/// RFC 9110, 9.2.1.
+/// Returns whether a method is safe (RFC 9110, 9.2.1).
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Whether a browser sends a request for a page of another origin. Browsers say so in `Sec-Fetch-Site`, those of before
-/// 2023 at least in `Origin`; other programs send neither. (The rule is that of Go's `http.CrossOriginProtection`.)
+/// Returns whether a browser sends a request for a page of another origin. Browsers declare it in `Sec-Fetch-Site`,
+/// those of before 2023 at least in `Origin`; other programs send neither. (The rule is that of Go's
+/// `http.CrossOriginProtection`.)
 fn is_cross_origin(headers: &HeaderMap, host: Option<&Authority>) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site != "same-origin" && site != "none";
     }
     let Some(origin) = headers.get(ORIGIN) else { return false };
     let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-    // The scheme is not compared: TLS may end before ingest.
+    // The scheme is not compared: a proxy in front of ingest may terminate TLS.
     origin.and_then(|origin| origin.authority().cloned()).as_ref() != host || host.is_none()
 }
 
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_browser_that_shows_another_origin_is_cross_origin() {
+    fn only_a_browser_request_for_a_page_of_another_origin_is_cross_origin() {
         let host = "ingest.example.com:8099".parse().unwrap();
         for (sent, expected) in [
             (&[][..], false),
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_from_here_by_its_peer_and_by_the_name_it_calls() {
+    fn a_request_is_local_if_its_peer_and_its_host_are_local() {
         let is = |peer: Option<&str>, uri: &str, host: &'static str| {
             let mut request = Request::builder().uri(uri);
             if !host.is_empty() {
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_so_many_at_once_the_next_is_refused_until_one_is_answered() {
+    async fn a_request_beyond_the_concurrency_limit_is_refused_until_one_is_answered() {
         let (begun, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let handler = {
             let (begun, answers) = (Arc::clone(&begun), Arc::clone(&answers));
@@ -177,7 +178,8 @@ mod tests {
         let ask = || router.clone().oneshot(Request::builder().uri("/v1").body(Body::empty()).unwrap());
         let all: Vec<_> = (0..CONCURRENCY).map(|_| tokio::spawn(ask())).collect();
         begun.acquire_many(u32::try_from(CONCURRENCY).unwrap()).await.unwrap().forget();
-        let refused = ask().await.unwrap();
+        let soon = std::time::Duration::from_secs(30);
+        let refused = tokio::time::timeout(soon, ask()).await.expect("a refusal at once").unwrap();
         assert_eq!(
             (refused.status().as_u16(), refused.headers()["retry-after"].as_bytes()),
             (503, &b"1"[..])

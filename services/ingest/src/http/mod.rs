@@ -1,25 +1,25 @@
-//! Ingest's HTTP server: the routes' paths, `/v1`, health, and a description of it all.
+//! Ingest's HTTP server: the routes' paths, `/v1`, health, and the description of all paths.
 
 mod accept;
+mod accept_header;
 mod body;
 mod clients;
 mod connections;
 mod dead_letters;
-mod described;
 mod descriptors;
+mod documented;
+mod drain;
 mod explain;
-mod head;
+mod header_limits;
 mod health;
 mod management;
-mod measured;
+mod metrics;
 mod openapi;
-mod preference;
 mod problem;
 mod rate;
 mod server;
 mod status;
 mod trace;
-mod unread;
 
 use std::any::Any;
 use std::future::{Ready, ready};
@@ -34,50 +34,50 @@ use throughline_config::Settings;
 use throughline_store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::accept::Entrance;
-use self::clients::{Clients, Door, Guard};
-use self::described::Described;
+use self::accept::RouteState;
+use self::clients::{Access, Authorizer, Clients};
+use self::documented::Documented;
 use self::explain::Explainer;
 pub(crate) use self::health::Health;
 use self::management::Rules;
-use self::measured::Measures;
+use self::metrics::Measures;
 use self::openapi::management as description;
 use self::problem::Problem;
 use self::rate::Limits;
 pub(crate) use self::server::{Bounds, serve};
 use crate::intake::{Intake, Intakes};
-use crate::sweeper::Desk;
+use crate::sweeper::Operations;
 
-/// All that is answered.
+/// Returns the router for clients.
 pub(crate) fn router(
     settings: &Settings,
     intakes: &Intakes,
-    desk: &Desk,
+    operations: &Operations,
     health: Arc<Health>,
     meter: &Meter,
 ) -> Router {
     let clients = Clients::new(settings);
-    let guard = |door| clients.as_ref().map(|clients| clients.guard(door));
-    let explainer = Explainer::new(settings, desk);
+    let authorizer = |access| clients.as_ref().map(|clients| clients.authorizer(access));
+    let explainer = Explainer::new(settings, operations);
     let rules = Rules::new(settings);
-    let mut api = management(desk, explainer, guard(Door::Management).as_ref());
+    let mut api = management(operations, explainer, authorizer(Access::Management).as_ref());
     api.router = rules.protect(api.router);
     for (name, route) in &settings.routes {
         let Some(intake) = intakes.get(name) else { continue };
         let accept =
-            post(accept::accept).fallback(|| only("POST")).with_state(entrance(settings, route, intake));
+            post(accept::accept).fallback(|| only("POST")).with_state(route_state(settings, route, intake));
         api = api.guarded(
             &route.path,
             accept,
             openapi::accept(name, route),
-            guard(Door::Route(name.clone())).as_ref(),
+            authorizer(Access::Route(name.clone())).as_ref(),
         );
     }
     let health = health_endpoints(health);
-    // Nothing else is under /v1, but that too is only for those who may know.
+    // No other path exists under /v1, but only permitted callers may learn that.
     let mut unknown = Router::new().fallback(|| async { Problem::NotFound });
-    if let Some(guard) = guard(Door::Management) {
-        unknown = unknown.layer(from_fn_with_state(guard, clients::admit));
+    if let Some(authorizer) = authorizer(Access::Management) {
+        unknown = unknown.layer(from_fn_with_state(authorizer, clients::admit));
     }
     unknown = rules.protect(unknown);
     let documents = openapi::documents(&api, &health);
@@ -87,13 +87,13 @@ pub(crate) fn router(
         .merge(documents.router)
         .nest("/v1", unknown)
         .fallback(|| async { Problem::NotFound })
-        .layer(from_fn(unread::discard))
-        .layer(from_fn(head::check))
+        .layer(from_fn(drain::discard))
+        .layer(from_fn(header_limits::check))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(Measures::new(meter), measured::measure))
+        .layer(from_fn_with_state(Measures::new(meter), metrics::measure))
 }
 
-/// What the listener for health checks answers.
+/// Returns the router of the listener for health checks.
 pub(crate) fn health_router(health: Arc<Health>) -> Router {
     health_endpoints(health)
         .router
@@ -101,13 +101,14 @@ pub(crate) fn health_router(health: Arc<Health>) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
 }
 
-/// What operators ask for and do.
-fn management(desk: &Desk, explainer: Explainer, guard: Option<&Guard>) -> Described {
+/// Returns the endpoints for operators.
+fn management(operations: &Operations, explainer: Explainer, authorizer: Option<&Authorizer>) -> Documented {
     let on = |handlers: MethodRouter<Store>, allow| {
-        handlers.fallback(move || only(allow)).with_state(desk.store.clone())
+        handlers.fallback(move || only(allow)).with_state(operations.store.clone())
     };
-    let at =
-        |handlers: MethodRouter<Desk>, allow| handlers.fallback(move || only(allow)).with_state(desk.clone());
+    let at = |handlers: MethodRouter<Operations>, allow| {
+        handlers.fallback(move || only(allow)).with_state(operations.clone())
+    };
     let explain = get(explain::explain).fallback(|| only("GET, HEAD")).with_state(explainer);
     let endpoints = [
         ("/v1/requests/{id}", on(get(status::request), "GET, HEAD"), description::request()),
@@ -128,19 +129,19 @@ fn management(desk: &Desk, explainer: Explainer, guard: Option<&Guard>) -> Descr
         ("/v1/replays/{id}", at(get(dead_letters::replay), "GET, HEAD"), description::replay()),
         ("/v1/replays/{id}/stop", at(post(dead_letters::stop), "POST"), description::stop_replay()),
     ];
-    endpoints.into_iter().fold(Described::default(), |described, (path, methods, item)| {
-        described.guarded(path, methods, item, guard)
+    endpoints.into_iter().fold(Documented::default(), |documented, (path, methods, item)| {
+        documented.guarded(path, methods, item, authorizer)
     })
 }
 
-fn health_endpoints(health: Arc<Health>) -> Described {
+fn health_endpoints(health: Arc<Health>) -> Documented {
     let live = get(health::live).fallback(|| only("GET, HEAD")).with_state(Arc::clone(&health));
     let ready = get(health::ready).fallback(|| only("GET, HEAD")).with_state(health);
-    Described::default().path("/healthz", live, openapi::live()).path("/readyz", ready, openapi::readiness())
+    Documented::default().path("/healthz", live, openapi::live()).path("/readyz", ready, openapi::readiness())
 }
 
-fn entrance(settings: &Settings, route: &throughline_config::Route, intake: &Arc<Intake>) -> Entrance {
-    Entrance {
+fn route_state(settings: &Settings, route: &throughline_config::Route, intake: &Arc<Intake>) -> RouteState {
+    RouteState {
         intake: Arc::clone(intake),
         limits: route.rate.map(|rate| Arc::new(Limits::new(rate, settings))),
         bounds: body::Bounds { limit: settings.http.body_limit.as_u64(), deadline: settings.http.timeout },
@@ -159,6 +160,6 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    tracing::error!(panic = message, "a handler panicked");
+    tracing::error!(event = "handler.panicked", panic = message, "a handler panicked");
     Problem::Internal.into_response()
 }

@@ -1,4 +1,4 @@
-//! Problem details (RFC 9457): what a client is told when something is wrong.
+//! Problem details (RFC 9457): the error answers to clients.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::admission::Violation;
 
 const TYPE_BASE: &str = "https://throughline.dev/problems/";
 
-/// How long a client is asked to wait when ingest cannot take its request now, in seconds. The
-/// writer's queue empties in far less; a database that restarts takes about this long.
+/// How long a client is asked to wait if ingest cannot accept its request now, in seconds. The writer's queue empties
+/// in far less; a restart of the database takes about this long.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// Everything that a client can be told. Nothing here carries text of a dependency.
+/// Every error that a client can receive. None carries text of a dependency.
 #[derive(Debug)]
 pub(crate) enum Problem {
     NotJson(String),
@@ -49,16 +49,16 @@ pub(crate) enum Problem {
     MethodNotAllowed {
         allow: &'static str,
     },
-    /// No key, or one that no client has.
+    /// No key was sent, or an unknown one.
     Unauthorized,
     Forbidden {
         client: String,
         what: String,
     },
-    /// Without clients, only this machine may manage.
+    /// Without configured clients, only this machine may manage.
     NotLocal,
     CrossOrigin,
-    /// In seconds, when there is room again.
+    /// `retry_after` is the number of seconds until the rate permits a request again.
     RateExceeded {
         retry_after: u64,
     },
@@ -70,97 +70,87 @@ pub(crate) enum Problem {
     Internal,
 }
 
-/// Why a request was refused, after RFC 9457.
+/// Problem details of a refused request (RFC 9457).
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub(super) struct Body<'a> {
-    /// What kind of problem it is; it stays the same from version to version.
+    /// URI of the problem type; stable across versions.
     r#type: String,
-    /// The same for people.
+    /// Human-readable name of the problem type.
     title: &'a str,
-    /// As in the status line.
+    /// HTTP status, as in the status line.
     status: u16,
-    /// What is special about this one.
+    /// Details of this occurrence.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
-    /// The places in the body that do not fit.
+    /// The positions in the body that violate the route's requirements.
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<&'a [Violation]>,
 }
 
 impl Problem {
-    /// Status, the last part of the type's URI, and title.
+    /// Returns the status, the last segment of the type's URI, and the title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::NotJson(_) => (StatusCode::BAD_REQUEST, "not-json", "The body is not JSON"),
-            Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-incomplete", "The body did not arrive whole"),
+            Self::NotJson(_) => (StatusCode::BAD_REQUEST, "not-json", "Body is not valid JSON"),
+            Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-incomplete", "Incomplete body"),
             Self::IdempotencyKeyInvalid => {
-                (StatusCode::BAD_REQUEST, "idempotency-key-invalid", "The Idempotency-Key is not one")
+                (StatusCode::BAD_REQUEST, "idempotency-key-invalid", "Invalid Idempotency-Key")
             }
             Self::RequestIdInvalid(_) => {
-                (StatusCode::BAD_REQUEST, "request-id-invalid", "That is not a request id")
+                (StatusCode::BAD_REQUEST, "request-id-invalid", "Invalid request id")
             }
-            Self::PathUnreadable => (StatusCode::BAD_REQUEST, "path-unreadable", "The path cannot be read"),
-            Self::Unauthorized => {
-                (StatusCode::UNAUTHORIZED, "unauthorized", "Only known clients may do this")
-            }
-            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden", "This client may not do this"),
-            Self::NotLocal => (StatusCode::FORBIDDEN, "not-local", "Only the machine itself may do this"),
-            Self::CrossOrigin => {
-                (StatusCode::FORBIDDEN, "cross-origin", "A page of another origin may not do this")
-            }
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is nothing at this path"),
+            Self::PathUnreadable => (StatusCode::BAD_REQUEST, "path-unreadable", "Invalid path"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "Authentication required"),
+            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden", "Not permitted for this client"),
+            Self::NotLocal => (StatusCode::FORBIDDEN, "not-local", "Only permitted from the local machine"),
+            Self::CrossOrigin => (StatusCode::FORBIDDEN, "cross-origin", "Cross-origin request rejected"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::RequestUnknown(_) => {
-                (StatusCode::NOT_FOUND, "request-unknown", "There is no such request or delivery")
+                (StatusCode::NOT_FOUND, "request-unknown", "Request or delivery not found")
             }
-            Self::QueryInvalid(_) => {
-                (StatusCode::BAD_REQUEST, "query-invalid", "The query is not understood")
-            }
-            Self::ReplayUnknown => (StatusCode::NOT_FOUND, "replay-unknown", "There is no such replay"),
+            Self::QueryInvalid(_) => (StatusCode::BAD_REQUEST, "query-invalid", "Invalid query"),
+            Self::ReplayUnknown => (StatusCode::NOT_FOUND, "replay-unknown", "Replay not found"),
             Self::TooManyReplays { .. } => {
-                (StatusCode::CONFLICT, "too-many-replays", "Too many replays run already")
+                (StatusCode::CONFLICT, "too-many-replays", "Too many replays are running")
             }
-            Self::NotDead(_) => (StatusCode::CONFLICT, "not-dead", "Only what is dead can be replayed"),
-            Self::HasEnded(_) => (StatusCode::CONFLICT, "has-ended", "There is nothing left to call off"),
+            Self::NotDead(_) => (StatusCode::CONFLICT, "not-dead", "Delivery is not dead"),
+            Self::HasEnded(_) => (StatusCode::CONFLICT, "has-ended", "Nothing left to cancel"),
             Self::MethodNotAllowed { .. } => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This path does not take this method")
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
             }
             Self::BodyTimeout { .. } => {
-                (StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not arrive in time")
+                (StatusCode::REQUEST_TIMEOUT, "body-timeout", "Body did not arrive in time")
             }
-            Self::BodyTooLarge { .. } => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
-            }
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),
             Self::UnsupportedMediaType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body must be JSON")
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
             }
             Self::SchemaViolation(_) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "schema-violation",
-                "The body is not what this route takes",
+                "Body violates the requirements of the route",
             ),
             Self::IdempotencyKeyReused => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
-                "This Idempotency-Key was used with another body",
+                "Idempotency-Key already used with another body",
             ),
             Self::IdempotencyKeyInFlight => (
                 StatusCode::CONFLICT,
                 "idempotency-key-in-flight",
-                "A request with this Idempotency-Key is still being stored",
+                "A request with this Idempotency-Key is still in progress",
             ),
             Self::RateExceeded { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "rate-exceeded", "This route takes no more requests now")
+                (StatusCode::TOO_MANY_REQUESTS, "rate-exceeded", "Rate limit exceeded")
             }
-            Self::HeadersTooLarge { .. } => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "headers-too-large",
-                "The headers are too large",
-            ),
+            Self::HeadersTooLarge { .. } => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", "Headers too large")
+            }
             Self::Unavailable(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The request cannot be taken now")
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable")
             }
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
 
@@ -169,29 +159,46 @@ impl Problem {
             Self::NotJson(why) | Self::QueryInvalid(why) => Some(why.clone()),
             Self::BodyTooLarge { limit } => Some(format!("The limit is {limit} bytes.")),
             Self::UnsupportedMediaType => Some(
-                "Send it with the content type application/json, or another that ends in +json.".to_owned(),
+                "Send JSON with the content type application/json, or with one that ends in +json.".to_owned(),
             ),
             Self::IdempotencyKeyInvalid => Some("Send 1 to 255 visible ASCII characters.".to_owned()),
-            Self::RequestIdInvalid(id) => Some(format!("A request id has 20 digits; this was `{id}`.")),
-            Self::RequestUnknown(id) => Some(format!("No request has the id {id}, or it has no such delivery.")),
-            Self::HasEnded(id) => Some(format!("All that was meant of request {id} has ended.")),
+            Self::RequestIdInvalid(id) => Some(format!("A request id has 20 digits; received `{id}`.")),
+            Self::RequestUnknown(id) => {
+                Some(format!("No request has the id {id}, or the request has no such delivery."))
+            }
+            Self::HasEnded(id) => Some(format!("All matching deliveries of request {id} have already ended.")),
             Self::TooManyReplays { most } => Some(format!(
                 "At most {most} replays run at a time. Stop one, or wait until one is done."
             )),
-            Self::NotDead(id) => Some(format!("That delivery of request {id} is not dead.")),
-            Self::MethodNotAllowed { allow } => Some(format!("It takes {allow}.")),
-            Self::Unauthorized => Some("Send `Authorization: Bearer <key>`, with a key that is known here.".to_owned()),
+            Self::NotDead(id) => Some(format!(
+                "This delivery of request {id} is not dead. Only dead deliveries can be replayed."
+            )),
+            Self::MethodNotAllowed { allow } => Some(format!("This path accepts {allow}.")),
+            Self::Unauthorized => {
+                Some("Send `Authorization: Bearer <key>` with the key of a configured client.".to_owned())
+            }
             Self::Forbidden { client, what } => Some(format!("The client `{client}` may not use {what}.")),
-            Self::NotLocal => Some("No client is configured, so that /v1 answers this machine alone, as localhost or by an IP address. Configure `clients`, or set `insecure: true`.".to_owned()),
-            Self::CrossOrigin => Some("A browser sends it for a page of another origin, by its Sec-Fetch-Site or Origin.".to_owned()),
-            Self::RateExceeded { retry_after } => Some(format!("Send it again in {retry_after} s.")),
-            Self::IdempotencyKeyInFlight => Some(format!("Send it again in {RETRY_AFTER_SECONDS} s, with the same key.")),
-            Self::PathUnreadable => Some("Its percent-encoded bytes are not UTF-8.".to_owned()),
-            Self::HeadersTooLarge { limit } => Some(format!("The limit is {limit} bytes for all of them.")),
+            Self::NotLocal => Some(
+                "No client is configured, so /v1 answers only requests that come from this machine and address it as \
+                 localhost or by an IP address. Configure `clients`, or set `insecure: true`."
+                    .to_owned(),
+            ),
+            Self::CrossOrigin => Some(
+                "The Sec-Fetch-Site or Origin header shows that a browser sent the request for a page of another \
+                 origin."
+                    .to_owned(),
+            ),
+            Self::RateExceeded { retry_after } => Some(format!("Retry in {retry_after} s.")),
+            Self::IdempotencyKeyInFlight => Some(format!("Retry in {RETRY_AFTER_SECONDS} s with the same key.")),
+            Self::PathUnreadable => Some("The percent-encoded bytes of the path are not UTF-8.".to_owned()),
+            Self::HeadersTooLarge { limit } => Some(format!("The limit for all headers together is {limit} bytes.")),
             Self::Unavailable(why) => Some((*why).to_owned()),
-            Self::Internal => Some("It was logged. Whether the request was kept is not known: with an Idempotency-Key it is safe to send it again.".to_owned()),
+            Self::Internal => Some(
+                "The error was logged. The request may have been stored: with an Idempotency-Key, a retry is safe."
+                    .to_owned(),
+            ),
             Self::BodyTimeout { deadline } => Some(format!(
-                "It must be complete after {}, and after {} s its average rate must be {} KiB/s or more.",
+                "The body must be complete within {}. After {} s, its average rate must be at least {} KiB/s.",
                 humantime::format_duration(*deadline),
                 body::GRACE.as_secs(),
                 body::SLOWEST >> 10,
@@ -204,7 +211,7 @@ impl Problem {
         }
     }
 
-    /// The header that goes with some problems.
+    /// Returns the header that accompanies some problems.
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Self::Unavailable(_) | Self::IdempotencyKeyInFlight => {

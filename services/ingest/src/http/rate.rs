@@ -1,4 +1,4 @@
-//! How many requests a route takes of each client in a time.
+//! Limits how many requests a route takes from each client in a period.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -13,11 +13,11 @@ use throughline_config::{Rate, Settings};
 /// No clock is finer.
 const FINEST: Duration = Duration::from_nanos(1);
 
-/// The limits of one route: one for each client, so that no client uses up the rate of another one.
+/// The limits of one route: one for each client, so that no client uses up the rate of another.
 #[derive(Debug)]
 pub(super) struct Limits {
     of_clients: BTreeMap<String, Limiter>,
-    /// For all callers together, where no clients are configured.
+    /// For all callers together, if no clients are configured.
     open: Limiter,
 }
 
@@ -27,16 +27,16 @@ impl Limits {
         Self { of_clients: settings.clients.keys().map(of_client).collect(), open: Limiter::new(rate) }
     }
 
-    /// Lets one of this client through.
+    /// Takes a permit for one request of this client.
     ///
     /// # Errors
-    /// After how many whole seconds there will be room for one, if there is none now.
+    /// The number of whole seconds until a permit is free, if none is free now.
     pub(super) fn take(&self, client: Option<&str>) -> Result<(), u64> {
         client.and_then(|name| self.of_clients.get(name)).unwrap_or(&self.open).take()
     }
 }
 
-/// Lets through as many as its rate says: all of a time at once, or one after the other at that pace.
+/// Permits the requests of its rate: all of a period at once, or one after the other at that pace.
 #[derive(Debug)]
 struct Limiter<C: Clock = DefaultClock>(RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>);
 
@@ -53,10 +53,10 @@ impl<C: Clock> Limiter<C> {
         Self(RateLimiter::direct_with_clock(quota.allow_burst(rate.count), clock))
     }
 
-    /// Lets one through.
+    /// Takes a permit for one request.
     ///
     /// # Errors
-    /// After how many whole seconds there will be room for one, if there is none now.
+    /// The number of whole seconds until a permit is free, if none is free now.
     fn take(&self) -> Result<(), u64> {
         self.0.check().map_err(|not_until| {
             let wait = not_until.wait_time_from(self.0.clock().now());
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn all_may_come_at_once_and_the_next_when_there_is_room_for_one() {
+    fn a_burst_takes_all_permits_which_return_one_by_one() {
         let (limiter, clock) = limiter("2/3s");
         assert_eq!([limiter.take(), limiter.take()], [Ok(()), Ok(())]);
         assert_eq!(limiter.take(), Err(2), "1.5 s, rounded up");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_does_not_use_up_room() {
+    fn a_refused_request_takes_no_permit() {
         let (limiter, clock) = limiter("1/s");
         assert_eq!(limiter.take(), Ok(()));
         assert!((0..100).all(|_| limiter.take() == Err(1)));
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_finer_than_any_clock_still_lets_through() {
+    fn a_rate_finer_than_any_clock_still_permits_requests() {
         let (limiter, _) = limiter("4000000000/s");
         assert!((0..10_000).all(|_| limiter.take() == Ok(())));
     }

@@ -1,4 +1,4 @@
-//! The server itself: connections, how many and how long, and their end.
+//! The server: accepts connections, limits their number and duration, and ends them.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -19,53 +19,55 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::connections::{Arriving, Connections, Standing, Turn, peer};
+use super::connections::{ActiveRequest, Arriving, ConnectionState, Connections, peer};
 use super::descriptors;
+use super::header_limits;
 use super::management::Peer;
 
-/// What connections may take.
+/// The limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// How many there are at once. Beyond, one that has no complete request is closed; if each has one, the next waits
-    /// to be accepted.
+    /// Maximum number of connections. At the limit, a connection without a complete request is closed; if each has one,
+    /// the next connection waits to be accepted.
     connections: usize,
-    /// How many of one peer. Beyond, the same holds for its own, but the next is closed.
+    /// Maximum number of connections of one peer. At the limit, the same holds for the peer's connections, except that
+    /// the next one is closed instead of waiting.
     per_peer: usize,
     /// How long a client may take to send the head of its first request.
     head: Duration,
-    /// How long a connection may be silent until the head of its next request has arrived.
+    /// How long a connection may be silent before the head of its next request has arrived.
     silence: Duration,
-    /// How long clients may take to finish their requests once the server is told to stop.
+    /// How long clients may take to finish their requests once the server stops.
     drain: Duration,
 }
 
-/// Twice what waits for the writer by default; some 20 KiB each.
+/// Twice the default length of the writer's queue; some 20 KiB per connection.
 const CONNECTIONS: usize = 8192;
-/// Enough for a slow TLS proxy, or a packet that is lost three times.
+/// Enough for a slow TLS proxy, or for a packet that is lost three times.
 const HEAD: Duration = Duration::from_secs(10);
-/// Longer than proxies commonly leave connections idle (60 s): they should be the ones to close them, since
-/// a request may be on its way meanwhile.
+/// Longer than proxies commonly leave connections idle (60 s): the proxy should close them, because a request may be on
+/// its way when the server closes one.
 const SILENCE: Duration = Duration::from_secs(75);
-/// How often is looked whether a connection may be closed for the next one, when none could.
+/// How often the server retries to close a connection for the next one, when none could be closed.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often at most is logged that connections are closed for others.
+/// Minimum time between two log lines about connections that were closed for others.
 const LOG: Duration = Duration::from_secs(10);
 
 impl Bounds {
-    /// Those of the listener for clients.
+    /// Returns the limits of the listener for clients.
     pub(crate) fn of_clients(per_peer: usize, drain: Duration) -> Self {
         let connections = descriptors::connections(CONNECTIONS);
         Self { connections, per_peer, head: HEAD, silence: SILENCE, drain }
     }
 
-    /// Those of the listener for health checks, which few ask, each at once.
+    /// Returns the limits of the listener for health checks, which has few clients and answers each immediately.
     pub(crate) fn of_health_checks() -> Self {
         Self { connections: 64, per_peer: 64, head: HEAD, silence: SILENCE, drain: Duration::from_secs(1) }
     }
 }
 
-/// Serves until told to stop, then answers what it has taken in. A client that has not finished its
-/// request by the end of `drain` is cut off: it has no answer, and nothing of it was kept.
+/// Serves until `stop`, then answers the requests that have arrived. A client that has not finished its request by the
+/// end of `drain` is cut off: it gets no answer, and nothing of its request is stored.
 pub(crate) async fn serve(
     bounds: Bounds,
     listener: TcpListener,
@@ -89,7 +91,7 @@ impl Server {
     async fn run(mut self, mut listener: TcpListener) {
         let stop = self.stop.clone();
         loop {
-            // In any order: neither those that end nor those that come may keep the others waiting.
+            // In any order: neither ending nor arriving connections may delay the others.
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(()) = self.connections.ended() => {}
@@ -103,11 +105,14 @@ impl Server {
         drop(listener);
         let all_ended = async { while self.connections.ended().await.is_some() {} };
         if timeout(self.bounds.drain, all_ended).await.is_err() {
-            tracing::warn!(drain = ?self.bounds.drain, "cut off clients that had not finished their requests");
+            tracing::warn!(
+                event = "connections.aborted", drain = ?self.bounds.drain,
+                "cut off clients that had not finished their requests"
+            );
         }
     }
 
-    /// Serves a connection, as soon as there is a place for it.
+    /// Serves a connection as soon as the limits permit it.
     async fn accept(&mut self, stream: TcpStream, address: SocketAddr) {
         let peer = peer(address.ip());
         if self.connections.of(peer) >= self.bounds.per_peer && !self.shed(Some(peer)) {
@@ -122,10 +127,10 @@ impl Server {
         }
         let (router, stop, bounds) = (self.router.clone(), self.stop.clone(), self.bounds);
         let address = Peer(address.ip());
-        self.connections.add(peer, |standing| connect(stream, address, router, stop, bounds, standing));
+        self.connections.add(peer, |state| connect(stream, address, router, stop, bounds, state));
     }
 
-    /// Closes some connections, if that can be.
+    /// Closes some connections, if possible; returns whether any was closed.
     fn shed(&mut self, peer: Option<IpAddr>) -> bool {
         let closed = self.connections.shed(peer);
         self.closed.add(closed);
@@ -133,74 +138,74 @@ impl Server {
     }
 }
 
-/// Logs, now and then, how many connections were closed for others.
+/// Logs, at most once in [`LOG`], how many connections were closed for others.
 #[derive(Default)]
 struct Closed {
-    since: usize,
+    closed: usize,
     logged_at: Option<Instant>,
 }
 
 impl Closed {
     fn add(&mut self, connections: usize) {
-        self.since += connections;
-        if self.since > 0 && self.logged_at.is_none_or(|at| at.elapsed() >= LOG) {
+        self.closed += connections;
+        if self.closed > 0 && self.logged_at.is_none_or(|at| at.elapsed() >= LOG) {
             tracing::warn!(
-                event = "connections_closed",
-                connections = self.since,
+                event = "connections.closed",
+                connections = self.closed,
                 "closed connections without a request, or beyond the bound of their address, to keep room for others"
             );
-            *self = Self { since: 0, logged_at: Some(Instant::now()) };
+            *self = Self { closed: 0, logged_at: Some(Instant::now()) };
         }
     }
 }
 
-/// Speaks HTTP/1 or HTTP/2 with a client, until it goes, is silent for too long, or has the answer to what
-/// it sent before the stop.
+/// Serves a client over HTTP/1 or HTTP/2 until it disconnects, is silent for too long, or, after `stop`, has the
+/// answers to the requests that it sent before.
 async fn connect(
     stream: TcpStream,
     address: Peer,
     router: Router,
     stop: CancellationToken,
     bounds: Bounds,
-    standing: Arc<Standing>,
+    state: Arc<ConnectionState>,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.silence).max_buf_size(HEADERS);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(bounds.silence);
     builder.http2().max_header_list_size(u32::try_from(HEADERS).unwrap_or(u32::MAX));
-    let heard = CancellationToken::new();
-    let on_request = heard.clone();
+    let request_arrived = CancellationToken::new();
+    let on_request = request_arrived.clone();
     let service = tower::service_fn(move |mut request: Request<_>| {
         on_request.cancel();
         request.extensions_mut().insert(address);
-        let turn = Turn::new(Arc::clone(&standing));
-        let request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&turn))));
+        let active_request = ActiveRequest::new(Arc::clone(&state));
+        let request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&active_request))));
         let answer = router.clone().oneshot(request);
         async move {
-            let _turn = turn;
+            let _active_request = active_request;
             answer.await
         }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
-    // hyper's own time-out begins only when it has seen which of the two versions it is.
-    let never_heard = async {
-        if timeout(bounds.head, heard.cancelled()).await.is_ok() {
+    // hyper's own timeout begins only once it has detected which of the two versions the client uses.
+    let no_request = async {
+        if timeout(bounds.head, request_arrived.cancelled()).await.is_ok() {
             pending::<()>().await;
         }
     };
-    // However a connection ends, it is only its client's business.
+    // How a connection ends concerns only its client.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = never_heard => return,
+        () = no_request => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }
 
-/// The most that is kept of a head before it is complete: above the limit of [`head`](super::head), so that the answer
-/// is a problem.
-const HEADERS: usize = 64 << 10;
+/// Maximum size of an incomplete head in memory, per connection: above the limit of [`head`](super::header_limits), so
+/// that the answer is a problem.
+const HEADERS: usize = header_limits::LIMIT + (4 << 10);
 
 #[cfg(test)]
 mod tests {
@@ -216,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// For whatever is to happen; it happens within milliseconds.
+    /// Maximum time to wait for any condition, which holds within milliseconds.
     const SOON: Duration = Duration::from_secs(30);
     /// Far longer than a test.
     const LONG: Duration = Duration::from_hours(1);
@@ -304,24 +309,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_that_finish_no_request_keep_nobody_out() {
-        let (_stop, address, _) = slow_server(BOUNDS).await;
+    async fn clients_that_finish_no_request_do_not_block_other_clients() {
         let stalled: &[&[u8]] =
             &[b"", b"GET / HTTP/1.1\r\n", b"POST /post HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"];
-        for bytes in stalled {
-            let mut clients = Vec::new();
-            for _ in 0..3 * BOUNDS.connections {
-                clients.push(sent(address, bytes).await);
+        // Each of the two bounds alone.
+        for bounds in [Bounds { per_peer: 1000, ..BOUNDS }, Bounds { connections: 1000, ..BOUNDS }] {
+            let (_stop, address, _) = slow_server(bounds).await;
+            for bytes in stalled {
+                let mut clients = Vec::new();
+                for _ in 0..30 {
+                    clients.push(sent(address, bytes).await);
+                }
+                ask(&mut TcpStream::connect(address).await.unwrap()).await;
+                let first = clients.swap_remove(0);
+                // The server resets a connection with bytes that it has not read.
+                assert_eq!(rest(first).await.unwrap_or_default(), "", "{bounds:?}");
             }
-            ask(&mut TcpStream::connect(address).await.unwrap()).await;
-            let first = clients.swap_remove(0);
-            // Reset, where it had sent what nobody read.
-            assert_eq!(rest(first).await.unwrap_or_default(), "");
         }
     }
 
     #[tokio::test]
-    async fn while_all_are_being_answered_the_next_waits() {
+    async fn a_connection_waits_while_all_others_are_being_answered() {
         let (_stop, address, slow) = slow_server(Bounds { connections: 1, ..BOUNDS }).await;
         let first = slow.request(address).await;
         let second = sent(address, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
@@ -332,8 +340,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_has_its_bound_and_others_are_served() {
+    async fn an_address_at_its_connection_limit_does_not_affect_other_addresses() {
         let (_stop, address, slow) = slow_server(Bounds { per_peer: 2, ..BOUNDS }).await;
+        // Of another address, and silent for longer than all of this one.
+        let mut elsewhere = connect_from(3, address).await;
         let mut idle = TcpStream::connect(address).await.unwrap();
         ask(&mut idle).await;
         let first = slow.request(address).await;
@@ -342,6 +352,7 @@ mod tests {
         assert_eq!(rest(idle).await.unwrap(), "");
         assert_eq!(rest(TcpStream::connect(address).await.unwrap()).await.unwrap_or_default(), "");
         ask(&mut connect_from(2, address).await).await;
+        ask(&mut elsewhere).await;
         slow.answers.add_permits(2);
         for client in [first, second] {
             assert!(rest(client).await.unwrap().ends_with("hello"));
@@ -349,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_never_ends_its_head_is_cut_off() {
+    async fn a_client_that_never_completes_its_head_is_disconnected() {
         let (_running, _stop, address) =
             server(Bounds { head: Duration::from_millis(50), silence: Duration::from_millis(50), ..BOUNDS })
                 .await;
@@ -364,10 +375,10 @@ mod tests {
         }
     }
 
-    /// What a client hears that sends such a head, all of it or up to where it is cut off.
+    /// Returns the answer to a client that sends this head, complete or cut off.
     async fn answer_to(head: String, address: SocketAddr) -> String {
         let mut client = TcpStream::connect(address).await.unwrap();
-        // The server does not wait for the end of what it will not read.
+        // The server does not wait for the end of a body that it will not read.
         let _ = timeout(SOON, client.write_all(head.as_bytes())).await.expect("the server reads or closes");
         let mut answer = Vec::new();
         let closed = async { while let Ok(1..) = client.read_buf(&mut answer).await {} };
@@ -376,7 +387,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_is_too_large_to_be_read_is_refused_without_a_body() {
+    async fn an_oversized_head_is_refused_without_a_body() {
         let (_running, _stop, address) = server(BOUNDS).await;
         let large = "x".repeat(1 << 20);
         for (head, status) in [
@@ -397,7 +408,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_the_stop_clients_that_ask_for_nothing_are_let_go_at_once() {
+    async fn shutdown_closes_connections_without_a_request_immediately() {
         let (running, stop, address) = server(BOUNDS).await;
         let silent = TcpStream::connect(address).await.unwrap();
         let mut idle = TcpStream::connect(address).await.unwrap();
@@ -410,15 +421,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_the_stop_a_client_that_does_not_finish_is_cut_off_when_patience_ends() {
+    async fn shutdown_disconnects_unfinished_clients_after_the_drain_time() {
         let (running, stop, address) = server(Bounds { drain: Duration::from_millis(50), ..BOUNDS }).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        // Who is served now came after it.
+        // A client that is served now connected after it.
         ask(&mut TcpStream::connect(address).await.unwrap()).await;
         stop.cancel();
         timeout(SOON, running).await.expect("the server ends").unwrap();
-        // Closed, or reset with what was never read.
+        // Closed, or reset because of the unread bytes.
         let _ = rest(slow).await;
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/requests/{id}`: a request, its deliveries, their attempts; and calling them off.
+//! `GET /v1/requests/{id}`: a request, its deliveries and their attempts; and the cancellation of deliveries.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -12,16 +12,16 @@ use throughline_snowflake::RequestId;
 use throughline_store::deliveries::{self, Cancelled, DeliveryState};
 use throughline_store::{Store, StoreError, StoredAttempt, StoredDelivery, StoredStatus, requests};
 
-use super::dead_letters::Asked;
+use super::dead_letters::Parameters;
 use super::problem::Problem;
-use crate::sweeper::Desk;
+use crate::sweeper::Operations;
 
-pub(super) const AWAY: &str = "The database does not answer.";
+pub(super) const NO_ANSWER: &str = "The database does not answer.";
 
-/// A request, and what became of it.
+/// A request and its deliveries.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Status {
-    /// 20 digits.
+    /// The request's id, 20 digits.
     #[schemars(with = "String")]
     request_id: RequestId,
     route: String,
@@ -29,32 +29,32 @@ pub(super) struct Status {
     ordering_key: Option<String>,
     accepted_at: DateTime<Utc>,
     content_type: String,
-    /// Of the body.
+    /// Size of the body, in bytes.
     body_bytes: u64,
-    /// Those that the route keeps, each a name and a value.
+    /// The headers that the route keeps, each a name and a value.
     headers: Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
-    /// The client that sent it, where clients are known.
+    /// Name of the client that sent the request, if clients are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
-    /// `topic/partition/offset` of the record that it was adopted from.
+    /// `topic/partition/offset` of the record from which the request was adopted.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
     deliveries: Vec<Delivery>,
 }
 
-/// Where the request stands at one destination.
+/// The state of the request at one destination.
 #[derive(Serialize, JsonSchema)]
 struct Delivery {
     destination: String,
-    /// `pending`, `retrying`, or how it ended: `delivered`, `dead` or `cancelled`.
+    /// `pending` or `retrying`; once it has ended, `delivered`, `dead` or `cancelled`.
     #[schemars(with = "String")]
     state: DeliveryState,
-    /// When something happens next, if nothing is heard before.
+    /// When the next step is due, unless an outcome arrives earlier.
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at: Option<DateTime<Utc>>,
-    /// What it waits for, while that costs no attempts: `breaker_open`, `limit`, `key_busy`, `token_unavailable`,
+    /// Why the delivery waits without spending an attempt: `breaker_open`, `limit`, `key_busy`, `token_unavailable`,
     /// `token_refused`, `unknown_destination` or `order`.
     #[serde(skip_serializing_if = "Option::is_none")]
     deferred_by: Option<String>,
@@ -70,7 +70,7 @@ struct Delivery {
     attempts: Vec<Attempt>,
 }
 
-/// One call of the destination.
+/// One call to the destination.
 #[derive(Serialize, JsonSchema)]
 struct Attempt {
     number: u32,
@@ -87,7 +87,7 @@ struct Attempt {
     response_excerpt: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
-    /// `topic/partition/offset` of the record by which it was made.
+    /// `topic/partition/offset` of the record that caused the attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
 }
@@ -99,7 +99,7 @@ pub(super) async fn request(
     status(&store, parse(id)?).await
 }
 
-/// `GET /v1/requests/{id}/body`: the body, byte for byte as it came.
+/// `GET /v1/requests/{id}/body`: returns the body, byte for byte as it arrived.
 pub(super) async fn body(State(store): State<Store>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = parse(id)?;
     let found = requests::body(store.connection(), id).await.map_err(|error| failed(&error, id))?;
@@ -107,29 +107,32 @@ pub(super) async fn body(State(store): State<Store>, Path(id): Path<String>) -> 
     Ok(([(CONTENT_TYPE, content_type)], body).into_response())
 }
 
-/// `POST /v1/requests/{id}/cancel`: what has not ended is called off, and the request's status answered.
+/// `POST /v1/requests/{id}/cancel`: cancels the deliveries that have not ended, and returns the request's status.
 pub(super) async fn cancel(
-    State(desk): State<Desk>,
+    State(operations): State<Operations>,
     Path(id): Path<String>,
-    mut asked: Asked,
+    mut parameters: Parameters,
 ) -> Result<Json<Status>, Problem> {
     let id = parse(id)?;
-    let destination = asked.text("destination");
-    asked.finish()?;
+    let destination = parameters.text("destination");
+    parameters.finish()?;
     let destination = destination.as_deref();
     let cancelled = async {
-        let transaction = desk.store.begin().await?;
-        let cancelled = deliveries::cancel(&transaction, id, destination, desk.clock.now()).await?;
+        let transaction = operations.store.begin().await?;
+        let cancelled = deliveries::cancel(&transaction, id, destination, operations.clock.now()).await?;
         transaction.commit().await?;
         Ok(cancelled)
     };
     match cancelled.await.map_err(|error| failed(&error, id))? {
         Cancelled::Some(destinations) => {
-            tracing::info!(request_id = %id, ?destinations, "deliveries were cancelled");
-            desk.metrics.cancelled(&destinations);
-            // The next one of its lane may go.
-            desk.ring();
-            status(&desk.store, id).await
+            tracing::info!(
+                event = "deliveries.cancelled", request_id = %id, ?destinations,
+                "deliveries were cancelled"
+            );
+            operations.metrics.cancelled(&destinations);
+            // The next delivery of the same ordering group may be due now.
+            operations.wake_sweeper();
+            status(&operations.store, id).await
         }
         Cancelled::AllEnded => Err(Problem::HasEnded(id)),
         Cancelled::Unknown => Err(Problem::RequestUnknown(id)),
@@ -147,9 +150,12 @@ pub(super) fn parse(id: String) -> Result<RequestId, Problem> {
 
 pub(super) fn failed(error: &StoreError, request_id: RequestId) -> Problem {
     if error.is_unavailable() {
-        return Problem::Unavailable(AWAY);
+        return Problem::Unavailable(NO_ANSWER);
     }
-    tracing::error!(%error, %request_id, "a request cannot be read or changed");
+    tracing::error!(
+        event = "request.access_failed", %error, %request_id,
+        "a request cannot be read or changed"
+    );
     Problem::Internal
 }
 

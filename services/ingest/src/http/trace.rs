@@ -1,4 +1,4 @@
-//! The SERVER span of a request, after OpenTelemetry's conventions for HTTP.
+//! The SERVER span of a request, according to OpenTelemetry's conventions for HTTP.
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
@@ -6,12 +6,12 @@ use axum::response::Response;
 use tracing::field::Empty;
 use tracing::{Instrument as _, info_span};
 
-use super::measured::{self, OTHER};
+use super::metrics::{self, OTHER};
 
-/// Continues the client's trace, if it sent one, and says how the request was answered.
+/// Continues the client's trace, if it sent one, and records the status of the answer.
 pub(super) async fn server_span(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let method = measured::method(request.method());
+    let method = metrics::method(request.method());
     let name = if method == OTHER { "HTTP" } else { method };
     let span = info_span!(
         "request",

@@ -1,16 +1,16 @@
-//! Publishes committed requests to Kafka, in the order of ids.
+//! Publishes committed requests to Kafka, in the order of their ids.
 //!
-//! As a rule from memory. The outbox table is the source at the start, after a failure, when the window of
-//! unacknowledged requests is full, and for requests of another node. The publisher reads the table page by page and
-//! returns to memory at its end, also while the writer commits ([`handover`] proves that no request falls between the
-//! two, or comes from both).
+//! Normally the publisher takes requests from memory. It reads the outbox table at start, after a failure, when the
+//! in-flight limit is reached, and for requests of another node. It reads the table page by page and
+//! returns to memory at its end, even while the writer commits ([`publish_queue`] proves that no request falls between
+//! the two sources or comes from both).
 
-mod handover;
-mod removal;
+mod in_flight;
+mod outbox_cleaner;
+mod publish_queue;
 mod send;
 #[cfg(test)]
 mod tests;
-mod window;
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -33,48 +33,52 @@ use tokio::sync::{MutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::handover::Fresh;
-pub(crate) use self::handover::{Gate, Handover, Source};
-use self::removal::{Refused, Remover, Settled};
+pub(crate) use self::in_flight::InFlightLimit;
+use self::in_flight::InFlightPermit;
+use self::outbox_cleaner::{Finished, OutboxCleaner, Refused};
+use self::publish_queue::Queued;
+pub(crate) use self::publish_queue::{PublishQueue, QueueState, ReadFrom};
 use self::send::unroutable;
 pub(crate) use self::send::{note, outgoing, size_of, stub};
-use self::window::Hold;
-pub(crate) use self::window::Window;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Warning};
 use crate::metrics::Metrics;
 use crate::node::Lease;
 use crate::refusals::{DeadLetters, Stub};
 
-/// How long a read of the table may keep the writer from committing.
-const GATED_READ: Duration = Duration::from_secs(1);
+const PUBLISH_FAILED: Warning =
+    Warning { event: "requests.publish_failed", message: "cannot publish requests" };
+const READ_FAILED: Warning = Warning { event: "outbox.read_failed", message: "cannot read the outbox" };
 
-/// What the publisher works with.
-pub(crate) struct Terms {
+/// How long a read of the table may block the writer's commits.
+const BLOCKING_READ: Duration = Duration::from_secs(1);
+
+/// The publisher's settings and dependencies.
+pub(crate) struct Context {
     pub(crate) lease: Lease,
-    /// Each route's topic.
+    /// The topic of each route.
     pub(crate) topics: BTreeMap<String, String>,
     pub(crate) keys: Keys,
-    /// Most rows read from the table at once, and most bytes of bodies.
+    /// Maximum number of rows, and of bytes of bodies, in one page of the table.
     pub(crate) page_rows: u64,
     pub(crate) page_bytes: u64,
-    /// How long a delivery may stay silent from its publication on.
-    pub(crate) patience: TimeDelta,
+    /// Redelivery timeout: how long a delivery may go without an outcome after its publication.
+    pub(crate) redelivery_timeout: TimeDelta,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
-    /// Stop at once: what is left in the outbox is published by the next owner.
+    /// Stops the publisher immediately: the next owner publishes the rows left in the outbox.
     pub(crate) hard: CancellationToken,
 }
 
 pub(crate) struct Publisher {
-    terms: Terms,
+    context: Context,
     store: Store,
     producer: Producer,
-    window: Arc<Window>,
-    gate: Arc<Gate>,
-    fresh: mpsc::UnboundedReceiver<Fresh>,
+    in_flight: Arc<InFlightLimit>,
+    queue_state: Arc<QueueState>,
+    fresh: mpsc::UnboundedReceiver<Queued>,
     sent: FuturesUnordered<BoxFuture<'static, Sent>>,
-    settled: mpsc::UnboundedSender<Settled>,
-    /// A record that was not taken although it may be later: what comes after it must wait.
+    settled: mpsc::UnboundedSender<Finished>,
+    /// A record was not taken, but may be taken later: the records after it must wait.
     failure: Option<Failure>,
 }
 
@@ -83,63 +87,81 @@ pub(crate) struct Publisher {
 enum Failure {
     #[error(transparent)]
     Send(#[from] SendError),
-    /// Another node may have taken over what is in the outbox, and publish it.
-    #[error("the lease of the node id has run out")]
+    /// Another node may have taken over the rows of the outbox and may publish them.
+    #[error("the lease of the node id has expired")]
     Unleased,
 }
 
-/// A record that the broker has answered for.
+/// A record, with the broker's answer.
 struct Sent {
     id: RequestId,
     accepted_at: DateTime<Utc>,
     stub: Stub,
-    hold: Hold,
+    permit: InFlightPermit,
     result: Result<Position, SendError>,
 }
 
-/// What the table gave.
+/// The result of reading the table.
 enum Page {
     Rows(Vec<OutboxRequest>),
-    /// The rest is published, and commits come from memory.
+    /// The remaining rows are published, and commits come from memory.
     End,
 }
 
-/// Told to stop at once.
+/// The publisher must stop immediately.
 struct Stopped;
 
-/// Makes the publisher, the task that empties the outbox behind it, and the writer's end.
+/// Creates the publisher, the outbox cleaner, and the writer's end of the publish queue.
 pub(crate) fn publisher(
-    terms: Terms,
+    context: Context,
     store: Store,
     dead_letters: DeadLetters,
-    window: Arc<Window>,
-) -> (Publisher, impl Future<Output = Result<(), StoreError>> + Send, Handover) {
-    let (handover, gate, fresh) = handover::handover(Arc::clone(&window));
-    // Bounded by the window: each entry holds a share of it.
+    in_flight: Arc<InFlightLimit>,
+) -> (Publisher, impl Future<Output = Result<(), StoreError>> + Send, PublishQueue) {
+    let (publish_queue, queue_state, fresh) = publish_queue::publish_queue(Arc::clone(&in_flight));
+    // Bounded by the in-flight limit: each entry has a permit.
     let (sender, settled) = mpsc::unbounded_channel();
-    let hard = terms.hard.clone();
-    let (clock, patience, metrics) = (terms.clock.clone(), terms.patience, terms.metrics.clone());
+    let hard = context.hard.clone();
+    let (clock, redelivery_timeout, metrics) =
+        (context.clock.clone(), context.redelivery_timeout, context.metrics.clone());
     let producer = dead_letters.producer.clone();
-    let remover = Remover { settled, store: store.clone(), dead_letters, clock, patience, metrics, hard };
+    let outbox_cleaner = OutboxCleaner {
+        settled,
+        store: store.clone(),
+        dead_letters,
+        clock,
+        redelivery_timeout,
+        metrics,
+        hard,
+    };
     let sent = FuturesUnordered::new();
-    let publisher =
-        Publisher { terms, store, producer, window, gate, fresh, sent, settled: sender, failure: None };
-    (publisher, remover.run(), handover)
+    let publisher = Publisher {
+        context,
+        store,
+        producer,
+        in_flight,
+        queue_state,
+        fresh,
+        sent,
+        settled: sender,
+        failure: None,
+    };
+    (publisher, outbox_cleaner.run(), publish_queue)
 }
 
 impl Publisher {
-    /// What has others make the publisher look in the table.
-    pub(crate) fn gate(&self) -> Arc<Gate> {
-        Arc::clone(&self.gate)
+    /// Returns the state of the publish queue, through which other tasks make the publisher read the table.
+    pub(crate) fn queue_state(&self) -> Arc<QueueState> {
+        Arc::clone(&self.queue_state)
     }
 
-    /// Runs until the writer is gone and all it committed is published, or until told to stop.
+    /// Runs until the writer has ended and all its commits are published, or until a hard stop.
     pub(crate) async fn run(mut self) -> Result<(), StoreError> {
         loop {
-            self.terms.metrics.publisher_reads(Source::Table);
+            self.context.metrics.publisher_reads(ReadFrom::Table);
             let flow = match self.catch_up().await? {
                 Ok(()) => {
-                    self.terms.metrics.publisher_reads(Source::Memory);
+                    self.context.metrics.publisher_reads(ReadFrom::Memory);
                     self.follow_the_writer().await
                 }
                 Err(Stopped) => ControlFlow::Break(()),
@@ -150,18 +172,19 @@ impl Publisher {
         }
     }
 
-    /// Publishes from memory as the writer commits. Ends when the table is the source again, or for good.
+    /// Publishes from memory as the writer commits. Returns when the table is the source again, or when the publisher
+    /// must end.
     async fn follow_the_writer(&mut self) -> ControlFlow<()> {
-        let gate = Arc::clone(&self.gate);
+        let queue_state = Arc::clone(&self.queue_state);
         loop {
             tokio::select! {
                 biased;
-                () = self.terms.hard.cancelled() => return ControlFlow::Break(()),
-                // Before the writer's end: what it left to the table is to be published too.
-                () = gate.look.notified() => break,
+                () = self.context.hard.cancelled() => return ControlFlow::Break(()),
+                // Checked before the writer's end: requests that the writer left to the table must be published too.
+                () = queue_state.look.notified() => break,
                 Some(sent) = self.sent.next(), if !self.sent.is_empty() => self.settle(sent),
                 fresh = self.fresh.recv() => match fresh {
-                    Some((request, hold)) => self.enqueue(request, hold),
+                    Some((request, permit)) => self.enqueue(request, permit),
                     None if self.settle_all().await.is_err() => return ControlFlow::Break(()),
                     None if self.failure.is_none() => return ControlFlow::Break(()),
                     None => {}
@@ -171,34 +194,34 @@ impl Publisher {
                 break;
             }
         }
-        // From here on nothing comes from memory; requests that are still there are in the table too.
-        *gate.source().await = Source::Table;
+        // From here on, no request comes from memory; requests still in the channel are in the table too.
+        *queue_state.source().await = ReadFrom::Table;
         while self.fresh.try_recv().is_ok() {}
         ControlFlow::Continue(())
     }
 
-    /// Publishes page after page from the table, the next one while the last is under way, until commits come from
+    /// Publishes the table page by page, the next page while the previous one is in flight, until commits come from
     /// memory again.
     async fn catch_up(&mut self) -> Result<Result<(), Stopped>, StoreError> {
         let mut backoff = Backoff::default();
-        let hard = self.terms.hard.clone();
+        let hard = self.context.hard.clone();
         let mut after = None;
         let mut is_near_end = false;
         loop {
             if after.is_none() {
-                // From the beginning: rows of records that are under way would be published twice.
+                // Before a read from the beginning: rows of records in flight would be published twice.
                 if self.settle_all().await.is_err() {
                     return Ok(Err(Stopped));
                 }
                 if let Some(error) = self.failure.take()
-                    && !backoff.pause(&hard, "records cannot be published", &error).await
+                    && !backoff.pause(&hard, PUBLISH_FAILED, &error).await
                 {
                     return Ok(Err(Stopped));
                 }
             }
             let page = if is_near_end {
-                let gate = Arc::clone(&self.gate);
-                let Ok(source) = self.settling(gate.source()).await else { return Ok(Err(Stopped)) };
+                let queue_state = Arc::clone(&self.queue_state);
+                let Ok(source) = self.settling(queue_state.source()).await else { return Ok(Err(Stopped)) };
                 self.finish(after, source).await
             } else {
                 self.read_page(after).await.map(Page::Rows)
@@ -206,15 +229,15 @@ impl Publisher {
             let rows = match page {
                 Ok(Page::End) => return Ok(Ok(())),
                 Ok(Page::Rows(rows)) => rows,
-                Err(error) if error.is_unavailable() => {
-                    if !backoff.pause(&hard, "the outbox cannot be read", &error).await {
+                Err(error) if !error.is_about_data() => {
+                    if !backoff.pause(&hard, READ_FAILED, &error).await {
                         return Ok(Err(Stopped));
                     }
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            // Between two reads that keep the writer waiting there is one that does not.
+            // Between two reads that block the writer, at least one read does not.
             is_near_end = !is_near_end && self.is_all(&rows);
             after = rows.last().map(|request| request.id).or(after);
             if self.publish(rows).await.is_err() {
@@ -226,14 +249,14 @@ impl Publisher {
         }
     }
 
-    /// Publishes the rest of the table while no commit is under way, and has commits come from memory from then on. If
-    /// the rest is more than a page, or than the window has room for, gives what of it is still to be published.
+    /// Publishes the rest of the table while no commit is in progress, and makes memory the source from then on. If the
+    /// rest is more than a page, or than the in-flight limit allows, returns the rows that remain to be published.
     async fn finish(
         &mut self,
         after: Option<RequestId>,
-        mut source: MutexGuard<'_, Source>,
+        mut source: MutexGuard<'_, ReadFrom>,
     ) -> Result<Page, StoreError> {
-        let Ok(rows) = timeout(GATED_READ, self.read_page(after)).await else {
+        let Ok(rows) = timeout(BLOCKING_READ, self.read_page(after)).await else {
             return Ok(Page::Rows(Vec::new()));
         };
         let rows = rows?;
@@ -243,49 +266,50 @@ impl Publisher {
         let mut rows = rows.into_iter();
         while self.failure.is_none() {
             let Some(request) = rows.next() else {
-                *source = Source::Memory;
+                *source = ReadFrom::Memory;
                 return Ok(Page::End);
             };
-            let Some(hold) = self.window.try_hold(request.id, size_of(&request)) else {
+            let Some(permit) = self.in_flight.try_acquire(request.id, size_of(&request)) else {
                 return Ok(Page::Rows(iter::once(request).chain(rows).collect()));
             };
-            self.enqueue(request, hold);
+            self.enqueue(request, permit);
         }
         Ok(Page::Rows(Vec::new()))
     }
 
-    /// Whether a page holds all rows that there were after its predecessor: neither bound cut it short.
+    /// Returns whether a page holds all rows after its predecessor, that is, whether neither limit cut it short.
     fn is_all(&self, page: &[OutboxRequest]) -> bool {
         let bytes: u64 = page.iter().map(|request| request.body.len() as u64).sum();
-        (page.len() as u64) < self.terms.page_rows && bytes < self.terms.page_bytes
+        (page.len() as u64) < self.context.page_rows && bytes < self.context.page_bytes
     }
 
     async fn read_page(&mut self, after: Option<RequestId>) -> Result<Vec<OutboxRequest>, StoreError> {
-        let Terms { page_rows, page_bytes, .. } = self.terms;
-        outbox::pending(self.store.connection(), self.terms.lease.node(), after, page_rows, page_bytes).await
+        let Context { page_rows, page_bytes, .. } = self.context;
+        outbox::pending(self.store.connection(), self.context.lease.node(), after, page_rows, page_bytes)
+            .await
     }
 
-    /// Publishes rows of the table as far as they are taken; the rest comes again.
+    /// Publishes rows of the table until one is not taken; the remaining rows are read again.
     async fn publish(&mut self, page: Vec<OutboxRequest>) -> Result<(), Stopped> {
         for request in page {
-            let hold = self.hold(&request).await?;
+            let permit = self.acquire(&request).await?;
             if self.failure.is_some() {
                 break;
             }
-            self.enqueue(request, hold);
+            self.enqueue(request, permit);
         }
         Ok(())
     }
 
-    /// Waits for a share of the window.
-    async fn hold(&mut self, request: &OutboxRequest) -> Result<Hold, Stopped> {
-        let window = Arc::clone(&self.window);
-        self.settling(window.hold(request.id, size_of(request))).await?.ok_or(Stopped)
+    /// Waits for an in-flight permit.
+    async fn acquire(&mut self, request: &OutboxRequest) -> Result<InFlightPermit, Stopped> {
+        let in_flight = Arc::clone(&self.in_flight);
+        self.settling(in_flight.acquire(request.id, size_of(request))).await?.ok_or(Stopped)
     }
 
-    /// Waits for something, and meanwhile settles records that the broker answers for.
+    /// Waits for a future, and meanwhile settles records that the broker answers.
     async fn settling<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, Stopped> {
-        let hard = self.terms.hard.clone();
+        let hard = self.context.hard.clone();
         let mut awaited = pin!(awaited);
         loop {
             tokio::select! {
@@ -296,20 +320,20 @@ impl Publisher {
         }
     }
 
-    /// Hands a record to librdkafka, which keeps the order from there. What is not taken now is still
-    /// in the table, and nothing may overtake it.
-    fn enqueue(&mut self, request: OutboxRequest, hold: Hold) {
-        if !self.terms.lease.is_valid() {
+    /// Passes a record to librdkafka, which keeps the order from there. A record that is not taken now is still in the
+    /// table, and no other record may overtake it.
+    fn enqueue(&mut self, request: OutboxRequest, permit: InFlightPermit) {
+        if !self.context.lease.is_valid() {
             self.failure = Some(Failure::Unleased);
             return;
         }
         let (id, accepted_at) = (request.id, request.accepted_at);
-        let Some(topic) = self.terms.topics.get(&request.route) else {
+        let Some(topic) = self.context.topics.get(&request.route) else {
             let error = format!("the configuration has no route {}", request.route);
-            return self.refuse(id, unroutable(request), DeadReason::Unroutable, error, hold);
+            return self.refuse(id, unroutable(request), DeadReason::Unroutable, error, permit);
         };
-        let (metrics, route) = (self.terms.metrics.clone(), request.route.clone());
-        let signature = (&self.terms.keys, Kind::Request);
+        let (metrics, route) = (self.context.metrics.clone(), request.route.clone());
+        let signature = (&self.context.keys, Kind::Request);
         let (record, span) = outgoing(topic, request, signature, |record| record.to_headers());
         match self.producer.enqueue(&record) {
             Ok(acknowledgement) => {
@@ -319,44 +343,44 @@ impl Publisher {
                     if result.is_ok() {
                         metrics.published(&route);
                     }
-                    Sent { id, accepted_at, stub, hold, result }
+                    Sent { id, accepted_at, stub, permit, result }
                 });
                 self.sent.push(sent.boxed());
             }
             Err(error) if error.is_refusal() => {
-                self.refuse(id, record.into(), DeadReason::Unpublishable, error.to_string(), hold);
+                self.refuse(id, record.into(), DeadReason::Unpublishable, error.to_string(), permit);
             }
             Err(error) => self.failure = Some(error.into()),
         }
     }
 
-    /// Waits until nothing is under way and all that was published is out of the table.
+    /// Waits until no record is in flight and all published rows are removed from the table.
     async fn settle_all(&mut self) -> Result<(), Stopped> {
-        let hard = self.terms.hard.clone();
+        let hard = self.context.hard.clone();
         while !self.sent.is_empty() {
             if let Some(sent) = hard.run_until_cancelled(self.sent.next()).await.ok_or(Stopped)? {
                 self.settle(sent);
             }
         }
         let (answer, flushed) = oneshot::channel();
-        self.settled.send(Settled::Flush(answer)).map_err(|_| Stopped)?;
+        self.settled.send(Finished::Flush(answer)).map_err(|_| Stopped)?;
         hard.run_until_cancelled(flushed).await.and_then(Result::ok).ok_or(Stopped)
     }
 
     fn settle(&mut self, sent: Sent) {
         match sent.result {
             Ok(_) => {
-                // Without a remover the process is ending, and the row stays.
-                let _ = self.settled.send(Settled::Published(sent.id, sent.accepted_at, sent.hold));
+                // If the outbox cleaner has ended, the process is ending, and the row stays.
+                let _ = self.settled.send(Finished::Published(sent.id, sent.accepted_at, sent.permit));
             }
             Err(error) if error.is_refusal() => {
-                self.refuse(sent.id, sent.stub, DeadReason::Unpublishable, error.to_string(), sent.hold);
+                self.refuse(sent.id, sent.stub, DeadReason::Unpublishable, error.to_string(), sent.permit);
             }
             Err(error) => self.failure = Some(error.into()),
         }
     }
 
-    fn refuse(&self, id: RequestId, stub: Stub, reason: DeadReason, error: String, hold: Hold) {
-        let _ = self.settled.send(Settled::Refused(Refused { id, stub, reason, error, hold }));
+    fn refuse(&self, id: RequestId, stub: Stub, reason: DeadReason, error: String, permit: InFlightPermit) {
+        let _ = self.settled.send(Finished::Refused(Refused { id, stub, reason, error, permit }));
     }
 }

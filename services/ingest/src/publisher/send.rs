@@ -1,40 +1,41 @@
-//! A request as a record, with its PRODUCER span.
+//! A request as a Kafka record, with its PRODUCER span.
 
 use bytes::Bytes;
 use throughline_kafka::{Outgoing, Position, SendError};
-use throughline_messages::{Headers, Keys, Kind, RequestRecord, TraceContext};
+use throughline_messages::{Headers, Keys, Kind, RequestRecord, RouteRecord, TraceContext};
 use throughline_store::OutboxRequest;
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
 use crate::refusals::Stub;
 
-/// Bytes of a record's fixed headers, its signature among them, and of librdkafka's bookkeeping for it.
+/// Bytes of a record's fixed headers, including its signature, and of librdkafka's bookkeeping for it.
 const OVERHEAD: usize = 640;
 
-/// Bytes that a request takes as a record, at most.
+/// Returns the maximum size of a request as a record, in bytes.
 pub(crate) fn size_of(request: &OutboxRequest) -> usize {
     let trace =
         |trace: &TraceContext| trace.traceparent.len() + trace.tracestate.as_ref().map_or(0, String::len);
-    // Each name that is held is a header of its own.
-    let held: usize = request.held.iter().map(|destination| destination.len() + 64).sum();
+    // Each destination has a header of its own.
+    let destinations: usize = request.destinations.iter().map(|destination| destination.len() + 64).sum();
     OVERHEAD
         + request.body.len()
         + request.ordering_key.as_ref().map_or(0, String::len)
         + request.route.len()
         + request.content_type.len()
         + request.trace.as_ref().map_or(0, trace)
-        + held
+        + destinations
 }
 
-/// The record of a request for a topic, and the span of its sending, which is over when dropped.
+/// Creates the record of a request for a topic, and the span of its sending, which ends when it is dropped.
 ///
-/// `headers` makes the record's headers from what they say of the request. It is signed as what it is.
+/// `headers` makes the record's headers from the description of the request. The record is signed as a record of
+/// `kind`.
 pub(crate) fn outgoing(
     topic: &str,
     request: OutboxRequest,
     (keys, kind): (&Keys, Kind),
-    headers: impl FnOnce(RequestRecord) -> Headers,
+    headers: impl FnOnce(RouteRecord) -> Headers,
 ) -> (Outgoing, Span) {
     let span = send_span(topic, &request);
     let trace = throughline_telemetry::context_of(&span).or_else(|| request.trace.clone());
@@ -44,13 +45,13 @@ pub(crate) fn outgoing(
     (Outgoing { topic: topic.to_owned(), key: Some(key), headers, payload }, span)
 }
 
-/// What there is to tell of a request that nobody knows where to publish.
+/// Returns the dead-letter data of a request that has no topic.
 pub(super) fn unroutable(request: OutboxRequest) -> Stub {
-    stub(request, |request| request.to_headers())
+    stub(request, |record| record.to_headers())
 }
 
-/// What there is to tell of a request that is not published.
-pub(crate) fn stub(request: OutboxRequest, headers: impl FnOnce(RequestRecord) -> Headers) -> Stub {
+/// Returns the dead-letter data of a request that is not published.
+pub(crate) fn stub(request: OutboxRequest, headers: impl FnOnce(RouteRecord) -> Headers) -> Stub {
     let (key, trace) = (key_of(&request), request.trace.clone());
     Stub { key: Some(key), headers: headers(record_of(request, trace)) }
 }
@@ -59,15 +60,9 @@ fn key_of(request: &OutboxRequest) -> Bytes {
     request.ordering_key.clone().unwrap_or_else(|| request.id.to_string()).into()
 }
 
-fn record_of(request: OutboxRequest, trace: Option<TraceContext>) -> RequestRecord {
-    RequestRecord {
-        id: request.id,
-        route: request.route,
-        accepted_at: request.accepted_at,
-        content_type: request.content_type,
-        trace,
-        held: request.held,
-    }
+fn record_of(request: OutboxRequest, trace: Option<TraceContext>) -> RouteRecord {
+    let OutboxRequest { id, route, accepted_at, content_type, destinations, .. } = request;
+    RouteRecord { request: RequestRecord { id, route, accepted_at, content_type, trace }, destinations }
 }
 
 fn send_span(topic: &str, request: &OutboxRequest) -> Span {
@@ -93,7 +88,7 @@ fn send_span(topic: &str, request: &OutboxRequest) -> Span {
     span
 }
 
-/// Writes into the span how the sending ended.
+/// Records the result of the sending in the span.
 pub(crate) fn note(span: &Span, sent: &Result<Position, SendError>) {
     match sent {
         Ok(position) => {

@@ -1,10 +1,10 @@
-//! Deliveries whose time has come: retries and what was deferred are published, what has expired is ended, what was
-//! lost is found, and dead letters are replayed. Each in a task of its own, so that none keeps another one waiting.
+//! Handles due deliveries: publishes retries and deferred deliveries, ends expired ones, finds lost ones, and replays
+//! dead letters. Each of these runs in its own task, so that none delays another.
 
 mod expirer;
 mod replayer;
+mod republisher;
 mod resend;
-mod seeker;
 #[cfg(test)]
 mod tests;
 
@@ -15,32 +15,36 @@ use chrono::{DateTime, Utc};
 use throughline_clock::Clock;
 use throughline_kafka::{KafkaError, SendError};
 use throughline_store::claims::Due;
-use throughline_store::{Store, StoreError, deliveries, holds};
+use throughline_store::{Store, StoreError, deliveries, slow_starts};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::expirer::Expirer;
 pub(crate) use self::replayer::Replayer;
+pub(crate) use self::republisher::Republisher;
 use self::resend::PUBLISH_DEADLINE;
 pub(crate) use self::resend::Resender;
-pub(crate) use self::seeker::Seeker;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Warning};
 use crate::metrics::Metrics;
 
-/// Longest time without a look: other replicas write due times too.
+const PUBLISH_FAILED: Warning =
+    Warning { event: "deliveries.publish_failed", message: "cannot publish due deliveries" };
+
+/// Longest sleep between two checks: other replicas write due times too.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-/// Shortest time without a look, when there was nothing to do: what is due may be another's to publish.
+/// Shortest sleep after a check that found nothing: another replica may be publishing the due deliveries.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
-/// Wakes the sweeper when something is due earlier than it knows, and the replayer when a replay has begun.
+
+/// Wakes the sweeper when a delivery is due earlier than it knows, and the replayer when a replay has begun.
 #[derive(Debug, Default)]
-pub(crate) struct Alarm {
+pub(crate) struct Wake {
     due: Notify,
     replay: Notify,
 }
 
-impl Alarm {
-    /// Something is due at `due_at`. What comes after the sweeper's next look is none of its business yet.
+impl Wake {
+    /// Announces a delivery that is due at `due_at`. The sweeper's next check finds later ones by itself.
     pub(crate) fn set(&self, due_at: DateTime<Utc>, now: DateTime<Utc>) {
         if due_at < now + LONGEST_SLEEP {
             self.due.notify_one();
@@ -48,31 +52,31 @@ impl Alarm {
     }
 }
 
-/// What changes deliveries at somebody's wish, and has the sweeper look at once.
+/// Changes deliveries for API clients, and makes the sweeper check immediately.
 #[derive(Debug, Clone)]
-pub(crate) struct Desk {
+pub(crate) struct Operations {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) metrics: Metrics,
 }
 
-impl Desk {
-    /// Something may be due now.
-    pub(crate) fn ring(&self) {
-        self.alarm.due.notify_one();
+impl Operations {
+    /// Wakes the sweeper: a delivery may be due now.
+    pub(crate) fn wake_sweeper(&self) {
+        self.wake.due.notify_one();
     }
 
-    /// A replay has begun.
-    pub(crate) fn replay(&self) {
-        self.alarm.replay.notify_one();
+    /// Wakes the replayer: a replay has begun.
+    pub(crate) fn wake_replayer(&self) {
+        self.wake.replay.notify_one();
     }
 }
 
-/// Publishes what waited for its time, and lets holds release what waits for its destination.
+/// Publishes deliveries that have become due, and lets slow starts release deliveries that wait for their destination.
 pub(crate) struct Sweeper {
     pub(crate) resender: Resender,
-    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) wake: Arc<Wake>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,14 +87,14 @@ enum SweepError {
     Send(#[from] SendError),
     #[error(transparent)]
     Broker(#[from] KafkaError),
-    #[error("the broker has not acknowledged them within {PUBLISH_DEADLINE:?}")]
+    #[error("the broker did not acknowledge the records within {PUBLISH_DEADLINE:?}")]
     Late,
-    #[error("told to stop")]
+    #[error("stopped by the shutdown")]
     Stopped,
 }
 
 impl Sweeper {
-    /// Runs until told to stop.
+    /// Runs until shutdown.
     pub(crate) async fn run(self) -> Result<(), std::convert::Infallible> {
         let mut backoff = Backoff::default();
         let soft = self.resender.shutdown.soft().clone();
@@ -101,7 +105,7 @@ impl Sweeper {
                     swept > 0 || soft.run_until_cancelled(self.sleep()).await.is_some()
                 }
                 Err(SweepError::Stopped) => false,
-                Err(error) => backoff.pause(&soft, "due deliveries cannot be published", &error).await,
+                Err(error) => backoff.pause(&soft, PUBLISH_FAILED, &error).await,
             };
             if !goes_on {
                 break;
@@ -110,35 +114,35 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Until something is due, or the alarm goes off.
+    /// Sleeps until a delivery is due, or until [`Wake`] wakes the sweeper.
     async fn sleep(&self) {
         let next = deliveries::next_due(self.resender.store.connection()).await.ok().flatten();
         let left = next.map(|next| (next - self.resender.clock.now()).to_std().unwrap_or_default());
         let sleep = left.unwrap_or(LONGEST_SLEEP).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
         // Whichever comes first.
-        let _ = timeout(sleep, self.alarm.due.notified()).await;
+        let _ = timeout(sleep, self.wake.due.notified()).await;
     }
 
-    /// Publishes a batch of what is due; says how many that were.
-    async fn step(&self, after_trouble: bool) -> Result<usize, SweepError> {
+    /// Publishes a batch of due deliveries; returns how many.
+    async fn step(&self, after_failure: bool) -> Result<usize, SweepError> {
         let Resender { store, clock, shutdown, .. } = &self.resender;
-        if after_trouble {
+        if after_failure {
             self.resender.probe().await?;
         }
-        // In a box: it is large.
-        let release = Box::pin(holds::release(store, clock.now()));
+        // Boxed, because the future is large.
+        let release = Box::pin(slow_starts::release(store, clock.now()));
         unless_stopped(shutdown.soft(), release).await?;
         self.resender.sweep(Due::Planned, clock.now()).await
     }
 }
 
-/// Does something that may be cut short when the process is told to stop: what is not published yet stays due.
+/// Runs an operation that shutdown may interrupt: unpublished deliveries stay due.
 async fn unless_stopped<T, E>(
     stop: &CancellationToken,
-    what: impl Future<Output = Result<T, E>>,
+    operation: impl Future<Output = Result<T, E>>,
 ) -> Result<T, SweepError>
 where
     SweepError: From<E>,
 {
-    Ok(stop.run_until_cancelled(what).await.ok_or(SweepError::Stopped)??)
+    Ok(stop.run_until_cancelled(operation).await.ok_or(SweepError::Stopped)??)
 }

@@ -1,4 +1,4 @@
-//! Sends dead letters on their way again, at the rate of their replay.
+//! Replays dead letters, at the rate of their replay.
 
 use std::sync::Arc;
 
@@ -7,18 +7,20 @@ use throughline_lifecycle::Shutdown;
 use throughline_store::{Store, StoreError, replays};
 use tokio::time::timeout;
 
-use super::{Alarm, LONGEST_SLEEP, SHORTEST_SLEEP};
-use crate::backoff::Backoff;
+use super::{LONGEST_SLEEP, SHORTEST_SLEEP, Wake};
+use crate::backoff::{Backoff, Warning};
+
+const REPLAY_FAILED: Warning = Warning { event: "replay.failed", message: "cannot replay dead letters" };
 
 pub(crate) struct Replayer {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) shutdown: Shutdown,
 }
 
 impl Replayer {
-    /// Runs until told to stop. A replay goes on where it was when ingest starts again.
+    /// Runs until shutdown. A replay resumes at its last position when ingest starts again.
     pub(crate) async fn run(self) -> Result<(), std::convert::Infallible> {
         let mut backoff = Backoff::default();
         let soft = self.shutdown.soft();
@@ -26,7 +28,7 @@ impl Replayer {
             match step {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
-                    if !backoff.pause(soft, "dead letters cannot be replayed", &error).await {
+                    if !backoff.pause(soft, REPLAY_FAILED, &error).await {
                         break;
                     }
                 }
@@ -35,12 +37,12 @@ impl Replayer {
         Ok(())
     }
 
-    /// Takes what is to be taken now, and sleeps until the next replay goes on.
+    /// Replays the dead letters that are due now, and sleeps until the next replay continues.
     async fn step(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
         let step = replays::go_on(&self.store, now).await?;
         if step.revived > 0 {
-            self.alarm.set(now, now);
+            self.wake.set(now, now);
         }
         if step.looked_at > 0 {
             return Ok(());
@@ -49,7 +51,7 @@ impl Replayer {
         let left = next.map(|next| (next - self.clock.now()).to_std().unwrap_or_default());
         let sleep = left.unwrap_or(LONGEST_SLEEP).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
         // Whichever comes first.
-        let _ = timeout(sleep, self.alarm.replay.notified()).await;
+        let _ = timeout(sleep, self.wake.replay.notified()).await;
         Ok(())
     }
 }

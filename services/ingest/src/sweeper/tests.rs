@@ -1,56 +1,59 @@
-//! The sweeper alone, step by step, with an ingest and a dispatch that the test plays.
+//! The sweeper alone, step by step, with an ingest and a dispatch that the test simulates.
 
 use anyhow::ensure;
 use chrono::TimeDelta;
-use throughline_config::{Database, Kafka, Secret};
-use throughline_kafka::{Consumer, EmbeddedBroker, Producer};
+use throughline_config::{Kafka, Secret};
+use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer};
 use throughline_lifecycle::Shutdown;
-use throughline_messages::{AttemptReport, ErrorClass, Failure, Keys, Kind, Outcome, Topics};
+use throughline_messages::{AttemptReport, DeferralCause, ErrorClass, Failure, Keys, Kind, Outcome, Topics};
 use throughline_snowflake::{Generator, NodeId, RequestId};
-use throughline_store::{claims, outbox, outcomes, requests};
-use throughline_testkit::{eventually, new_request, unmeasured};
+use throughline_store::{ConnectionTrait as _, claims, outbox, outcomes, requests};
+use throughline_testkit::{eventually, new_request, sqlite, unmeasured};
 
 use super::resend::BATCH;
 use super::*;
 use crate::Broker;
-use crate::listener::{Groups, Listener};
-use crate::publisher::{Window, outgoing};
+use crate::loss_detector::{ConsumerProgress, LossDetector};
+use crate::publisher::{InFlightLimit, outgoing};
 use crate::refusals::DeadLetters;
 
-/// For whatever is to happen; it happens within a second, but for a group's first member, who waits three.
+/// Maximum time to wait for any condition, which holds within a second; the first member of a group waits three.
 const SOON: Duration = Duration::from_secs(30);
 const TOPIC: &str = "one-requests";
 /// Fewer than are claimed at once.
-const WINDOW: usize = 9;
-const PATIENCE: TimeDelta = TimeDelta::minutes(15);
+const IN_FLIGHT_LIMIT: usize = 9;
+const REDELIVERY_TIMEOUT: TimeDelta = TimeDelta::minutes(15);
 
-struct Floor {
+struct Harness {
     _folder: tempfile::TempDir,
-    _broker: EmbeddedBroker,
+    broker: EmbeddedBroker,
     kafka: Kafka,
     clock: Clock,
     ids: Generator,
     sweeper: Sweeper,
-    seeker: Seeker,
+    republisher: Republisher,
 }
 
-impl Floor {
+impl Harness {
     async fn new() -> Self {
+        Self::with(1).await
+    }
+
+    /// Starts with this number of partitions per topic.
+    async fn with(partitions: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let url = Secret::from(format!("sqlite://{}", folder.path().join("throughline.db").display()));
-        let store = Store::connect(&Database { url, ..Database::default() }, &unmeasured()).await.unwrap();
-        store.migrate().await.unwrap();
-        let broker = EmbeddedBroker::start(1).unwrap();
+        let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
+        let broker = EmbeddedBroker::start(partitions).unwrap();
         let topics = Topics::new("throughline");
-        broker.create_topics(&[TOPIC, &topics.retries, &topics.outcomes]).unwrap();
+        broker.create_topics(&[TOPIC, &topics.retries, &topics.outcomes, &topics.dead_letters]).unwrap();
         let mut kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
-        // The embedded broker has a group whose last member left wait that long for another one.
+        // After the last member of a group has left, the embedded broker makes the next member wait for this time.
         for (name, value) in [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "500")] {
             kafka.properties.insert(name.to_owned(), Secret::from(value));
         }
         let clock = Clock::manual(Clock::system().now());
         let published = vec![TOPIC.to_owned(), topics.retries.clone()];
-        let groups = Groups::new(&kafka, published, topics.outcomes.clone()).unwrap();
+        let groups = ConsumerProgress::new(&kafka, published, topics.outcomes.clone()).unwrap();
         let shutdown = Shutdown::new();
         let producer = Producer::new(&kafka, "test", &unmeasured()).unwrap();
         let metrics = Metrics::new(&unmeasured());
@@ -64,15 +67,16 @@ impl Floor {
             },
             keys: Keys::new("key", None),
             clock: clock.clone(),
-            patience: PATIENCE,
-            window: Arc::new(Window::new(WINDOW, 1 << 20, Broker::Durable, SOON)),
+            redelivery_timeout: REDELIVERY_TIMEOUT,
+            in_flight: Arc::new(InFlightLimit::new(IN_FLIGHT_LIMIT, 1 << 20, Broker::Durable, SOON)),
             metrics,
             shutdown,
         };
-        let sweeper = Sweeper { resender: resender.clone(), alarm: Arc::default() };
-        let seeker = Seeker { resender, listener: Listener::new(Some(groups), clock.clone()) };
+        let sweeper = Sweeper { resender: resender.clone(), wake: Arc::default() };
+        let republisher =
+            Republisher { resender, loss_detector: LossDetector::new(Some(groups), clock.clone()) };
         let ids = Generator::new(NodeId::try_from(7).unwrap(), clock.clone(), DateTime::UNIX_EPOCH);
-        Self { _folder: folder, _broker: broker, kafka, clock, ids, sweeper, seeker }
+        Self { _folder: folder, broker, kafka, clock, ids, sweeper, republisher }
     }
 
     /// Accepts a request, and publishes it.
@@ -91,84 +95,120 @@ impl Floor {
         id
     }
 
-    /// Has dispatch say of a request that its delivery is to be tried again now.
+    /// Records, as dispatch reports it, that a request's delivery is to be retried now.
     async fn fail(&self, request_id: RequestId) {
-        let now = self.clock.now();
         let failure = Failure { class: ErrorClass::ServerError, error: String::new() };
+        self.report(request_id, Outcome::Retry { due_at: Some(self.clock.now()), failure }).await;
+    }
+
+    /// Records an outcome of a request's delivery, as dispatch reports it.
+    async fn report(&self, request_id: RequestId, outcome: Outcome) {
+        let now = self.clock.now();
         let report = AttemptReport {
             request_id,
             destination: "three".to_owned(),
             attempt: 1,
             called: true,
-            spent: 1,
+            counted_attempts: 1,
             started_at: now,
             duration_ms: 0,
             trace_id: None,
             origin: None,
             status: Some(503),
             response_excerpt: None,
-            outcome: Outcome::Retry { due_at: Some(now), failure },
+            outcome,
         };
         outcomes::record(self.sweeper.resender.store.connection(), &[report], now).await.unwrap();
     }
 
-    /// Finishes so many records as dispatch does, without a word about them.
+    /// Finishes `count` records as dispatch does, without reporting outcomes.
     async fn dispatch(&self, count: usize) {
         let topics = [TOPIC, &self.sweeper.resender.dead_letters.topics.retries];
         let mut dispatch =
             Consumer::subscribe(&self.kafka, "throughline-dispatch", &topics, 9, &unmeasured()).unwrap();
         for _ in 0..count {
             let received = timeout(SOON, dispatch.recv()).await.expect("a record soon");
-            received.expect("the consumer goes on").receipt.done();
+            received.expect("the consumer continues").receipt.done();
         }
         dispatch.close(SOON).await.unwrap();
     }
 
-    /// How many are published, all that is silent included.
+    /// An expirer that gives each delivery a minute.
+    fn expirer(&self) -> Expirer {
+        let Resender { store, dead_letters, clock, metrics, shutdown, .. } = self.sweeper.resender.clone();
+        let windows = [("three".to_owned(), Duration::from_mins(1))].into();
+        Expirer { store, dead_letters, clock, windows, wake: Arc::default(), metrics, shutdown }
+    }
+
+    /// Accepts deliveries that wait for their destination, and advances the clock past their time window.
+    async fn expire(&self, count: u64) {
+        for _ in 0..count {
+            let id = self.publish().await;
+            let deferred = Outcome::Deferred { due_at: self.clock.now(), cause: DeferralCause::BreakerOpen };
+            self.report(id, deferred).await;
+        }
+        self.clock.advance(TimeDelta::hours(1));
+    }
+
+    /// The number of deliveries that match a condition in SQL.
+    async fn deliveries(&self, condition: &str) -> anyhow::Result<u64> {
+        let sql = format!("UPDATE deliveries SET attempts = attempts WHERE {condition}");
+        Ok(self.sweeper.resender.store.connection().execute_unprepared(&sql).await?.rows_affected())
+    }
+
+    /// The number of dead letters that the broker has accepted.
+    async fn dead_letters(&self) -> i64 {
+        let DeadLetters { topics, producer, .. } = &self.sweeper.resender.dead_letters;
+        let topic = topics.dead_letters.clone();
+        let next = Outgoing { topic, key: None, headers: Vec::new(), payload: "next".into() };
+        producer.send(&next).await.unwrap().offset
+    }
+
+    /// Returns the number of published deliveries, including silent ones.
     async fn sweep(&mut self) -> usize {
-        self.sweeper.step(false).await.unwrap() + self.seeker.step(false).await.unwrap()
+        self.sweeper.step(false).await.unwrap() + self.republisher.step(false).await.unwrap()
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_dispatch_has_not_come_to_is_not_lost_when_the_clock_steps_forward() {
-    let mut floor = Floor::new().await;
-    floor.publish().await;
-    floor.clock.advance(TimeDelta::hours(1));
-    assert_eq!(floor.sweep().await, 0);
-    floor.dispatch(1).await;
-    assert_eq!(floor.sweep().await, 1, "nobody spoke of it");
-    assert_eq!(floor.sweep().await, 0);
+async fn a_delivery_that_dispatch_has_not_reached_is_not_lost_when_the_clock_steps_forward() {
+    let mut harness = Harness::new().await;
+    harness.publish().await;
+    harness.clock.advance(TimeDelta::hours(1));
+    assert_eq!(harness.sweep().await, 0);
+    harness.dispatch(1).await;
+    assert_eq!(harness.sweep().await, 1, "no outcome was reported");
+    assert_eq!(harness.sweep().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_after_the_clock_stepped_back_is_not_lost() {
-    let mut floor = Floor::new().await;
+async fn a_delivery_published_after_the_clock_stepped_back_is_not_lost() {
+    let mut harness = Harness::new().await;
     for _ in 0..=BATCH {
-        floor.publish().await;
+        harness.publish().await;
     }
-    floor.dispatch(65).await;
-    floor.clock.advance(TimeDelta::hours(1));
-    assert_eq!(floor.sweep().await, 64, "there is one more");
-    floor.clock.advance(TimeDelta::hours(-1));
-    floor.publish().await;
-    floor.clock.advance(TimeDelta::minutes(20));
-    // By now both are due, and only one was before the step.
-    assert_eq!(floor.sweep().await, 0);
-    floor.dispatch(64 + 1).await;
-    assert_eq!(floor.sweep().await, 2);
+    harness.dispatch(65).await;
+    harness.clock.advance(TimeDelta::hours(1));
+    assert_eq!(harness.sweep().await, 64, "there is one more");
+    harness.clock.advance(TimeDelta::hours(-1));
+    harness.publish().await;
+    harness.clock.advance(TimeDelta::minutes(20));
+    // Both are due now, and only one was due before the step.
+    assert_eq!(harness.sweep().await, 0);
+    harness.dispatch(64 + 1).await;
+    assert_eq!(harness.sweep().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_being_published_when_it_is_told_to_stop_is_seen_through() {
-    let floor = Floor::new().await;
-    floor.fail(floor.publish().await).await;
-    let Floor { _folder, _broker: broker, clock, sweeper, .. } = floor;
-    let Resender { store, window, shutdown, .. } = sweeper.resender.clone();
+async fn publications_in_progress_complete_during_shutdown() {
+    let harness = Harness::new().await;
+    harness.fail(harness.publish().await).await;
+    let Harness { _folder, broker, clock, sweeper, .. } = harness;
+    let Resender { store, in_flight, shutdown, .. } = sweeper.resender.clone();
     broker.down().unwrap();
     let running = tokio::spawn(sweeper.run());
     let is_under_way = async || {
-        ensure!(!window.is_free());
+        ensure!(!in_flight.is_free());
         Ok(())
     };
     eventually("a delivery to be on its way", SOON, is_under_way).await.unwrap();
@@ -176,5 +216,84 @@ async fn what_is_being_published_when_it_is_told_to_stop_is_seen_through() {
     broker.up().unwrap();
     let Ok(()) = timeout(SOON, running).await.expect("it ends").unwrap();
     let left = claims::claim_due(&store, Due::Planned, clock.now(), BATCH).await.unwrap().take();
-    assert!(left.is_empty(), "whoever comes next publishes again: {left:?}");
+    assert!(left.is_empty(), "the next ingest publishes again: {left:?}");
+}
+
+#[tokio::test]
+async fn a_delivery_that_expires_while_the_broker_is_unreachable_has_one_dead_letter() {
+    const EXPIRED: u64 = 3;
+    let harness = Harness::new().await;
+    harness.expire(EXPIRED).await;
+    harness.broker.down().unwrap();
+    let expirer = harness.expirer();
+    let shutdown = expirer.shutdown.clone();
+    let running = tokio::spawn(expirer.run());
+    // Several times longer than a deadline of the broker and a rest of the expirer together.
+    for _ in 0..3 {
+        eventually("a claim", SOON, async || {
+            ensure!(harness.deliveries("claimed_until IS NOT NULL").await? == EXPIRED);
+            Ok(())
+        })
+        .await
+        .unwrap();
+        tokio::time::pause();
+        tokio::time::advance(PUBLISH_DEADLINE + LONGEST_SLEEP).await;
+        tokio::time::resume();
+    }
+    // The claim is renewed while the broker is down, so that no other ingest publishes the dead letters too.
+    let first = "CREATE TABLE first AS SELECT max(claimed_until) AS until FROM deliveries";
+    harness.sweeper.resender.store.connection().execute_unprepared(first).await.unwrap();
+    eventually("a renewed claim", SOON, async || {
+        ensure!(harness.deliveries("claimed_until > (SELECT until FROM first)").await? == EXPIRED);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    harness.broker.up().unwrap();
+    eventually("an end", SOON, async || {
+        ensure!(harness.deliveries("state = 'dead' AND reason = 'expired'").await? == EXPIRED);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(harness.dead_letters().await, i64::try_from(EXPIRED).unwrap());
+    shutdown.begin();
+    let Ok(()) = running.await.unwrap();
+}
+
+#[tokio::test]
+async fn dead_letters_whose_partition_has_no_leader_delay_no_other_deliveries() {
+    // So that each partition has some of them.
+    const EXPIRED: u64 = 12;
+    let harness = Harness::with(2).await;
+    let dead_letters = harness.sweeper.resender.dead_letters.topics.dead_letters.clone();
+    harness.broker.lead(&dead_letters, 0, false).unwrap();
+    harness.expire(EXPIRED).await;
+    let expirer = harness.expirer();
+    let shutdown = expirer.shutdown.clone();
+    let running = tokio::spawn(expirer.run());
+    let dead = async || harness.deliveries("state = 'dead' AND reason = 'expired'").await;
+    let some_end = async |before: u64| {
+        eventually("an end of some deliveries", SOON, async || {
+            let dead = dead().await?;
+            ensure!(dead > before, "{dead}");
+            Ok(dead)
+        })
+        .await
+        .unwrap()
+    };
+    let first = some_end(0).await;
+    assert!(first < EXPIRED, "some wait for a leader");
+    harness.expire(EXPIRED).await;
+    let second = some_end(first).await;
+    assert!(second < 2 * EXPIRED);
+    harness.broker.lead(&dead_letters, 0, true).unwrap();
+    eventually("an end of all deliveries", SOON, async || {
+        ensure!(dead().await? == 2 * EXPIRED);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    shutdown.begin();
+    let Ok(()) = running.await.unwrap();
 }

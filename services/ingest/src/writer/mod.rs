@@ -1,8 +1,8 @@
-//! Group commit: one writer commits together the requests that have queued up during its last commit.
+//! Group commit: the writer commits together the requests that queued up during its previous commit.
 //!
-//! A request waits for at most one commit besides its own, unless requests come in bursts ([`waiting`] bounds the wait
-//! in overload). A batch that the database refuses is halved until the bad requests are alone, so that a bad request
-//! harms only itself.
+//! A request waits for at most one commit besides its own, except in a burst ([`waiting`] bounds the wait in overload).
+//! If the database refuses a batch, the writer halves it until each bad request is alone, so that a bad request fails
+//! no other.
 
 mod plan;
 mod queue;
@@ -26,46 +26,49 @@ use tracing::Instrument as _;
 
 use self::plan::{Plan, Rows};
 use self::queue::Queued;
-pub(crate) use self::queue::{Queue, Room, Submission, Verdict};
+pub(crate) use self::queue::{BodyPermit, CommitResult, Queue, Submission};
 use self::waiting::Waiting;
 use crate::liveness::Pulse;
 use crate::metrics::Metrics;
 use crate::node::Lease;
-use crate::publisher::Handover;
+use crate::publisher::PublishQueue;
 
-/// Bytes of bodies that ingest holds for clients at once. Beyond, it answers 503.
-const ROOM: u64 = 256 << 20;
+/// Budget for bodies in memory, in bytes. Above it, ingest answers 503.
+const BODY_BUDGET: u64 = 256 << 20;
 
-/// How the writer works, from the configuration.
+/// The writer's settings, metrics and pulse.
 #[derive(Debug, Clone)]
-pub(crate) struct Terms {
-    /// Most requests in one commit.
+pub(crate) struct Context {
+    /// Maximum number of requests in one commit.
     pub(crate) batch: usize,
-    /// Most requests that wait.
+    /// Maximum number of queued requests.
     pub(crate) queue: usize,
-    /// The largest body.
+    /// Maximum size of a body, in bytes.
     pub(crate) body_limit: u64,
-    /// How long a commit may take.
+    /// Maximum duration of a commit.
     pub(crate) deadline: Duration,
-    /// How long an idempotency key stands.
+    /// How long an idempotency key is valid.
     pub(crate) idempotency_window: TimeDelta,
-    /// How long a delivery may stay silent.
-    pub(crate) patience: TimeDelta,
+    /// Redelivery timeout: how long a delivery may go without an outcome.
+    pub(crate) redelivery_timeout: TimeDelta,
     pub(crate) metrics: Metrics,
     pub(crate) pulse: Pulse,
 }
 
-/// Commits requests, in the order of their ids.
+/// Commits requests in the order of their ids.
 pub(crate) struct Writer {
     waiting: Waiting,
     store: Store,
     lease: Lease,
-    /// Why no ids could be made when that was last looked at.
+    /// Why the last check permitted no new ids; `None` if it permitted them.
     refuses: Option<Refuses>,
     ids: Generator,
     clock: Clock,
-    terms: Terms,
-    handover: Handover,
+    /// Never ahead of the database's clock: it decides whether an idempotency key that another ingest has set is
+    /// expired.
+    keys_clock: Clock,
+    context: Context,
+    publish_queue: PublishQueue,
 }
 
 impl Writer {
@@ -73,16 +76,17 @@ impl Writer {
         store: Store,
         lease: Lease,
         clock: Clock,
-        terms: Terms,
-        handover: Handover,
+        context: Context,
+        publish_queue: PublishQueue,
     ) -> (Queue, Self) {
-        let (queue, waiting) = Queue::new(terms.queue, ROOM.max(terms.body_limit), terms.batch);
+        let (queue, waiting) = Queue::new(context.queue, BODY_BUDGET.max(context.body_limit), context.batch);
         let ids = Generator::new(lease.node(), clock.clone(), lease.not_before());
-        (queue, Self { waiting, store, lease, refuses: None, ids, clock, terms, handover })
+        let keys_clock = clock.clone().bounded(lease.clone());
+        (queue, Self { waiting, store, lease, refuses: None, ids, clock, keys_clock, context, publish_queue })
     }
 
-    /// Runs until every [`Queue`] is gone, or `closing` says that no client is served any more, and
-    /// the requests that were queued by then are answered.
+    /// Runs until every [`Queue`] is dropped, or until `closing` is cancelled (the server serves no more clients) and
+    /// the requests queued by then are answered.
     pub(crate) async fn run(mut self, closing: CancellationToken) -> Result<(), std::convert::Infallible> {
         loop {
             let batch = if let Some(batch) = closing.run_until_cancelled(self.waiting.next_batch()).await {
@@ -96,27 +100,27 @@ impl Writer {
         }
     }
 
-    /// Commits a batch and answers it.
+    /// Commits a batch and answers its requests.
     async fn step(&mut self, batch: Vec<Queued>) {
         let (submissions, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|queued| (queued.submission, queued.answer)).unzip();
-        for (verdict, answer) in self.commit(submissions).await.into_iter().zip(answers) {
-            // A client that has gone away does not undo what was committed.
-            let _ = answer.send(verdict);
+        for (result, answer) in self.commit(submissions).await.into_iter().zip(answers) {
+            // A client that has disconnected does not undo its commit.
+            let _ = answer.send(result);
         }
     }
 
-    async fn commit(&mut self, submissions: Vec<Submission>) -> Vec<Verdict> {
+    async fn commit(&mut self, submissions: Vec<Submission>) -> Vec<CommitResult> {
         if !self.may_make_ids() {
-            return vec![Verdict::Unavailable; submissions.len()];
+            return vec![CommitResult::Unavailable; submissions.len()];
         }
-        let mut plan = Plan::new(submissions, &self.ids, self.clock.now(), &self.terms);
+        let mut plan = Plan::new(submissions, &self.ids, self.clock.now(), &self.context);
         let rows = std::mem::take(&mut plan.rows);
-        let verdicts = self.commit_all(rows).await;
-        plan.spread(&verdicts)
+        let results = self.commit_all(rows).await;
+        plan.spread(&results)
     }
 
-    /// Whether ids may be made; says once why not, and once that they may again.
+    /// Returns whether the writer may make ids; logs once when it may not, and once when it may again.
     fn may_make_ids(&mut self) -> bool {
         let refuses = if !self.lease.is_valid() {
             Some(Refuses::Unleased)
@@ -126,50 +130,50 @@ impl Writer {
             None
         };
         if self.refuses != refuses {
-            if let Some(refuses) = refuses {
-                tracing::warn!("{refuses}");
-            } else {
-                tracing::info!("the lease of the node id is valid, requests are accepted again");
-            }
+            log(refuses);
         }
         self.refuses = refuses;
         refuses.is_none()
     }
 
-    /// Commits rows in as few transactions as it takes for a bad row to harm only itself: those that the database
-    /// refuses together are halved, in order. Once the database does not answer, the rest is not tried.
-    async fn commit_all(&self, rows: Rows) -> Vec<Verdict> {
-        let mut verdicts = Vec::with_capacity(rows.requests.len());
+    /// Commits rows in as few transactions as possible while a bad row fails only itself: halves, in order, rows with
+    /// data that the database refuses. An error that every row would meet ends the batch: the remaining rows are not
+    /// tried.
+    async fn commit_all(&self, rows: Rows) -> Vec<CommitResult> {
+        let mut results = Vec::with_capacity(rows.requests.len());
         let mut left = vec![rows];
         while let Some(mut rows) = left.pop() {
             let requests = rows.requests.len();
             match self.commit_rows(&mut rows).await {
-                Ok(committed) => verdicts.extend(committed),
-                Err(error @ NotCommitted::Refused(_)) if requests > 1 => {
-                    tracing::warn!(%error, requests, "the database refuses a batch, its halves are tried");
+                Ok(committed) => results.extend(committed),
+                Err(error) if requests > 1 && error.is_about_data() => {
+                    tracing::warn!(
+                        event = "requests.split", %error, requests,
+                        "the database rejected a batch; committing its halves"
+                    );
                     let second = rows.split_off(requests / 2);
                     left.extend([second, rows]);
                 }
                 Err(error) => {
-                    let verdict = error.verdict();
-                    let untried = left.iter().map(|rows| rows.requests.len()).sum::<usize>();
-                    let failed = if verdict == Verdict::Unavailable { untried } else { 0 } + requests;
-                    verdicts.extend(std::iter::repeat_n(verdict, failed));
-                    if verdict == Verdict::Unavailable {
+                    let result = error.result();
+                    results.extend(std::iter::repeat_n(result, requests));
+                    if result != CommitResult::Failed {
+                        let untried = left.iter().map(|rows| rows.requests.len()).sum();
+                        results.extend(std::iter::repeat_n(result, untried));
                         break;
                     }
                 }
             }
         }
-        verdicts
+        results
     }
 
-    /// Commits rows in one transaction, and hands their requests to the publisher, unless it fails.
-    async fn commit_rows(&self, rows: &mut Rows) -> Result<Vec<Verdict>, NotCommitted> {
-        // Held over the commit, so that the publisher knows of every commit either from memory or
-        // from the table.
-        let attempt = self.terms.pulse.attempt();
-        let mut turn = self.handover.turn().await;
+    /// Commits rows in one transaction and, if it succeeds, queues their requests for the publisher.
+    async fn commit_rows(&self, rows: &mut Rows) -> Result<Vec<CommitResult>, NotCommitted> {
+        // The guard is held over the commit, so that the publisher learns of every commit either from memory or from
+        // the table.
+        let attempt = self.context.pulse.attempt();
+        let mut commit_guard = self.publish_queue.commit_guard().await;
         let traces = rows.requests.iter().filter_map(|request| request.trace.as_ref());
         let span = span::commit(self.store.system(), rows.requests.len(), traces);
         let committed = self.transact(rows).instrument(span.clone()).await;
@@ -177,102 +181,127 @@ impl Writer {
             attempt.answered();
         }
         match committed {
-            Ok((verdicts, held)) => {
-                let new = to_publish(std::mem::take(&mut rows.requests), &verdicts, held);
-                self.terms.metrics.committed(&new);
-                turn.committed(new);
-                Ok(verdicts)
+            Ok((results, deferred)) => {
+                let new = to_publish(std::mem::take(&mut rows.requests), &results, deferred);
+                self.context.metrics.committed(&new);
+                commit_guard.committed(new);
+                Ok(results)
             }
             Err(error) => {
                 span::note(&span, &error);
                 if matches!(error, NotCommitted::Unknown(_)) {
-                    // They may be durable although no answer says so: only the table knows.
-                    turn.look_in_the_table();
+                    // The rows may be durable although the COMMIT was not answered: only the table shows it.
+                    commit_guard.look_in_the_table();
                 }
                 Err(error)
             }
         }
     }
 
-    async fn transact(&self, rows: &Rows) -> Result<(Vec<Verdict>, Vec<Held>), NotCommitted> {
-        let deadline = Instant::now() + self.terms.deadline;
-        let overdue = |_| Cause::Overdue(self.terms.deadline);
+    async fn transact(&self, rows: &Rows) -> Result<(Vec<CommitResult>, Vec<Deferred>), NotCommitted> {
+        let deadline = Instant::now() + self.context.deadline;
+        let overdue = |_| Cause::Overdue(self.context.deadline);
         let prepared = timeout_at(deadline, self.prepare(rows)).await.map_err(overdue);
-        let (transaction, verdicts, held) =
+        let (transaction, results, deferred) =
             prepared.map_err(NotCommitted::Unavailable)?.map_err(NotCommitted::before_commit)?;
         let committed = timeout_at(deadline, transaction.commit()).await.map_err(overdue);
         committed.map_err(NotCommitted::Unknown)?.map_err(NotCommitted::at_commit)?;
-        Ok((verdicts, held))
+        Ok((results, deferred))
     }
 
-    /// Claims the idempotency keys and inserts the new requests; says also which of them are held, and where.
-    async fn prepare(&self, rows: &Rows) -> Result<(Transaction, Vec<Verdict>, Vec<Held>), StoreError> {
-        let transaction = self.store.begin_within(self.terms.deadline).await?;
-        let verdicts = claim(&transaction, rows, self.clock.now()).await?;
-        let new = new_of(&rows.requests, &verdicts);
-        let held = requests::insert(&transaction, self.lease.row(), &new).await?;
-        Ok((transaction, verdicts, held))
+    /// Claims the idempotency keys and inserts the new requests; also returns which requests are deferred by the order,
+    /// and at which destinations.
+    async fn prepare(
+        &self,
+        rows: &Rows,
+    ) -> Result<(Transaction, Vec<CommitResult>, Vec<Deferred>), StoreError> {
+        let transaction = self.store.begin_within(self.context.deadline).await?;
+        let results = claim(&transaction, rows, self.keys_clock.now()).await?;
+        let new = new_of(&rows.requests, &results);
+        let deferred = requests::insert(&transaction, self.lease.row(), &new).await?;
+        Ok((transaction, results, deferred))
     }
 }
 
-/// Why no ids may be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why the writer may not make ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refuses {
-    /// Another node may own this node's id from then on.
-    #[error("the lease of the node id has run out, requests are refused until it is renewed")]
+    /// Another process may own this node id once the lease has expired.
     Unleased,
-    /// All later ids have to be greater, and what is purged is found by them.
-    #[error(
-        "this clock is more than an hour ahead of the database's, requests are refused until it is not: set the clocks"
-    )]
+    /// All later ids would have to be greater, and retention finds old rows by their ids.
     Ahead,
 }
 
-/// A request, and a destination at which its turn has not come.
-type Held = (RequestId, String);
+fn log(refuses: Option<Refuses>) {
+    match refuses {
+        Some(Refuses::Unleased) => tracing::warn!(
+            event = "lease.expired",
+            "the lease of the node id has expired; requests are refused until it is renewed"
+        ),
+        Some(Refuses::Ahead) => tracing::warn!(
+            event = "clock.ahead",
+            "this machine's clock is more than an hour ahead of the database's clock; requests are refused meanwhile: \
+             correct the clocks"
+        ),
+        None => tracing::info!(
+            event = "writer.resumed",
+            "the lease of the node id is valid; requests are accepted again"
+        ),
+    }
+}
 
-/// What is new among requests. Repetitions are rare: without them, nothing is copied.
-fn new_of<'a>(requests: &'a [NewRequest], verdicts: &[Verdict]) -> Cow<'a, [NewRequest]> {
-    if verdicts.iter().all(is_new) {
+/// A request, and a destination at which its turn has not come.
+type Deferred = (RequestId, String);
+
+/// Returns the new requests. Repeated ones are rare: without any, nothing is cloned.
+fn new_of<'a>(requests: &'a [NewRequest], results: &[CommitResult]) -> Cow<'a, [NewRequest]> {
+    if results.iter().all(is_new) {
         return requests.into();
     }
-    let new = requests.iter().zip(verdicts).filter(|(_, verdict)| is_new(verdict));
+    let new = requests.iter().zip(results).filter(|(_, result)| is_new(result));
     new.map(|(request, _)| request.clone()).collect()
 }
 
-fn is_new(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Accepted(_))
+fn is_new(result: &CommitResult) -> bool {
+    matches!(result, CommitResult::Accepted(_))
 }
 
-/// What is published of requests: the new ones; not for the destinations at which their turn has not come.
-fn to_publish(requests: Vec<NewRequest>, verdicts: &[Verdict], held: Vec<Held>) -> Vec<OutboxRequest> {
-    let mut held_of: HashMap<RequestId, Vec<String>> = HashMap::new();
-    for (id, destination) in held {
-        held_of.entry(id).or_default().push(destination);
+/// Returns the requests to publish: the new ones, each for the destinations at which its turn has come.
+fn to_publish(
+    requests: Vec<NewRequest>,
+    results: &[CommitResult],
+    deferred: Vec<Deferred>,
+) -> Vec<OutboxRequest> {
+    let mut deferred_of: HashMap<RequestId, Vec<String>> = HashMap::new();
+    for (id, destination) in deferred {
+        deferred_of.entry(id).or_default().push(destination);
     }
     let to_publish = |request: NewRequest| {
-        let held = held_of.remove(&request.id).unwrap_or_default();
-        OutboxRequest { held, ..OutboxRequest::from(request) }
+        let mut request = OutboxRequest::from(request);
+        if let Some(deferred) = deferred_of.remove(&request.id) {
+            request.destinations.retain(|destination| !deferred.contains(destination));
+        }
+        request
     };
-    let new = requests.into_iter().zip(verdicts).filter(|(_, verdict)| is_new(verdict));
+    let new = requests.into_iter().zip(results).filter(|(_, result)| is_new(result));
     new.map(|(request, _)| request).map(to_publish).collect()
 }
 
 /// Why rows are not known to be committed.
 #[derive(Debug, thiserror::Error)]
 enum NotCommitted {
-    /// The database refuses them. They are not committed, and never will be together.
+    /// The database refuses the rows. They are not committed, and a retry of all of them together would fail again.
     #[error(transparent)]
     Refused(StoreError),
-    /// The database does not take them now. They are not committed: no COMMIT was sent.
+    /// The database does not take the rows now. They are not committed: no COMMIT was sent.
     #[error(transparent)]
     Unavailable(Cause),
-    /// A COMMIT was sent, and not answered. They may be durable.
+    /// A COMMIT was sent and not answered. The rows may be durable.
     #[error(transparent)]
     Unknown(Cause),
 }
 
-/// Why the database does not do what it is asked.
+/// Why the database did not execute a statement.
 #[derive(Debug, thiserror::Error)]
 enum Cause {
     #[error(transparent)]
@@ -290,6 +319,11 @@ impl NotCommitted {
         if error.is_unavailable() { Self::Unknown(Cause::Store(error)) } else { Self::Refused(error) }
     }
 
+    /// Returns whether a part of the rows may still be accepted.
+    fn is_about_data(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.is_about_data())
+    }
+
     fn was_answered(&self) -> bool {
         match self {
             Self::Refused(error)
@@ -299,7 +333,7 @@ impl NotCommitted {
         }
     }
 
-    /// Its class, for the span.
+    /// Returns the error class, for the span.
     fn kind(&self) -> &'static str {
         match self {
             Self::Refused(_) => "refused",
@@ -308,27 +342,30 @@ impl NotCommitted {
         }
     }
 
-    /// What becomes of the requests; logged here, once.
-    fn verdict(&self) -> Verdict {
+    /// Returns the result of the requests, and logs the error, once.
+    fn result(&self) -> CommitResult {
         match self {
             Self::Refused(error) => {
-                tracing::error!(%error, "a request cannot be stored");
-                if error.is_about_data() { Verdict::Failed } else { Verdict::Misconfigured }
+                tracing::error!(event = "requests.store_failed", %error, "cannot store requests");
+                if error.is_about_data() { CommitResult::Failed } else { CommitResult::Misconfigured }
             }
             Self::Unavailable(cause) | Self::Unknown(cause) => {
-                tracing::warn!(error = %cause, "the database does not take requests");
-                Verdict::Unavailable
+                tracing::warn!(
+                    event = "requests.commit_failed", error = %cause,
+                    "cannot commit requests: the database is unavailable"
+                );
+                CommitResult::Unavailable
             }
         }
     }
 }
 
-/// A record that is adopted already is not adopted again. Of two that adopt the same one at the same time, the second
-/// cannot insert its row; tried once more, it finds the first.
+/// Finds records that are already adopted, so that they are not adopted again. If two ingests adopt the same record at
+/// the same time, the second cannot insert its row; its retry finds the first row.
 async fn find_adopted(
     session: &impl throughline_store::Session,
     new: &[NewRequest],
-    verdicts: &mut [Verdict],
+    results: &mut [CommitResult],
 ) -> Result<(), StoreError> {
     let identity = |request: &NewRequest| request.origin.as_ref().map(|adopted| adopted.identity);
     let identities: Vec<_> = new.iter().filter_map(identity).collect();
@@ -336,9 +373,9 @@ async fn find_adopted(
         return Ok(());
     }
     let adopted = requests::adopted(session, &identities).await?;
-    for (request, verdict) in new.iter().zip(verdicts) {
+    for (request, result) in new.iter().zip(results) {
         if let Some(id) = identity(request).and_then(|identity| adopted.get(&identity)) {
-            *verdict = Verdict::Repeated(*id);
+            *result = CommitResult::Repeated(*id);
         }
     }
     Ok(())
@@ -348,22 +385,23 @@ async fn claim(
     session: &impl throughline_store::Session,
     rows: &Rows,
     now: DateTime<Utc>,
-) -> Result<Vec<Verdict>, StoreError> {
-    let mut verdicts: Vec<_> = rows.requests.iter().map(|request| Verdict::Accepted(request.id)).collect();
+) -> Result<Vec<CommitResult>, StoreError> {
+    let mut results: Vec<_> =
+        rows.requests.iter().map(|request| CommitResult::Accepted(request.id)).collect();
     let (claimants, claims): (Vec<usize>, Vec<Claim>) =
         rows.claims.iter().enumerate().filter_map(|(index, claim)| Some((index, claim.clone()?))).unzip();
-    find_adopted(session, &rows.requests, &mut verdicts).await?;
+    find_adopted(session, &rows.requests, &mut results).await?;
     if claims.is_empty() {
-        return Ok(verdicts);
+        return Ok(results);
     }
     let decided = idempotency::claim(session, &claims, now).await?;
     for (index, decision) in claimants.into_iter().zip(decided) {
-        verdicts[index] = match decision {
-            idempotency::Verdict::New => Verdict::Accepted(rows.requests[index].id),
-            idempotency::Verdict::Repeats(id) => Verdict::Repeated(id),
-            idempotency::Verdict::Conflicts => Verdict::KeyReused,
-            idempotency::Verdict::InFlight => Verdict::InFlight,
+        results[index] = match decision {
+            idempotency::ClaimResult::New => CommitResult::Accepted(rows.requests[index].id),
+            idempotency::ClaimResult::Repeats(id) => CommitResult::Repeated(id),
+            idempotency::ClaimResult::Conflicts => CommitResult::KeyReused,
+            idempotency::ClaimResult::InFlight => CommitResult::InFlight,
         };
     }
-    Ok(verdicts)
+    Ok(results)
 }

@@ -1,4 +1,4 @@
-//! A batch, put so that each idempotency key stands in it once.
+//! A batch arranged so that each idempotency key occurs in it once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,32 +8,32 @@ use throughline_snowflake::{Generator, RequestId};
 use throughline_store::NewRequest;
 use throughline_store::idempotency::Claim;
 
-use super::Terms;
-use super::queue::{Room, Submission, Verdict};
+use super::Context;
+use super::queue::{BodyPermit, CommitResult, Submission};
 
-/// What to insert: requests, side by side as the store takes them, and as many claims, of those that came with an
-/// idempotency key.
+/// The rows to insert: the requests in one slice, as the store takes them, and, at the same index, the claim of each
+/// request that has an idempotency key.
 #[derive(Default)]
 pub(super) struct Rows {
     pub(super) requests: Vec<NewRequest>,
     pub(super) claims: Vec<Option<Claim>>,
 }
 
-/// A batch in which each idempotency key stands once: the first to come stands for the others.
+/// A batch in which each idempotency key occurs once: the first submission with a key represents the others.
 pub(super) struct Plan {
     pub(super) rows: Rows,
-    /// For each submission, how the verdict on it follows from that on a row.
-    verdict_of: Vec<Share>,
-    /// Of the rows, until all is done.
-    _rooms: Vec<Room>,
+    /// For each submission, how its result follows from the result of a row.
+    result_of: Vec<ResultOf>,
+    /// The permits of the rows' bodies, held until the batch is done.
+    _permits: Vec<BodyPermit>,
 }
 
-enum Share {
-    /// The row is its own.
+enum ResultOf {
+    /// The submission has a row of its own.
     Own(usize),
-    /// The row is of a submission with the same key and the same body.
+    /// The row belongs to a submission with the same key and the same body.
     SameAs(usize),
-    /// The row is of a submission with the same key and another body.
+    /// The row belongs to a submission with the same key and another body.
     OtherThan(usize),
 }
 
@@ -42,19 +42,23 @@ impl Plan {
         submissions: Vec<Submission>,
         ids: &Generator,
         now: DateTime<Utc>,
-        terms: &Terms,
+        context: &Context,
     ) -> Self {
         let mut rows = Rows::default();
-        let mut rooms = Vec::with_capacity(submissions.len());
-        let mut verdict_of = Vec::with_capacity(submissions.len());
+        let mut permits = Vec::with_capacity(submissions.len());
+        let mut result_of = Vec::with_capacity(submissions.len());
         let mut keys = HashMap::new();
         for submission in submissions {
             if let Some((key, fingerprint)) = &submission.idempotency {
                 match keys.entry(key.clone()) {
                     Entry::Occupied(first) => {
-                        let (row, stands_for): &(usize, [u8; 32]) = first.get();
-                        let is_same = stands_for == fingerprint;
-                        verdict_of.push(if is_same { Share::SameAs(*row) } else { Share::OtherThan(*row) });
+                        let (row, represented): &(usize, [u8; 32]) = first.get();
+                        let is_same = represented == fingerprint;
+                        result_of.push(if is_same {
+                            ResultOf::SameAs(*row)
+                        } else {
+                            ResultOf::OtherThan(*row)
+                        });
                         continue;
                     }
                     Entry::Vacant(first) => {
@@ -62,49 +66,59 @@ impl Plan {
                     }
                 }
             }
-            verdict_of.push(Share::Own(rows.requests.len()));
-            rooms.push(rows.push(submission, ids.generate(), now, terms));
+            result_of.push(ResultOf::Own(rows.requests.len()));
+            permits.push(rows.push(submission, ids.generate(), now, context));
         }
-        Self { rows, verdict_of, _rooms: rooms }
+        Self { rows, result_of, _permits: permits }
     }
 
-    /// The verdicts on all submissions, from those on the rows.
-    pub(super) fn spread(&self, rows: &[Verdict]) -> Vec<Verdict> {
-        let verdict = |share: &Share| match share {
-            Share::Own(row) => rows[*row],
-            Share::SameAs(row) => match rows[*row] {
-                Verdict::Accepted(id) => Verdict::Repeated(id),
+    /// Returns the results of all submissions, from the results of the rows.
+    pub(super) fn spread(&self, rows: &[CommitResult]) -> Vec<CommitResult> {
+        let result = |source: &ResultOf| match source {
+            ResultOf::Own(row) => rows[*row],
+            ResultOf::SameAs(row) => match rows[*row] {
+                CommitResult::Accepted(id) => CommitResult::Repeated(id),
                 other => other,
             },
-            Share::OtherThan(row) => match rows[*row] {
-                Verdict::Accepted(_) | Verdict::Repeated(_) => Verdict::KeyReused,
-                // The key stands for a request that came before; maybe of this body.
-                Verdict::KeyReused => Verdict::InFlight,
+            ResultOf::OtherThan(row) => match rows[*row] {
+                CommitResult::Accepted(_) | CommitResult::Repeated(_) => CommitResult::KeyReused,
+                // The key stands for an earlier request, possibly one with this body.
+                CommitResult::KeyReused => CommitResult::InFlight,
                 other => other,
             },
         };
-        self.verdict_of.iter().map(verdict).collect()
+        self.result_of.iter().map(result).collect()
     }
 }
 
 impl Rows {
-    /// The rows from the one at `middle` on; those before it stay.
+    /// Splits off the rows from `middle` on; the rows before it stay.
     pub(super) fn split_off(&mut self, middle: usize) -> Self {
         Self { requests: self.requests.split_off(middle), claims: self.claims.split_off(middle) }
     }
 
-    /// Adds one, and gives back the room that its body takes.
-    fn push(&mut self, submission: Submission, id: RequestId, now: DateTime<Utc>, terms: &Terms) -> Room {
+    /// Adds the row of a submission, and returns the permit of its body.
+    fn push(
+        &mut self,
+        submission: Submission,
+        id: RequestId,
+        now: DateTime<Utc>,
+        context: &Context,
+    ) -> BodyPermit {
         self.claims.push(submission.idempotency.map(|(key, fingerprint)| Claim {
             key,
             request_id: id,
             fingerprint,
-            expires_at: now + terms.idempotency_window,
+            expires_at: now + context.idempotency_window,
         }));
-        let lane = |key: &String| format!("{}/{key}", submission.route);
+        let ordering_group = |key: &String| format!("{}/{key}", submission.route);
         self.requests.push(NewRequest {
             id,
-            lane: submission.ordering_key.as_ref().filter(|_| submission.keeps_order).map(lane),
+            ordering_group: submission
+                .ordering_key
+                .as_ref()
+                .filter(|_| submission.keeps_order)
+                .map(ordering_group),
             route: submission.route,
             ordering_key: submission.ordering_key,
             body: submission.body,
@@ -115,9 +129,9 @@ impl Rows {
             origin: submission.origin,
             accepted_at: now,
             destinations: submission.destinations.to_vec(),
-            due_at: now + terms.patience,
+            due_at: now + context.redelivery_timeout,
         });
-        submission.room
+        submission.permit
     }
 }
 
@@ -127,7 +141,7 @@ mod tests {
     use throughline_store::idempotency::{Key, Scope};
 
     use super::super::queue::Queue;
-    use super::super::tests::{submission, terms};
+    use super::super::tests::{context, submission};
     use super::*;
 
     fn plan(keys: &[Option<(&str, u8)>]) -> Plan {
@@ -143,7 +157,7 @@ mod tests {
             idempotency: key.map(|(client, body)| (key_of(client), [body; 32])),
             ..submission(&queue)
         };
-        Plan::new(keys.iter().map(keyed).collect(), &ids, clock.now(), &terms())
+        Plan::new(keys.iter().map(keyed).collect(), &ids, clock.now(), &context())
     }
 
     #[test]
@@ -153,26 +167,26 @@ mod tests {
     }
 
     #[test]
-    fn within_a_batch_the_first_under_a_key_stands_for_the_same_body_and_against_another() {
+    fn within_a_batch_a_key_repeats_for_the_same_body_and_conflicts_for_another() {
         let plan = plan(&[Some(("a", 1)), None, Some(("a", 1)), Some(("a", 2)), Some(("b", 2))]);
         let ids: Vec<_> = plan.rows.requests.iter().map(|request| request.id).collect();
         assert_eq!(ids.len(), 3, "the key of another client is another key");
-        let accepted: Vec<_> = ids.iter().copied().map(Verdict::Accepted).collect();
+        let accepted: Vec<_> = ids.iter().copied().map(CommitResult::Accepted).collect();
         assert_eq!(
             plan.spread(&accepted),
-            [accepted[0], accepted[1], Verdict::Repeated(ids[0]), Verdict::KeyReused, accepted[2]]
+            [accepted[0], accepted[1], CommitResult::Repeated(ids[0]), CommitResult::KeyReused, accepted[2]]
         );
-        // A row that is not committed takes with it those that it stands for, and speaks against none.
-        for other in [Verdict::Failed, Verdict::Unavailable, Verdict::InFlight] {
+        // A row that is not committed fails all submissions with its key in the same way.
+        for other in [CommitResult::Failed, CommitResult::Unavailable, CommitResult::InFlight] {
             assert_eq!(plan.spread(&[other; 3])[2..4], [other; 2]);
         }
     }
 
     #[test]
-    fn a_body_is_not_refused_because_another_one_is() {
+    fn a_rejected_body_does_not_reject_another() {
         let plan = plan(&[Some(("a", 1)), Some(("a", 1)), Some(("a", 2))]);
-        // An earlier request has the key, whose body is that of one of them at most.
-        let verdicts = plan.spread(&[Verdict::KeyReused]);
-        assert_eq!(verdicts, [Verdict::KeyReused, Verdict::KeyReused, Verdict::InFlight]);
+        // An earlier request has the key; at most one of the two bodies equals its body.
+        let results = plan.spread(&[CommitResult::KeyReused]);
+        assert_eq!(results, [CommitResult::KeyReused, CommitResult::KeyReused, CommitResult::InFlight]);
     }
 }

@@ -11,10 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::waiting::Waiting;
 
-/// Room is counted in KiB, because a semaphore counts in 32 bits.
-const ROOM_UNIT: u64 = 1 << 10;
+/// The unit of a permit, 1 KiB: a semaphore counts in 32 bits.
+const PERMIT_UNIT: u64 = 1 << 10;
 
-/// A request that was checked and is to be kept.
+/// A request that has passed all checks and is to be stored.
 pub(crate) struct Submission {
     pub(crate) route: String,
     pub(crate) destinations: Arc<[String]>,
@@ -22,49 +22,49 @@ pub(crate) struct Submission {
     pub(crate) content_type: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) ordering_key: Option<String>,
-    /// Whether it waits for those before it with its ordering key, even while they are tried again.
+    /// Whether the request waits for earlier requests with its ordering key, even while they are retried.
     pub(crate) keeps_order: bool,
     pub(crate) trace: Option<TraceContext>,
-    /// The name of the client that sent it.
+    /// The name of the client that sent the request.
     pub(crate) client: Option<String>,
-    /// The record that it is adopted from.
+    /// The record from which the request is adopted.
     pub(crate) origin: Option<Adopted>,
-    /// The idempotency key, and the fingerprint of the body that it stands for.
+    /// The idempotency key, and the fingerprint of the body that the key stands for.
     pub(crate) idempotency: Option<(Key, [u8; 32])>,
-    /// The room that the body takes.
-    pub(crate) room: Room,
+    /// The permit for the body's bytes.
+    pub(crate) permit: BodyPermit,
 }
 
-/// What became of a submission.
+/// The result of a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It is durable.
+pub(crate) enum CommitResult {
+    /// The request is durable.
     Accepted(RequestId),
-    /// It was accepted before, under the same idempotency key or from the same record.
+    /// The request was accepted before, under the same idempotency key or from the same record.
     Repeated(RequestId),
     /// The idempotency key stands for another body.
     KeyReused,
     /// Another transaction that claims the idempotency key has not ended.
     InFlight,
-    /// More requests come than the database commits, and this one has waited longer than others.
+    /// More requests arrive than the database commits, and this one has waited longer than others.
     Overloaded,
-    /// The database cannot be reached; what became of it is not known.
+    /// The database is unreachable; whether the request is stored is unknown.
     Unavailable,
-    /// The database refuses it; the reason was logged.
+    /// The database refuses the request; the reason is logged.
     Failed,
-    /// The database refuses any request; the reason was logged.
+    /// The database refuses every request; the reason is logged.
     Misconfigured,
 }
 
-/// Room for a body, from before it is read until the writer is done with it, whether or not its client
-/// still waits.
+/// A body's share of the budget, held from before the body is read until the writer is done with it, even if the client
+/// disconnects.
 #[derive(Debug)]
-pub(crate) struct Room(OwnedSemaphorePermit);
+pub(crate) struct BodyPermit(OwnedSemaphorePermit);
 
-impl Room {
-    /// Grows to that many bytes in all, and says whether there is room for them now.
+impl BodyPermit {
+    /// Grows the share to `bytes` in total; returns false if the budget does not have enough now.
     pub(crate) fn grow(&mut self, bytes: u64) -> bool {
-        let units = usize::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(usize::MAX);
+        let units = usize::try_from(bytes.div_ceil(PERMIT_UNIT)).unwrap_or(usize::MAX);
         let Ok(more) = u32::try_from(units.saturating_sub(self.0.num_permits())) else { return false };
         let Ok(more) = Arc::clone(self.0.semaphore()).try_acquire_many_owned(more) else { return false };
         self.0.merge(more);
@@ -74,43 +74,59 @@ impl Room {
 
 pub(super) struct Queued {
     pub(super) submission: Submission,
-    pub(super) answer: oneshot::Sender<Verdict>,
+    pub(super) answer: oneshot::Sender<CommitResult>,
 }
 
-/// The writer's queue, bounded in number and in bytes.
+/// The writer's queue, bounded in requests and in bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Queue {
     entries: mpsc::Sender<Queued>,
-    room: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
 }
 
 impl Queue {
-    /// A queue for so many requests and bytes of bodies, and the writer's end, which takes at most `batch` at once.
+    /// Creates a queue for this number of requests and bytes of bodies, and the writer's end, which takes at most
+    /// `batch` requests at once.
     pub(super) fn new(requests: usize, bytes: u64, batch: usize) -> (Self, Waiting) {
         let (entries, receiver) = mpsc::channel(requests);
-        let room = usize::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(Semaphore::MAX_PERMITS);
-        (Self { entries, room: Arc::new(Semaphore::new(room)) }, Waiting::new(receiver, batch))
+        let budget = usize::try_from(bytes.div_ceil(PERMIT_UNIT)).unwrap_or(Semaphore::MAX_PERMITS);
+        (Self { entries, budget: Arc::new(Semaphore::new(budget)) }, Waiting::new(receiver, batch))
     }
 
-    /// Sets bytes aside for a body; `None` when there is no room now.
-    pub(crate) fn reserve(&self, bytes: u64) -> Option<Room> {
-        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).ok()?;
-        Arc::clone(&self.room).try_acquire_many_owned(units).ok().map(Room)
+    /// Reserves bytes for a body; returns `None` if the budget does not have enough now.
+    pub(crate) fn reserve(&self, bytes: u64) -> Option<BodyPermit> {
+        let units = u32::try_from(bytes.div_ceil(PERMIT_UNIT)).ok()?;
+        Arc::clone(&self.budget).try_acquire_many_owned(units).ok().map(BodyPermit)
     }
 
-    /// A queue without a writer, with room for that many bytes.
+    /// Creates a queue without a writer, with a budget of this number of bytes.
     #[cfg(test)]
     pub(crate) fn of_bytes(bytes: u64) -> Self {
         Self::new(1, bytes, 1).0
     }
 
-    /// Hands a request to the writer and waits for what becomes of it; `None` when the queue is full. A request whose
-    /// caller drops this future before the writer takes it is not committed.
-    pub(crate) async fn submit(&self, submission: Submission) -> Option<Verdict> {
-        let (answer, verdict) = oneshot::channel();
+    /// Creates a queue with a writer that returns the same result for every request.
+    #[cfg(test)]
+    pub(crate) fn answered(result: CommitResult) -> Self {
+        let (queue, mut waiting) = Self::new(1, PERMIT_UNIT, 1);
+        tokio::spawn(async move {
+            while let Some(batch) = waiting.next_batch().await {
+                for queued in batch {
+                    // The test may have ended.
+                    let _ = queued.answer.send(result);
+                }
+            }
+        });
+        queue
+    }
+
+    /// Submits a request to the writer and waits for the result; returns `None` if the queue is full. The writer does
+    /// not commit a request if its caller drops this future before the writer takes it.
+    pub(crate) async fn submit(&self, submission: Submission) -> Option<CommitResult> {
+        let (answer, result) = oneshot::channel();
         self.entries.try_send(Queued { submission, answer }).ok()?;
-        // A writer that is gone may have committed before it went.
-        Some(verdict.await.unwrap_or(Verdict::Unavailable))
+        // A writer that has ended may have committed the request before.
+        Some(result.await.unwrap_or(CommitResult::Unavailable))
     }
 }
 
@@ -119,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_for_so_many_bytes_and_no_more() {
+    fn the_budget_for_bytes_is_limited() {
         let (queue, _entries) = Queue::new(1, 4 << 10, 1);
         let held = queue.reserve(3 << 10).unwrap();
         assert!(queue.reserve((1 << 10) + 1).is_none());

@@ -1,4 +1,4 @@
-//! The CLIENT span of a commit, after OpenTelemetry's conventions for databases.
+//! The CLIENT span of a commit, according to OpenTelemetry's conventions for databases.
 
 use throughline_messages::TraceContext;
 use tracing::field::Empty;
@@ -6,11 +6,11 @@ use tracing::{Span, info_span};
 
 use super::NotCommitted;
 
-/// As many links as a span keeps by default.
+/// Maximum number of links: the default limit of a span.
 const LINKS: usize = 128;
 
-/// A commit serves the traces of many requests: it has one of its own, linked to those of them that are
-/// recorded. If none is, there is no span.
+/// Creates the span of a commit. A commit serves the traces of many requests, so it has a trace of its own, linked to
+/// the traces that are sampled. If none is sampled, there is no span.
 pub(super) fn commit<'a>(
     database: &'static str,
     size: usize,
@@ -42,7 +42,7 @@ pub(super) fn commit<'a>(
     span
 }
 
-/// Writes into the span why the rows are not known to be committed.
+/// Records in the span why the rows are not known to be committed.
 pub(super) fn note(span: &Span, error: &NotCommitted) {
     span.record("otel.status_code", "ERROR");
     span.record("otel.status_description", tracing::field::display(error));
@@ -69,7 +69,7 @@ mod tests {
         commit("sqlite", traces.len(), traces.iter())
     }
 
-    /// What is known of the spans that were made, one a line.
+    /// Returns the spans that `make` creates, one a line.
     fn spans(make: impl FnOnce()) -> String {
         let mut log = tempfile::tempfile().unwrap();
         let writer = Mutex::new(log.try_clone().unwrap());
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_fails_says_why() {
+    fn a_failed_commit_records_its_cause() {
         let spans = spans(|| {
             let overdue = NotCommitted::Unknown(Cause::Overdue(Duration::from_secs(5)));
             note(&commit_of(&["01"]), &overdue);

@@ -1,25 +1,27 @@
-//! The writer alone, with a lease that the test plays.
+//! The writer alone, with a lease that the test controls.
 
 use std::io::Read as _;
 use std::sync::Mutex;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use throughline_config::{Database, Secret};
 use throughline_store::{ConnectionTrait as _, outbox};
-use throughline_testkit::{Measured, new_request, unmeasured};
+use throughline_testkit::{Measured, eventually, new_request, sqlite, unmeasured};
 
 use super::*;
 use crate::node::{self, Moment};
 
-pub(super) fn terms() -> Terms {
-    Terms {
+/// Maximum time to wait for any condition, which holds within milliseconds.
+const SOON: Duration = Duration::from_secs(30);
+
+pub(super) fn context() -> Context {
+    Context {
         batch: 8,
         queue: 8,
         body_limit: 1 << 20,
         deadline: Duration::from_secs(5),
         idempotency_window: TimeDelta::hours(24),
-        patience: TimeDelta::minutes(15),
+        redelivery_timeout: TimeDelta::minutes(15),
         metrics: Metrics::new(&unmeasured()),
         pulse: Pulse::default(),
     }
@@ -27,7 +29,7 @@ pub(super) fn terms() -> Terms {
 
 pub(super) fn submission(queue: &Queue) -> Submission {
     Submission {
-        room: queue.reserve(1).unwrap(),
+        permit: queue.reserve(1).unwrap(),
         route: "one".to_owned(),
         destinations: ["three".to_owned()].into(),
         body: "{}".into(),
@@ -42,13 +44,6 @@ pub(super) fn submission(queue: &Queue) -> Submission {
     }
 }
 
-async fn store(folder: &tempfile::TempDir, meter: &opentelemetry::metrics::Meter) -> Store {
-    let url = Secret::from(format!("sqlite://{}", folder.path().join("throughline.db").display()));
-    let store = Store::connect(&Database { url, ..Database::default() }, meter).await.unwrap();
-    store.migrate().await.unwrap();
-    store
-}
-
 /// A lease that lasts longer than any test.
 async fn valid_lease(store: &Store) -> Lease {
     let lease = node::tests::lease();
@@ -57,7 +52,19 @@ async fn valid_lease(store: &Store) -> Lease {
     lease
 }
 
-/// How many requests were committed, of which nothing is published.
+/// Runs the writer until `awaited` completes.
+async fn while_writing<T>(writer: Writer, awaited: impl Future<Output = T>) -> T {
+    let closing = CancellationToken::new();
+    let awaited = async {
+        let output = awaited.await;
+        closing.cancel();
+        output
+    };
+    let (output, _) = tokio::join!(awaited, writer.run(closing.clone()));
+    output
+}
+
+/// Returns the number of committed requests. The requests are not published.
 async fn committed(store: &Store) -> usize {
     let node = node::tests::lease().node();
     outbox::pending(store.connection(), node, None, 100, 1 << 20).await.unwrap().len()
@@ -67,36 +74,27 @@ async fn committed(store: &Store) -> usize {
 async fn a_bad_request_is_found_by_halves_and_the_others_are_published_from_memory() {
     const GOOD: u64 = 63;
     let (folder, measured) = (tempfile::tempdir().unwrap(), Measured::new());
-    let store = store(&folder, &measured.meter()).await;
+    let store = sqlite(folder.path(), &measured.meter()).await.unwrap();
     let poison = "CREATE TRIGGER poison BEFORE INSERT ON requests WHEN NEW.content_type = 'poison' \
                   BEGIN SELECT RAISE(ABORT, 'bad'); END";
     store.connection().execute_unprepared(poison).await.unwrap();
-    let (handover, mut published) = Handover::read_from_memory().await;
-    let terms = Terms { batch: 64, queue: 64, metrics: Metrics::new(&measured.meter()), ..terms() };
+    let (publish_queue, mut published) = PublishQueue::read_from_memory().await;
+    let context = Context { batch: 64, queue: 64, metrics: Metrics::new(&measured.meter()), ..context() };
     let (queue, writer) =
-        Writer::new(store.clone(), valid_lease(&store).await, Clock::system(), terms, handover);
+        Writer::new(store.clone(), valid_lease(&store).await, Clock::system(), context, publish_queue);
     let submissions = (0..=GOOD).map(|number| Submission {
         content_type: if number == 17 { "poison" } else { "application/json" }.to_owned(),
         ..submission(&queue)
     });
     let answers = join_all(submissions.map(|submission| queue.submit(submission)));
-    let closing = CancellationToken::new();
-    let writing = writer.run(closing.clone());
-    let (verdicts, _) = tokio::join!(
-        async {
-            let answers = answers.await;
-            closing.cancel();
-            answers
-        },
-        writing
-    );
+    let results = while_writing(writer, answers).await;
 
-    let verdicts: Vec<_> = verdicts.into_iter().map(Option::unwrap).collect();
+    let results: Vec<_> = results.into_iter().map(Option::unwrap).collect();
     let mut accepted = Vec::new();
-    for (number, verdict) in verdicts.iter().enumerate() {
-        match verdict {
-            Verdict::Accepted(id) => accepted.push(*id),
-            other => assert_eq!((number, *other), (17, Verdict::Failed)),
+    for (number, result) in results.iter().enumerate() {
+        match result {
+            CommitResult::Accepted(id) => accepted.push(*id),
+            other => assert_eq!((number, *other), (17, CommitResult::Failed)),
         }
     }
     assert_eq!(accepted.len() as u64, GOOD);
@@ -111,70 +109,160 @@ async fn a_bad_request_is_found_by_halves_and_the_others_are_published_from_memo
 }
 
 #[tokio::test]
-async fn a_request_whose_client_has_gone_before_its_commit_is_not_committed() {
+async fn an_error_that_all_requests_of_a_batch_meet_costs_one_transaction() {
     let (folder, measured) = (tempfile::tempdir().unwrap(), Measured::new());
-    let store = store(&folder, &unmeasured()).await;
-    let terms = Terms { metrics: Metrics::new(&measured.meter()), ..terms() };
-    let (queue, writer) =
-        Writer::new(store.clone(), valid_lease(&store).await, Clock::system(), terms, Handover::unread());
+    let store = sqlite(folder.path(), &measured.meter()).await.unwrap();
+    let context = Context { metrics: Metrics::new(&measured.meter()), ..context() };
+    let (queue, writer) = Writer::new(
+        store.clone(),
+        valid_lease(&store).await,
+        Clock::system(),
+        context,
+        PublishQueue::unread(),
+    );
+    store.connection().execute_unprepared("ALTER TABLE requests RENAME TO others").await.unwrap();
+    let answers = join_all((0..8).map(|_| queue.submit(submission(&queue))));
+    let results = while_writing(writer, answers).await;
+    assert_eq!(results, [Some(CommitResult::Misconfigured); 8]);
+    let begun = measured.count("db.client.operation.duration", &[("db.operation.name", "begin")]);
+    assert_eq!(begun.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_request_whose_client_disconnects_before_its_commit_is_not_committed() {
+    let (folder, measured) = (tempfile::tempdir().unwrap(), Measured::new());
+    let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
+    let context = Context { metrics: Metrics::new(&measured.meter()), ..context() };
+    let (queue, writer) = Writer::new(
+        store.clone(),
+        valid_lease(&store).await,
+        Clock::system(),
+        context,
+        PublishQueue::unread(),
+    );
     for _ in 0..3 {
         assert_eq!(queue.submit(submission(&queue)).now_or_never(), None, "it waits");
     }
-    let closing = CancellationToken::new();
-    let waits = async {
-        let verdict = queue.submit(submission(&queue)).await;
-        closing.cancel();
-        verdict
-    };
-    let (verdict, _) = tokio::join!(waits, writer.run(closing.clone()));
-    assert!(matches!(verdict, Some(Verdict::Accepted(_))), "{verdict:?}");
+    let result = while_writing(writer, queue.submit(submission(&queue))).await;
+    assert!(matches!(result, Some(CommitResult::Accepted(_))), "{result:?}");
     assert_eq!(committed(&store).await, 1);
     assert_eq!(measured.value("throughline.requests.accepted", &[]).unwrap(), 1);
 }
 
 #[tokio::test]
-async fn a_request_whose_client_goes_during_its_commit_is_counted_as_accepted() {
+async fn a_request_whose_client_disconnects_during_its_commit_is_counted_as_accepted() {
     let (folder, measured) = (tempfile::tempdir().unwrap(), Measured::new());
-    let store = store(&folder, &unmeasured()).await;
-    let terms = Terms { metrics: Metrics::new(&measured.meter()), ..terms() };
-    let (queue, writer) =
-        Writer::new(store.clone(), valid_lease(&store).await, Clock::system(), terms, Handover::unread());
+    let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
+    let context = Context { metrics: Metrics::new(&measured.meter()), ..context() };
+    let (queue, writer) = Writer::new(
+        store.clone(),
+        valid_lease(&store).await,
+        Clock::system(),
+        context,
+        PublishQueue::unread(),
+    );
     let held = store.begin().await.unwrap();
-    let closing = CancellationToken::new();
     let goes = async {
         let gone = tokio::time::timeout(Duration::from_millis(50), queue.submit(submission(&queue))).await;
         assert!(gone.is_err(), "the commit waits for the database");
         drop(held);
-        closing.cancel();
     };
-    let ((), _) = tokio::join!(goes, writer.run(closing.clone()));
+    while_writing(writer, goes).await;
     assert_eq!(committed(&store).await, 1);
     assert_eq!(measured.value("throughline.requests.accepted", &[]).unwrap(), 1);
 }
 
 #[tokio::test]
-async fn without_its_lease_it_refuses_and_says_so_once_and_with_it_it_goes_on() {
+async fn a_commit_counts_as_answered_for_liveness_also_by_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
+    let context = Context { deadline: Duration::from_millis(50), ..context() };
+    let pulse = context.pulse.clone();
+    let (queue, writer) = Writer::new(
+        store.clone(),
+        valid_lease(&store).await,
+        Clock::system(),
+        context,
+        PublishQueue::unread(),
+    );
+    let writing = tokio::spawn(writer.run(CancellationToken::new()));
+    let submit = async || queue.submit(submission(&queue)).await.unwrap();
+    for refuses in [false, true] {
+        let held = store.begin().await.unwrap();
+        assert_eq!(submit().await, CommitResult::Unavailable);
+        assert!(pulse.is_unanswered());
+        drop(held);
+        if refuses {
+            store.connection().execute_unprepared("DROP TABLE outbox").await.unwrap();
+        }
+        let in_time = async || {
+            let result = submit().await;
+            anyhow::ensure!(result != CommitResult::Unavailable, "the database is slow");
+            Ok(result)
+        };
+        let result = eventually("an answer of the database", SOON, in_time).await.unwrap();
+        assert_eq!(result == CommitResult::Misconfigured, refuses, "{result:?}");
+        assert!(!pulse.is_unanswered(), "{result:?}");
+    }
+    drop(queue);
+    writing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_rest_of_a_batch_is_not_tried_once_the_database_does_not_respond() {
+    let (folder, measured) = (tempfile::tempdir().unwrap(), Measured::new());
+    let store = sqlite(folder.path(), &measured.meter()).await.unwrap();
+    // The batch is refused, so is its first half; the lease is over once the first of all is alone in the table.
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON outbox \
+                  WHEN (SELECT content_type FROM requests WHERE id = NEW.request_id) = 'poison' \
+                  BEGIN SELECT RAISE(ABORT, 'bad'); END";
+    let over = "CREATE TRIGGER over AFTER INSERT ON outbox WHEN (SELECT count(*) FROM requests) = 1 \
+                BEGIN UPDATE nodes SET expires_at = '2000-01-01T00:00:00.000000+00:00'; END";
+    for sql in [poison, over] {
+        store.connection().execute_unprepared(sql).await.unwrap();
+    }
+    let (queue, writer) = Writer::new(
+        store.clone(),
+        valid_lease(&store).await,
+        Clock::system(),
+        context(),
+        PublishQueue::unread(),
+    );
+    let types = ["application/json", "poison", "application/json", "application/json"];
+    let submissions =
+        types.map(|content_type| Submission { content_type: content_type.to_owned(), ..submission(&queue) });
+    let answers = join_all(submissions.into_iter().map(|submission| queue.submit(submission)));
+    let results = while_writing(writer, answers).await;
+    assert!(matches!(results[0], Some(CommitResult::Accepted(_))), "{results:?}");
+    assert_eq!(results[1..], [Some(CommitResult::Unavailable); 3]);
+    // All four, the first half, and each of its two.
+    let begun = measured.count("db.client.operation.duration", &[("db.operation.name", "begin")]);
+    assert_eq!(begun.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn without_a_valid_lease_requests_are_refused_and_the_change_is_logged_once() {
     let (mut log, writer) = std::io::pipe().unwrap();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Mutex::new(writer)).finish();
     let logging = tracing::subscriber::set_default(subscriber);
     let folder = tempfile::tempdir().unwrap();
-    let store = store(&folder, &unmeasured()).await;
+    let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
     let lease = node::tests::lease();
     throughline_testkit::leased(&store, lease.node()).await.unwrap();
-    let (clock, handover) = (Clock::system(), Handover::unread());
-    let (queue, writer) = Writer::new(store.clone(), lease.clone(), clock, terms(), handover);
+    let (clock, publish_queue) = (Clock::system(), PublishQueue::unread());
+    let (queue, writer) = Writer::new(store.clone(), lease.clone(), clock, context(), publish_queue);
     let writing = tokio::spawn(writer.run(CancellationToken::new()));
     let submit = async || queue.submit(submission(&queue)).await.unwrap();
 
     for _ in 0..2 {
         lease.extend(Moment::now(), Duration::from_hours(1), Clock::system().now());
         for _ in 0..2 {
-            let Verdict::Accepted(id) = submit().await else { panic!("it has its lease") };
+            let CommitResult::Accepted(id) = submit().await else { panic!("it has its lease") };
             assert!(requests::find(store.connection(), id).await.unwrap().is_some());
         }
         lease.extend(Moment::now(), Duration::ZERO, Clock::system().now());
         for _ in 0..3 {
-            assert_eq!(submit().await, Verdict::Unavailable);
+            assert_eq!(submit().await, CommitResult::Unavailable);
         }
     }
 
@@ -182,20 +270,20 @@ async fn without_its_lease_it_refuses_and_says_so_once_and_with_it_it_goes_on() 
     writing.await.unwrap().unwrap();
     let mut lines = String::new();
     log.read_to_string(&mut lines).unwrap();
-    let said: Vec<_> = lines.lines().filter(|line| line.contains("lease")).collect();
-    let expected = ["requests are refused", "requests are accepted again", "requests are refused"];
-    assert_eq!(said.len(), expected.len(), "{lines}");
-    assert!(said.iter().zip(expected).all(|(line, expected)| line.contains(expected)), "{lines}");
+    let events = ["lease.expired", "writer.resumed"];
+    let event = |line: &str| events.into_iter().find(|event| line.contains(&format!("event=\"{event}\"")));
+    let logged: Vec<_> = lines.lines().filter_map(event).collect();
+    assert_eq!(logged, ["lease.expired", "writer.resumed", "lease.expired"], "{lines}");
 }
 
 #[test]
-fn what_is_new_is_copied_only_if_something_beside_it_is_not() {
+fn new_requests_are_copied_only_if_others_are_not_new() {
     let id = |number| RequestId::from_i64(number).unwrap();
     let requests = [1, 2].map(|number| new_request(id(number), DateTime::UNIX_EPOCH));
-    let of = |verdicts: [Verdict; 2]| new_of(&requests, &verdicts);
-    let all = of([1, 2].map(|number| Verdict::Accepted(id(number))));
+    let of = |results: [CommitResult; 2]| new_of(&requests, &results);
+    let all = of([1, 2].map(|number| CommitResult::Accepted(id(number))));
     assert!(matches!(all, Cow::Borrowed(all) if all == requests));
-    for other in [Verdict::Repeated(id(3)), Verdict::KeyReused] {
-        assert_eq!(*of([other, Verdict::Accepted(id(2))]), requests[1..]);
+    for other in [CommitResult::Repeated(id(3)), CommitResult::KeyReused] {
+        assert_eq!(*of([other, CommitResult::Accepted(id(2))]), requests[1..]);
     }
 }

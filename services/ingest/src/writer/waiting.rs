@@ -1,12 +1,13 @@
-//! The writer's end of the queue: which requests it commits next, and which it refuses.
+//! The writer's end of the queue: selects the requests to commit next and the requests to refuse.
 //!
-//! As a rule the oldest. When more requests come than the database commits, a queue that is served in order is useless
-//! as soon as the wait in it is longer than clients wait: each commit is for a client that has gone. So a queue that
-//! stands for an [`INTERVAL`], which no batch has taken whole, is overload. In overload a batch takes the youngest, and
-//! the others are refused at once: no request waits for more than one commit besides its own, commits stay full, and
-//! overload ends with the first batch that takes all that wait. A burst that the next commits take is no overload.
+//! Normally the writer commits the oldest requests first. When more requests arrive than the database commits, a queue
+//! that is served in order is useless as soon as requests wait longer than their clients do: each commit is then for a
+//! client that has disconnected. So a queue that no batch has emptied for an [`INTERVAL`] is overload. In overload, a
+//! batch takes the youngest requests, and the others are refused immediately: no request waits for more than one commit
+//! besides its own, commits stay full, and overload ends with the first batch that takes all queued requests. A burst
+//! that the next commits absorb is not overload.
 //!
-//! The interval is that of `CoDel` (RFC 8289), the order that of Facebook's adaptive LIFO (Maurer, "Fail at Scale", ACM
+//! The interval comes from `CoDel` (RFC 8289), the order from Facebook's adaptive LIFO (Maurer, "Fail at Scale", ACM
 //! Queue 2015).
 
 use std::time::Duration;
@@ -14,37 +15,37 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::queue::{Queued, Verdict};
+use super::queue::{CommitResult, Queued};
 
-/// Bytes of bodies in one commit: enough for hundreds of ordinary requests, small enough that a
-/// statement with large ones stays a fraction of what `PostgreSQL` takes (1 GiB).
+/// Maximum bytes of bodies in one commit: enough for hundreds of ordinary requests, and small enough that a statement
+/// with large ones stays a fraction of the `PostgreSQL` limit (1 GiB).
 const BATCH_BYTES: usize = 8 << 20;
-/// For this long a queue may stand before the writer takes it for overload: longer than a hiccup of the database
-/// takes to catch up with, and a fraction of `http.timeout`.
+/// How long batches may leave requests in the queue before the writer treats it as overload: longer than the writer
+/// takes to catch up after a hiccup of the database, and a fraction of `http.timeout`.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Requests that wait for the writer.
 pub(super) struct Waiting {
     entries: mpsc::Receiver<Queued>,
-    /// Most requests in one batch.
+    /// Maximum number of requests in one batch.
     batch: usize,
-    /// Since when each batch has left requests behind.
-    standing_since: Option<Instant>,
+    /// Since when every batch has left requests in the queue.
+    backlog_since: Option<Instant>,
     is_overloaded: bool,
 }
 
 impl Waiting {
     pub(super) fn new(entries: mpsc::Receiver<Queued>, batch: usize) -> Self {
-        Self { entries, batch, standing_since: None, is_overloaded: false }
+        Self { entries, batch, backlog_since: None, is_overloaded: false }
     }
 
-    /// Takes no more requests from now on; those that wait are still to be taken.
+    /// Closes the queue to new requests; queued requests can still be taken.
     pub(super) fn close(&mut self) {
         self.entries.close();
     }
 
-    /// Waits for a request, and takes a batch of those that wait; `None` once every queue is gone, or it is closed, and
-    /// nothing waits. Requests whose clients have gone are dropped.
+    /// Waits for a request and takes a batch of the queued ones; returns `None` once the queue is empty and either
+    /// closed or without senders. Drops requests of clients that have disconnected.
     pub(super) async fn next_batch(&mut self) -> Option<Vec<Queued>> {
         loop {
             let first = self.entries.recv().await?;
@@ -52,7 +53,7 @@ impl Waiting {
                 return Some(self.take(first));
             }
             if self.entries.is_empty() {
-                self.standing_since = None;
+                self.backlog_since = None;
             }
         }
     }
@@ -60,25 +61,25 @@ impl Waiting {
     fn take(&mut self, first: Queued) -> Vec<Queued> {
         let (batch, left) = if self.is_overloaded() { self.youngest(first) } else { self.oldest(first) };
         if left == 0 {
-            self.standing_since = None;
+            self.backlog_since = None;
         } else {
-            self.standing_since.get_or_insert_with(Instant::now);
+            self.backlog_since.get_or_insert_with(Instant::now);
         }
         batch
     }
 
-    /// Says so when it begins and when it ends.
+    /// Returns whether the writer is overloaded; logs when overload begins and when it ends.
     fn is_overloaded(&mut self) -> bool {
-        let is_overloaded = self.standing_since.is_some_and(|since| since.elapsed() >= INTERVAL);
+        let is_overloaded = self.backlog_since.is_some_and(|since| since.elapsed() >= INTERVAL);
         match (self.is_overloaded, is_overloaded) {
             (false, true) => tracing::warn!(
                 event = "ingest.overloaded",
                 waiting = self.entries.len(),
-                "more requests come than the database commits, those that wait longest are refused"
+                "requests arrive faster than the database commits them; refusing those that have waited longest"
             ),
             (true, false) => tracing::info!(
                 event = "ingest.overload_ended",
-                "the database commits as many requests as come again, none is refused"
+                "the database commits requests as fast as they arrive; none is refused"
             ),
             (true, true) | (false, false) => {}
         }
@@ -86,7 +87,7 @@ impl Waiting {
         is_overloaded
     }
 
-    /// A batch in the order in which requests came, and how many are left to wait.
+    /// Takes a batch of the oldest requests, in order of arrival; also returns how many stay queued.
     fn oldest(&mut self, first: Queued) -> (Vec<Queued>, usize) {
         let mut bytes = first.submission.body.len();
         let mut batch = vec![first];
@@ -98,28 +99,28 @@ impl Waiting {
         (batch, self.entries.len())
     }
 
-    /// A batch of those that came last, in the order in which they came, and how many others were refused.
+    /// Takes a batch of the youngest requests, in order of arrival; also returns how many others were refused.
     fn youngest(&mut self, first: Queued) -> (Vec<Queued>, usize) {
         let mut batch = vec![first];
-        // Those that come meanwhile are for the next batch, or this would have no end.
+        // Requests that arrive meanwhile are for the next batch; otherwise this loop might not end.
         for _ in 0..self.entries.len() {
             batch.extend(self.pop());
         }
         let mut bytes = 0;
         let youngest = batch.iter().rev().take(self.batch).take_while(|queued| {
-            let has_room = bytes < BATCH_BYTES;
+            let fits = bytes < BATCH_BYTES;
             bytes += queued.submission.body.len();
-            has_room
+            fits
         });
         let refused = batch.len() - youngest.count();
         for queued in batch.drain(..refused) {
-            // Its client may have gone just now.
-            let _ = queued.answer.send(Verdict::Overloaded);
+            // The client may have disconnected just now.
+            let _ = queued.answer.send(CommitResult::Overloaded);
         }
         (batch, refused)
     }
 
-    /// The next request whose client still waits, if one is there.
+    /// Returns the next queued request of a client that still waits, if there is one.
     fn pop(&mut self) -> Option<Queued> {
         loop {
             let queued = self.entries.try_recv().ok()?;
@@ -132,9 +133,12 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
     use throughline_snowflake::RequestId;
     use tokio::time::{sleep, sleep_until, timeout};
 
@@ -145,15 +149,15 @@ mod tests {
     /// A database that commits 64 requests in half a second, 128 a second.
     const BATCH: usize = 64;
     const COMMIT: Duration = Duration::from_millis(500);
-    /// For so long a client waits for its answer.
-    const PATIENCE: Duration = Duration::from_secs(2);
+    /// How long a client waits for its answer.
+    const DEADLINE: Duration = Duration::from_secs(2);
 
-    fn accepted() -> Verdict {
-        Verdict::Accepted(RequestId::from_i64(1).unwrap())
+    fn accepted() -> CommitResult {
+        CommitResult::Accepted(RequestId::from_i64(1).unwrap())
     }
 
-    /// The queue of an ingest whose commits take a while, as many as there are in the list and then as long as the last
-    /// one; and how many requests were committed.
+    /// Returns the queue of an ingest, and the number of requests that it has committed. Its commits take the times in
+    /// the list, and then the last of them again and again.
     fn ingest(commits: &'static [Duration]) -> (Queue, Arc<AtomicUsize>) {
         let (queue, mut waiting) = Queue::new(4096, 1 << 30, BATCH);
         let committed = Arc::new(AtomicUsize::new(0));
@@ -173,8 +177,8 @@ mod tests {
         (queue, committed)
     }
 
-    /// What clients got in this time, who come at this rate, wait for two seconds and come again a second after they
-    /// were refused.
+    /// The answers that clients got. They arrive at a constant rate, wait for two seconds, and retry a second after a
+    /// refusal.
     #[derive(Debug, Default, PartialEq, Eq)]
     struct Got {
         accepted: usize,
@@ -191,8 +195,8 @@ mod tests {
             let (queue, got) = (queue.clone(), sender.clone());
             clients.spawn(async move {
                 while Instant::now() < end {
-                    let answer = timeout(PATIENCE, queue.submit(submission(&queue))).await;
-                    let is_refused = matches!(answer, Ok(None | Some(Verdict::Overloaded)));
+                    let answer = timeout(DEADLINE, queue.submit(submission(&queue))).await;
+                    let is_refused = matches!(answer, Ok(None | Some(CommitResult::Overloaded)));
                     got.send(answer).unwrap();
                     if !is_refused {
                         break;
@@ -206,8 +210,8 @@ mod tests {
         let mut got = Got::default();
         while let Some(answer) = receiver.recv().await {
             match answer {
-                Ok(Some(Verdict::Accepted(_))) => got.accepted += 1,
-                Ok(None | Some(Verdict::Overloaded)) => got.refused += 1,
+                Ok(Some(CommitResult::Accepted(_))) => got.accepted += 1,
+                Ok(None | Some(CommitResult::Overloaded)) => got.refused += 1,
                 Err(_) => got.late += 1,
                 Ok(Some(other)) => panic!("{other:?}"),
             }
@@ -216,53 +220,102 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_three_times_its_capacity_it_serves_as_many_clients_as_at_its_capacity_and_then_all_again() {
+    async fn overload_does_not_reduce_the_number_of_served_clients() {
         let (queue, committed) = ingest(&[COMMIT]);
         let got = clients(&queue, 3 * 128, Duration::from_mins(1)).await;
         // 7680 is its capacity in a minute.
         assert!(got.accepted >= 7680 * 9 / 10, "{got:?}");
-        assert!(got.late <= 7680 / 20, "few wait in vain: {got:?}");
-        let for_nobody = committed.load(Ordering::Relaxed) - got.accepted;
-        assert!(for_nobody <= 7680 / 50, "{for_nobody} were committed for clients that had gone: {got:?}");
+        assert!(got.late <= 7680 / 20, "few clients time out: {got:?}");
+        let for_disconnected = committed.load(Ordering::Relaxed) - got.accepted;
+        assert!(
+            for_disconnected <= 7680 / 50,
+            "{for_disconnected} were committed for disconnected clients: {got:?}"
+        );
 
         let after = clients(&queue, 64, Duration::from_secs(10)).await;
         assert_eq!(after, Got { accepted: 640, ..Got::default() }, "overload is over");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn below_its_capacity_it_refuses_none_and_a_burst_and_a_hiccup_are_no_overload() {
+    async fn below_capacity_a_burst_or_a_hiccup_is_no_overload() {
         const HICCUP: [Duration; 3] =
             [Duration::from_millis(1), Duration::from_millis(1800), Duration::from_millis(10)];
         let (queue, committed) = ingest(&HICCUP);
         let got = clients(&queue, 100, Duration::from_secs(30)).await;
         assert_eq!((got.refused, got.late), (0, 0), "{got:?}");
         assert_eq!(committed.load(Ordering::Relaxed), got.accepted);
-        let at_once = futures_util::future::join_all((0..4000).map(|_| queue.submit(submission(&queue))));
-        let answers = at_once.await;
+        let burst = futures_util::future::join_all((0..4000).map(|_| queue.submit(submission(&queue))));
+        let answers = burst.await;
         assert!(answers.into_iter().all(|answer| answer == Some(accepted())));
     }
 
+    fn names(batch: &[Queued]) -> Vec<String> {
+        batch.iter().map(|queued| queued.submission.content_type.clone()).collect()
+    }
+
+    /// Returns the answer to a queued request with this name.
+    fn enqueue(queue: &Queue, name: &str) -> Pin<Box<impl Future<Output = Option<CommitResult>> + use<>>> {
+        enqueue_body(queue, name, "{}".into())
+    }
+
+    fn enqueue_body(
+        queue: &Queue,
+        name: &str,
+        body: Bytes,
+    ) -> Pin<Box<impl Future<Output = Option<CommitResult>> + use<>>> {
+        let content_type = name.to_owned();
+        let submission = super::super::Submission { body, content_type, ..submission(queue) };
+        let queue = queue.clone();
+        let mut answer = Box::pin(async move { queue.submit(submission).await });
+        assert_eq!((&mut answer).now_or_never(), None);
+        answer
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_waits_longest_is_refused_in_overload_and_each_batch_keeps_the_order() {
+    async fn the_oldest_requests_are_refused_in_overload_and_each_batch_keeps_the_order() {
         let (queue, mut waiting) = Queue::new(100, 1 << 20, 2);
-        let names =
-            |batch: &[Queued]| batch.iter().map(|it| it.submission.content_type.clone()).collect::<Vec<_>>();
-        let mut answers = Vec::new();
-        let mut come = |name: &str| {
-            let submission = super::super::Submission { content_type: name.to_owned(), ..submission(&queue) };
-            let mut answer = Box::pin(queue.submit(submission));
-            assert_eq!(futures_util::FutureExt::now_or_never(&mut answer), None);
-            answers.push(answer);
-        };
-        for name in ["a", "b", "c", "d", "e", "f"] {
-            come(name);
-        }
+        let mut answers: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(|name| enqueue(&queue, name)).into();
         assert_eq!(names(&waiting.next_batch().await.unwrap()), ["a", "b"]);
         sleep(INTERVAL).await;
-        come("g");
+        answers.push(enqueue(&queue, "g"));
         assert_eq!(names(&waiting.next_batch().await.unwrap()), ["f", "g"]);
         for mut refused in answers.drain(2..5) {
-            assert_eq!(futures_util::FutureExt::now_or_never(&mut refused), Some(Some(Verdict::Overloaded)));
+            assert_eq!((&mut refused).now_or_never(), Some(Some(CommitResult::Overloaded)));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_of_disconnected_clients_are_in_no_batch() {
+        let (queue, mut waiting) = Queue::new(100, 1 << 20, 2);
+        let [_a, b, _c, _d, e, _f] = ["a", "b", "c", "d", "e", "f"].map(|name| enqueue(&queue, name));
+        drop((b, e));
+        assert_eq!(names(&waiting.next_batch().await.unwrap()), ["a", "c"]);
+        sleep(INTERVAL).await;
+        let [_g, h] = ["g", "h"].map(|name| enqueue(&queue, name));
+        drop(h);
+        assert_eq!(names(&waiting.next_batch().await.unwrap()), ["f", "g"], "in overload");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_of_disconnected_clients_are_no_overload() {
+        let (queue, mut waiting) = Queue::new(100, 1 << 20, 2);
+        let [_a, _b, c] = ["a", "b", "c"].map(|name| enqueue(&queue, name));
+        assert_eq!(names(&waiting.next_batch().await.unwrap()), ["a", "b"]);
+        drop(c);
+        assert!(waiting.next_batch().now_or_never().is_none());
+        sleep(INTERVAL).await;
+        let [_d, _e, _f] = ["d", "e", "f"].map(|name| enqueue(&queue, name));
+        assert_eq!(names(&waiting.next_batch().await.unwrap()), ["d", "e"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_of_large_bodies_has_few_requests_in_overload_too() {
+        let (queue, mut waiting) = Queue::new(100, 1 << 20, 64);
+        let enqueue = |name| enqueue_body(&queue, name, vec![b' '; BATCH_BYTES / 2].into());
+        let _answers = ["a", "b", "c", "d"].map(enqueue);
+        assert_eq!(names(&waiting.next_batch().await.unwrap()), ["a", "b"]);
+        sleep(INTERVAL).await;
+        let _answers = ["e"].map(enqueue);
+        assert_eq!(names(&waiting.next_batch().await.unwrap()), ["d", "e"]);
     }
 }

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use throughline_messages::{RequestRecord, TraceContext};
+use throughline_messages::{RouteRecord, TraceContext};
 use throughline_testkit::Program;
 
 use crate::world::{TOPIC, World, id_of, says};
@@ -10,7 +10,7 @@ use crate::world::{TOPIC, World, id_of, says};
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test]
-async fn a_body_travels_byte_for_byte_with_its_trace() {
+async fn a_body_reaches_kafka_byte_for_byte_with_its_trace() {
     let world = World::new("");
     let ingest = world.start().await;
     let body = " {\"b\":1.0,\r\n\"b\" : 1e2,\t\"\\u0061\":\"\u{1f600}\"} ";
@@ -23,8 +23,9 @@ async fn a_body_travels_byte_for_byte_with_its_trace() {
 
     let records = world.records(TOPIC, 1).await;
     assert_eq!(records[0].payload, body.as_bytes());
-    let read = RequestRecord::from_headers(&records[0].headers).unwrap();
+    let RouteRecord { request: read, destinations } = RouteRecord::from_headers(&records[0].headers).unwrap();
     assert_eq!((read.id, read.route.as_str()), (id, "one"));
+    assert_eq!(destinations, ["three"]);
     let TraceContext { traceparent, tracestate } = read.trace.unwrap();
     assert!(traceparent.contains("0af7651916cd43dd8448eb211c80319c"), "{traceparent}");
     assert_ne!(traceparent, TRACEPARENT, "the parent is ingest's own span");
@@ -33,12 +34,12 @@ async fn a_body_travels_byte_for_byte_with_its_trace() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_answered_once_and_for_one_body() {
+async fn an_idempotency_key_stands_for_one_request_with_one_body() {
     let world = World::new("");
     let ingest = world.start().await;
     let key = [("idempotency-key", "k-1")];
-    let at_once = (0..20).map(|_| async { id_of(world.post_with(&ingest, "{}", &key).await).await });
-    let ids = join_all(at_once).await;
+    let concurrent = (0..20).map(|_| async { id_of(world.post_with(&ingest, "{}", &key).await).await });
+    let ids = join_all(concurrent).await;
     assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
     let other = world.post_with(&ingest, "[]", &key).await;
     assert_eq!(other.status(), 422);
@@ -62,7 +63,7 @@ async fn a_body_larger_than_the_limit_is_refused_however_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_client_that_still_sends_when_it_is_refused_gets_to_know_why() {
+async fn a_client_that_is_still_sending_receives_its_refusal() {
     let world = World::new("http: { body_limit: 1KiB }");
     let ingest = world.start().await;
     let far_too_large = bytes::Bytes::from(vec![b' '; 8 << 20]);
@@ -75,7 +76,7 @@ async fn a_client_that_still_sends_when_it_is_refused_gets_to_know_why() {
 }
 
 #[tokio::test]
-async fn a_head_that_nobody_can_read_has_a_problem_too() {
+async fn an_unreadable_head_is_answered_with_a_problem() {
     let world = World::new("");
     let ingest = world.start().await;
     let large = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(40_000));
@@ -91,7 +92,7 @@ async fn a_head_that_nobody_can_read_has_a_problem_too() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_in_time_has_a_problem() {
+async fn a_body_that_does_not_arrive_in_time_is_answered_with_a_problem() {
     let world = World::new("http: {timeout: 100ms}");
     let ingest = world.start().await;
     let head =
@@ -102,7 +103,7 @@ async fn a_body_that_does_not_come_in_time_has_a_problem() {
 }
 
 #[tokio::test]
-async fn ready_also_while_the_broker_is_away_and_that_is_said() {
+async fn ingest_is_ready_while_the_broker_is_down_and_reports_it() {
     let world = World::new("");
     let ingest = world.start().await;
     let ready = || async { world.http.get(format!("{}/readyz", ingest.base)).send().await.unwrap() };
@@ -125,11 +126,11 @@ async fn ready_also_while_the_broker_is_away_and_that_is_said() {
     assert!(!is_healthy(&health).await);
 }
 
-/// What the health check of a container finds.
+/// Returns the result of the health check of a container.
 async fn is_healthy(health: &str) -> bool {
     let ingest = Path::new(env!("CARGO_BIN_EXE_throughline-ingest"));
     let address = health.trim_start_matches("http://").to_owned();
     let ended = Program::healthcheck(ingest, "THROUGHLINE_HTTP__HEALTH_ADDRESS", address).await.unwrap();
-    assert!(ended.status.success() || ended.output.text().contains("nobody answers"), "{:?}", ended.output);
+    assert!(ended.status.success() || ended.output.text().contains("no response from"), "{:?}", ended.output);
     ended.status.success()
 }

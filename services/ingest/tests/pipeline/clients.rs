@@ -12,13 +12,13 @@ routes:
   two: {path: /two, topic: two-requests, destinations: [three]}
 ";
 
-struct Asked {
+struct Answer {
     status: StatusCode,
     authenticate: Option<String>,
     problem: Option<String>,
 }
 
-async fn ask(world: &World, ingest: &Running, method: &Method, path: &str, key: Option<&str>) -> Asked {
+async fn ask(world: &World, ingest: &Running, method: &Method, path: &str, key: Option<&str>) -> Answer {
     let url = format!("{}{path}", ingest.base);
     let mut request = world.http.request(method.clone(), url).header("content-type", "application/json");
     if let Some(key) = key {
@@ -29,11 +29,11 @@ async fn ask(world: &World, ingest: &Running, method: &Method, path: &str, key: 
     let authenticate = headers.get("www-authenticate").map(|value| value.to_str().unwrap().to_owned());
     let body: Option<Value> = response.json().await.ok();
     let problem = body.and_then(|body| Some(body["type"].as_str()?.rsplit('/').next()?.to_owned()));
-    Asked { status, authenticate, problem }
+    Answer { status, authenticate, problem }
 }
 
 #[tokio::test]
-async fn only_a_known_client_gets_anything_of_a_route_or_of_management() {
+async fn routes_and_management_require_the_key_of_a_client() {
     let world = World::new(CLIENTS);
     let ingest = world.start().await;
     let guarded = [
@@ -46,11 +46,11 @@ async fn only_a_known_client_gets_anything_of_a_route_or_of_management() {
         (Method::GET, "/v1"),
     ];
     for (method, path) in &guarded {
-        for key in [None, Some("the-key-of-nobody-here"), Some("the-key-of-the-sho")] {
-            let asked = ask(&world, &ingest, method, path, key).await;
-            assert_eq!(asked.status, 401, "{method} {path} {key:?}");
-            assert_eq!(asked.authenticate.as_deref(), Some("Bearer"));
-            assert_eq!(asked.problem.as_deref(), Some("unauthorized"));
+        for key in [None, Some("the-key-of-another-ingest"), Some("the-key-of-the-sho")] {
+            let answer = ask(&world, &ingest, method, path, key).await;
+            assert_eq!(answer.status, 401, "{method} {path} {key:?}");
+            assert_eq!(answer.authenticate.as_deref(), Some("Bearer"));
+            assert_eq!(answer.problem.as_deref(), Some("unauthorized"));
         }
     }
     for path in ["/healthz", "/readyz", "/openapi.json", "/docs"] {
@@ -61,7 +61,7 @@ async fn only_a_known_client_gets_anything_of_a_route_or_of_management() {
 }
 
 #[tokio::test]
-async fn a_client_may_do_what_it_is_configured_for_and_nothing_else() {
+async fn a_client_may_use_only_the_paths_that_the_configuration_permits() {
     let world = World::new(CLIENTS);
     let ingest = world.start().await;
     let unknown = "/v1/requests/00000000000000000042";
@@ -76,25 +76,25 @@ async fn a_client_may_do_what_it_is_configured_for_and_nothing_else() {
         ("the-key-of-the-operator", Method::GET, "/v1/nothing", 404, Some("not-found")),
         ("the-key-of-the-operator", Method::POST, "/one", 403, Some("forbidden")),
     ] {
-        let asked = ask(&world, &ingest, &method, path, Some(key)).await;
+        let answer = ask(&world, &ingest, &method, path, Some(key)).await;
         assert_eq!(
-            (asked.status.as_u16(), asked.problem.as_deref()),
+            (answer.status.as_u16(), answer.problem.as_deref()),
             (status, problem),
             "{key} {method} {path}"
         );
-        assert_eq!(asked.authenticate, None);
+        assert_eq!(answer.authenticate, None);
     }
     ingest.stop().await;
 }
 
 #[tokio::test]
-async fn who_may_not_is_told_so_before_the_body_is_read() {
+async fn a_client_without_permission_is_refused_before_its_body_is_read() {
     let world = World::new(CLIENTS);
     let ingest = world.start().await;
     let head = "POST /one HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n";
     for (authorization, status) in [("", "401"), ("authorization: Bearer the-key-of-another-shop\r\n", "403")]
     {
-        // The body never comes.
+        // The body never arrives.
         let answer = says(&ingest, &format!("{head}{authorization}\r\n")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
@@ -102,7 +102,7 @@ async fn who_may_not_is_told_so_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn a_route_takes_as_many_requests_as_its_rate_says() {
+async fn a_route_accepts_requests_up_to_its_rate() {
     let world = World::new(
         "routes: {one: {rate: 2/h}, two: {path: /two, topic: two-requests, destinations: [three]}}",
     );
@@ -116,7 +116,7 @@ async fn a_route_takes_as_many_requests_as_its_rate_says() {
     assert!((1790..=1800).contains(&retry_after), "{retry_after}");
     let problem: Value = refused.json().await.unwrap();
     assert_eq!(problem["type"], "https://throughline.dev/problems/rate-exceeded");
-    // The body never comes.
+    // The body never arrives.
     let head =
         "POST /one HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n";
     let answer = says(&ingest, head).await;
@@ -154,7 +154,7 @@ async fn an_idempotency_key_belongs_to_the_client_that_sends_it() {
     assert_eq!((id("the-shop", r#""same""#).await, id("the-crm", r#""same""#).await), (shop, crm));
     let other = post_as(&world, &ingest, "the-crm", "another-key", r#""other""#).await;
     assert_eq!(other.status(), 201);
-    // A key stands against another body of its own client alone.
+    // A key conflicts only with another body of its own client.
     for (client, status) in [("the-shop", 201), ("the-crm", 422)] {
         let response = post_as(&world, &ingest, client, "another-key", r#""same""#).await;
         assert_eq!(response.status(), status, "{client}");
@@ -164,7 +164,7 @@ async fn an_idempotency_key_belongs_to_the_client_that_sends_it() {
 }
 
 #[tokio::test]
-async fn a_client_does_not_use_up_the_rate_of_another_one() {
+async fn a_client_does_not_consume_the_rate_of_another_client() {
     let world = World::new(
         "{clients: {shop: {key: the-key-of-the-shop}, crm: {key: the-key-of-the-crm}}, routes: {one: {rate: 2/h}}}",
     );
@@ -182,7 +182,7 @@ async fn a_client_does_not_use_up_the_rate_of_another_one() {
 }
 
 #[tokio::test]
-async fn strangers_do_not_use_up_a_routes_rate() {
+async fn unauthorized_requests_do_not_consume_the_rate_of_a_route() {
     let world = World::new(&format!("{CLIENTS}  one: {{rate: 1/h}}"));
     let ingest = world.start().await;
     for key in [None, Some("the-key-of-another-shop"), None] {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::world::{DEADLINE, Running, TOPIC, World, id_of, ids};
 
-/// Takes the database's one turn to write, so that nobody else gets it.
+/// Takes the database's only write transaction, so that no other session can write.
 async fn hold_the_database(world: &World) -> Transaction {
     world.store().await.begin().await.unwrap()
 }
@@ -26,7 +26,7 @@ async fn problem(response: reqwest::Response) -> (u16, bool, Value) {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_be_stored_harms_only_itself_and_shows_nothing_from_within() {
+async fn a_request_that_cannot_be_stored_fails_alone_and_exposes_no_internals() {
     let world = World::new("");
     let ingest = world.start().await;
     let poison = "CREATE TRIGGER poison BEFORE INSERT ON requests WHEN NEW.content_type LIKE '%poison%' \
@@ -46,7 +46,7 @@ async fn a_request_that_cannot_be_stored_harms_only_itself_and_shows_nothing_fro
 }
 
 #[tokio::test]
-async fn while_the_database_does_not_answer_requests_are_refused_in_time_and_later_taken() {
+async fn requests_are_refused_in_time_while_the_database_is_silent_and_accepted_later() {
     let world = World::new("{http: {timeout: 300ms}, ingest: {queue: 1, batch: 1}}");
     let ingest = world.start().await;
     let held = hold_the_database(&world).await;
@@ -61,14 +61,14 @@ async fn while_the_database_does_not_answer_requests_are_refused_in_time_and_lat
 }
 
 #[tokio::test]
-async fn requests_whose_clients_have_gone_before_their_commit_are_not_kept() {
+async fn requests_whose_clients_disconnect_before_the_commit_are_not_stored() {
     let world = World::new("{http: {timeout: 1min}, ingest: {batch: 1}}");
     let ingest = world.start().await;
     let held = hold_the_database(&world).await;
     let active = |expected| {
         world.measures("http.server.active_requests", &[("http.request.method", "POST")], expected)
     };
-    // The first to come is taken by the writer, which waits for the database; the others wait for the writer.
+    // The writer takes the first request and waits for the database; the others wait for the writer.
     let clients = join_all((0..5).map(|_| world.post(&ingest, "{}")));
     select(pin!(clients), pin!(active(5))).await;
     active(0).await;
@@ -81,13 +81,13 @@ async fn requests_whose_clients_have_gone_before_their_commit_are_not_kept() {
 }
 
 #[tokio::test]
-async fn what_the_database_did_not_take_in_time_is_not_kept_later() {
+async fn a_request_that_the_database_did_not_store_in_time_is_not_stored_later() {
     let world = World::new("http: {timeout: 300ms}");
     let ingest = world.start().await;
     world.accepted(&ingest, "{}").await;
     world.outbox_empty().await;
     let held = hold_the_database(&world).await;
-    // The second answer comes long after the first commit was given up.
+    // The second answer arrives long after the deadline of the first commit.
     for body in [r#""first""#, r#""second""#] {
         assert_eq!(world.post(&ingest, body).await.status(), 503);
     }
@@ -98,15 +98,15 @@ async fn what_the_database_did_not_take_in_time_is_not_kept_later() {
     ingest.stop().await;
 }
 
-/// On PostgreSQL, since SQLite has one session that writes.
+/// On PostgreSQL, because SQLite has only one session that writes.
 #[tokio::test]
-async fn a_key_that_another_session_holds_delays_no_other_request() {
+async fn an_idempotency_key_locked_by_another_session_delays_no_other_request() {
     if !Environment::engine_or_skip("an idempotency key that a session on PostgreSQL holds").await.unwrap() {
         return;
     }
     let database = Database::start().await.unwrap();
     let url = database.create("throughline").await.unwrap();
-    // No time-out: the key is held for as long as the test likes.
+    // Without a timeout, so that the test decides how long the key is held.
     let world = World::new(&format!("{{http: {{timeout: 1min}}, database: {{url: '{url}'}}}}"));
     let ingest = world.start().await;
     let store = world.store().await;
@@ -169,7 +169,7 @@ async fn expired_keys_are_deleted_as_fast_as_they_expire() {
 }
 
 #[tokio::test]
-async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
+async fn a_live_node_publishes_the_outbox_of_an_expired_node() {
     let world = World::new("");
     let living = world.start().await;
     let store = world.store().await;
@@ -186,13 +186,13 @@ async fn what_a_dead_node_left_in_the_outbox_a_living_one_publishes() {
 }
 
 #[tokio::test]
-async fn an_ingest_whose_node_id_went_to_another_accepts_nothing_and_ends() {
+async fn an_ingest_that_lost_its_node_id_accepts_nothing_and_ends() {
     let world = World::new("ingest: {node_lease: 6s}");
     let ingest = world.start().await;
     let node = world.accepted(&ingest, "{}").await.node();
     world.outbox_empty().await;
     let store = world.store().await;
-    // As after it stood still for longer than its lease; it has not noticed yet.
+    // As after a process was frozen for longer than its lease, before it notices.
     store.connection().execute_unprepared("UPDATE nodes SET epoch = epoch + 1").await.unwrap();
     assert_eq!(world.post(&ingest, "{}").await.status(), 503);
     assert_eq!(outbox::oldest(store.connection(), node).await.unwrap(), None);
@@ -201,7 +201,7 @@ async fn an_ingest_whose_node_id_went_to_another_accepts_nothing_and_ends() {
 }
 
 #[tokio::test]
-async fn a_clock_far_ahead_of_the_databases_has_requests_refused_until_it_is_put_right() {
+async fn requests_are_refused_while_the_clock_is_far_ahead_of_that_of_the_database() {
     let clock = Clock::manual(Clock::system().now() + TimeDelta::hours(2));
     let world = World::new("");
     let ingest = world.start_at(clock.clone()).await;
@@ -215,9 +215,9 @@ async fn a_clock_far_ahead_of_the_databases_has_requests_refused_until_it_is_put
     ingest.stop().await;
 }
 
-/// The lock of a table stands for a statement that takes long.
+/// The lock of a table simulates a slow statement.
 #[tokio::test]
-async fn however_many_slow_reads_there_are_requests_are_accepted_and_the_lease_is_renewed() {
+async fn slow_reads_delay_neither_requests_nor_the_renewal_of_the_lease() {
     if !Environment::engine_or_skip("slow reads on PostgreSQL").await.unwrap() {
         return;
     }
@@ -232,6 +232,10 @@ async fn however_many_slow_reads_there_are_requests_are_accepted_and_the_lease_i
         .map(|_| tokio::spawn(world.http.get(format!("{}/v1/replays/1", ingest.base)).send()))
         .collect();
     let began = Instant::now();
+    for _ in 0..20 {
+        world.accepted(&ingest, "{}").await;
+        assert!(reads.iter().all(|read| !read.is_finished()), "requests wait for reads");
+    }
     // For longer than the lease lasts.
     while began.elapsed() < Duration::from_secs(3) {
         world.accepted(&ingest, "{}").await;
@@ -245,20 +249,20 @@ async fn however_many_slow_reads_there_are_requests_are_accepted_and_the_lease_i
 }
 
 #[tokio::test]
-async fn without_a_free_node_id_of_those_configured_ingest_does_not_start() {
+async fn ingest_does_not_start_without_a_free_node_id() {
     let world = World::new("ingest: {node_ids: 7}");
     let first = world.start().await;
     assert_eq!(world.accepted(&first, "{}").await.node(), NodeId::try_from(7).unwrap());
     let refused = world.try_start().await.unwrap_err().to_string();
     assert!(refused.contains("all node ids (7) are leased"), "{refused}");
     first.stop().await;
-    // Given back at the end, not only when its term is over.
+    // The lease is released at the end, before its term is over.
     let next: Running = world.start().await;
     next.stop().await;
 }
 
 #[tokio::test]
-async fn a_client_that_never_finishes_its_request_does_not_hold_up_the_end() {
+async fn a_client_that_never_finishes_its_request_does_not_delay_shutdown() {
     use tokio::io::AsyncWriteExt as _;
 
     let world = World::new("http: {timeout: 200ms}");

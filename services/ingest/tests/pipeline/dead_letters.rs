@@ -5,7 +5,7 @@ use throughline_snowflake::RequestId;
 use crate::recording::{failure, report, reported};
 use crate::world::{Running, World};
 
-/// Posts requests that end dead, and gives them.
+/// Posts requests that end dead, and returns them.
 async fn dead(world: &World, ingest: &Running, count: usize) -> Vec<RequestId> {
     let mut ids = Vec::new();
     for _ in 0..count {
@@ -53,7 +53,10 @@ async fn dead_letters_are_listed_shown_replayed_and_purged() {
     assert_eq!((status, &replayed["deliveries"][0]["state"]), (200, &json!("pending")));
     let retry = world.records(&world.topics().retries, 1).await.remove(0);
     let retry = RetryRecord::from_headers(&retry.headers).unwrap();
-    assert_eq!((retry.request.id.to_string(), retry.attempt, retry.spent), (dead[0].clone(), 2, 0));
+    assert_eq!(
+        (retry.request.id.to_string(), retry.attempt, retry.counted_attempts),
+        (dead[0].clone(), 2, 0)
+    );
     let (status, problem) = ask(&world, &ingest, "POST", &replay).await;
     assert_eq!((status, &problem["type"]), (409, &json!("https://throughline.dev/problems/not-dead")));
 
@@ -65,7 +68,7 @@ async fn dead_letters_are_listed_shown_replayed_and_purged() {
 }
 
 #[tokio::test]
-async fn a_replay_of_many_goes_on_where_it_was_when_ingest_comes_back() {
+async fn a_replay_continues_where_it_stopped_after_ingest_restarts() {
     let world = World::new("");
     let ingest = world.start().await;
     let dead = dead(&world, &ingest, 3).await;
@@ -92,7 +95,7 @@ async fn a_replay_of_many_goes_on_where_it_was_when_ingest_comes_back() {
 }
 
 #[tokio::test]
-async fn a_query_that_is_not_understood_does_nothing() {
+async fn an_invalid_query_has_no_effect() {
     let world = World::new("");
     let ingest = world.start().await;
     let table = [

@@ -1,4 +1,4 @@
-//! What `/openapi.json` says is what ingest does.
+//! Ingest behaves as `/openapi.json` describes.
 //!
 //! `openapi-3.1.schema.json` is the schema of the `OpenAPI` Initiative (Apache-2.0), as the npm package
 //! `@seriousme/openapi-schema-validator` has it.
@@ -48,7 +48,7 @@ async fn dead(world: &World, ingest: &Running) -> RequestId {
         "request_id": id,
         "destination": "three",
         "attempt": 1,
-        "spent": 1,
+        "counted_attempts": 1,
         "started_at": id.created_at(),
         "duration_ms": 12,
         "status": 400,
@@ -69,7 +69,7 @@ async fn dead(world: &World, ingest: &Running) -> RequestId {
     .unwrap()
 }
 
-/// What a part of the description says, be it there or referred to.
+/// Returns a part of the description; follows its reference if it is one.
 fn found<'a>(description: &'a Value, part: &'a Value) -> &'a Value {
     match part["$ref"].as_str() {
         Some(reference) => description.pointer(reference.trim_start_matches('#')).expect(reference),
@@ -77,32 +77,32 @@ fn found<'a>(description: &'a Value, part: &'a Value) -> &'a Value {
     }
 }
 
-/// That an answer is as described: its status, its media type, its body.
+/// Checks that an answer is as described: its status, its media type, its body.
 async fn assert_described(description: &Value, path: &str, method: &Method, answer: reqwest::Response) {
     let status = answer.status().as_u16().to_string();
-    let what = format!("{method} {path}: {status}");
+    let case = format!("{method} {path}: {status}");
     let operation = &description["paths"][path][method.as_str().to_lowercase()];
     let response = found(description, &operation["responses"][&status]);
-    assert!(response.is_object(), "{what}");
+    assert!(response.is_object(), "{case}");
     for name in response["headers"].as_object().into_iter().flat_map(serde_json::Map::keys) {
-        assert!(answer.headers().contains_key(name), "{what}: {name}");
+        assert!(answer.headers().contains_key(name), "{case}: {name}");
     }
     let media_type = answer.headers()["content-type"].to_str().unwrap().split(';').next().unwrap().to_owned();
     let content = response["content"].get(&media_type).or_else(|| response["content"].get("*/*"));
-    let content = content.unwrap_or_else(|| panic!("{what}: {media_type}"));
+    let content = content.unwrap_or_else(|| panic!("{case}: {media_type}"));
     if let Some(schema) = content.get("schema") {
-        // The whole description is the schema, so that references within it lead somewhere.
+        // The whole description is the schema, so that references within it resolve.
         let mut whole = description.clone();
         whole["$ref"] = schema["$ref"].clone();
         let body: Value = answer.json().await.unwrap();
         if let Err(error) = jsonschema::validate(&whole, &body) {
-            panic!("{what}: {error} at {}: {body}", error.instance_path());
+            panic!("{case}: {error} at {}: {body}", error.instance_path());
         }
     }
 }
 
 #[tokio::test]
-async fn the_description_is_sound() {
+async fn the_openapi_description_is_valid() {
     let world = World::new(SETTINGS);
     let ingest = world.start().await;
     let description = description(&world, &ingest).await;
@@ -126,7 +126,7 @@ async fn the_description_is_sound() {
 }
 
 #[tokio::test]
-async fn every_path_that_is_answered_is_described_and_the_other_way_round() {
+async fn every_served_path_is_described_and_every_described_path_is_served() {
     let world = World::new(SETTINGS);
     let ingest = world.start().await;
     let description = description(&world, &ingest).await;
@@ -147,7 +147,7 @@ async fn every_path_that_is_answered_is_described_and_the_other_way_round() {
             }
             let answer = ask(&world, &ingest, &method, &real_path).await;
             let status = answer.status();
-            // What is dead can be replayed, but there is nothing left to call off.
+            // A dead delivery can be replayed, but nothing is left to cancel.
             assert!(status.is_success() || (status == 409 && path == CANCEL), "{method} {path}: {status}");
             assert_described(&description, path, &method, answer).await;
         }
@@ -156,7 +156,7 @@ async fn every_path_that_is_answered_is_described_and_the_other_way_round() {
 }
 
 #[tokio::test]
-async fn refusals_are_described() {
+async fn every_refusal_matches_its_description() {
     let world = World::new(&format!("http: {{body_limit: 100}}\n{SETTINGS}"));
     let ingest = world.start().await;
     let description = description(&world, &ingest).await;
@@ -203,7 +203,7 @@ async fn refusals_are_described() {
 }
 
 #[tokio::test]
-async fn the_description_says_what_is_configured() {
+async fn the_description_reflects_the_configuration() {
     let world = World::new(SETTINGS);
     let ingest = world.start().await;
     let closed = description(&world, &ingest).await;
@@ -221,7 +221,7 @@ async fn the_description_says_what_is_configured() {
     assert!(of(&closed, "/one")["responses"]["429"].is_object());
     assert!(of(&closed, "/orders")["responses"]["429"].is_null());
 
-    // A route's schema is a resource of its own, so that what it refers to is found in itself.
+    // A route's schema is a resource of its own, so that its references resolve within it.
     let schema = &of(&closed, "/orders")["requestBody"]["content"]["application/json"]["schema"];
     assert_eq!(schema["$id"], "urn:throughline:route:/orders");
     assert!(jsonschema::is_valid(schema, &json!({ "id": "7" })));
@@ -229,7 +229,7 @@ async fn the_description_says_what_is_configured() {
 }
 
 #[tokio::test]
-async fn the_page_for_people_needs_nothing_from_elsewhere() {
+async fn the_docs_page_loads_only_the_description() {
     let world = World::new("");
     let ingest = world.start().await;
     let page = world.http.get(format!("{}/docs", ingest.base)).send().await.unwrap();

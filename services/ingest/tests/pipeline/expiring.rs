@@ -6,15 +6,16 @@ use throughline_store::outcomes;
 use crate::recording::report;
 use crate::world::World;
 
-/// A hold would let them go for minutes.
+/// A slow start would take minutes to release them.
 const EXPIRED: usize = 300;
 
-/// Their destination was down for longer than its window: none is called for, and what can still be delivered goes on
-/// at once.
+/// The destination was down for longer than the window. No call is made for the expired deliveries, and the delivery
+/// that has not expired continues immediately.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_ends_where_it_waits_and_lets_the_rest_go_on() {
+async fn expired_deliveries_end_where_they_wait_and_the_others_continue() {
     let world = World::new("destinations: { three: { retry: { window: 20m } } }");
-    let ingest = world.start().await;
+    let began = Clock::system().now() - TimeDelta::hours(1);
+    let ingest = world.start_at(Clock::manual(began)).await;
     let mut old = Vec::with_capacity(EXPIRED);
     for _ in 0..EXPIRED {
         old.push(world.accepted(&ingest, "{}").await);
@@ -23,19 +24,18 @@ async fn what_has_expired_ends_where_it_waits_and_lets_the_rest_go_on() {
     ingest.stop().await;
 
     let store = world.store().await;
-    let now = Clock::system().now();
-    let put_off = |id, at, due_at| {
+    let deferral = |id, at, due_at| {
         let outcome = Outcome::Deferred { due_at, cause: DeferralCause::BreakerOpen };
-        AttemptReport { called: false, spent: 0, ..report(id, at, outcome) }
+        AttemptReport { called: false, counted_attempts: 0, ..report(id, at, outcome) }
     };
-    let reports: Vec<_> = old.iter().map(|id| put_off(*id, now, now + TimeDelta::hours(3))).collect();
-    outcomes::record(store.connection(), &reports, now).await.unwrap();
+    let reports: Vec<_> = old.iter().map(|id| deferral(*id, began, began + TimeDelta::hours(3))).collect();
+    outcomes::record(store.connection(), &reports, began).await.unwrap();
 
-    let clock = Clock::manual(now + TimeDelta::minutes(30));
+    let clock = Clock::manual(began + TimeDelta::minutes(30));
     let ingest = world.start_at(clock.clone()).await;
     let live = world.accepted(&ingest, "{}").await;
     world.outbox_empty().await;
-    outcomes::record(store.connection(), &[put_off(live, clock.now(), clock.now())], clock.now())
+    outcomes::record(store.connection(), &[deferral(live, clock.now(), clock.now())], clock.now())
         .await
         .unwrap();
     clock.advance(TimeDelta::seconds(2));
@@ -44,17 +44,17 @@ async fn what_has_expired_ends_where_it_waits_and_lets_the_rest_go_on() {
     let delivery = &status["deliveries"][0];
     assert_eq!((&delivery["reason"], &delivery["last_error_class"]), (&"expired".into(), &"timeout".into()));
     assert_eq!(delivery["last_error"], "not delivered within 1200s");
-    // Each is told of, and none twice.
-    let mut told: Vec<_> = world
+    // Each has one dead letter.
+    let mut dead_lettered: Vec<_> = world
         .records(&world.topics().dead_letters, EXPIRED)
         .await
         .iter()
         .map(|record| RequestRecord::from_headers(&record.headers).unwrap().id)
         .collect();
-    told.sort_unstable();
-    told.dedup();
-    assert_eq!(told.len(), EXPIRED);
-    // The live one is on its way.
+    dead_lettered.sort_unstable();
+    dead_lettered.dedup();
+    assert_eq!(dead_lettered.len(), EXPIRED);
+    // The live delivery is published.
     let retries = world.records(&world.topics().retries, 1).await;
     assert_eq!(RequestRecord::from_headers(&retries[0].headers).unwrap().id, live);
     ingest.stop().await;

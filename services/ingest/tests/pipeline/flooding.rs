@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::world::{DEADLINE, Running, World};
 
-/// Announces a body of 1 MiB, which never comes.
+/// Announces a body of 1 MiB, which never arrives.
 const HEAD: &[u8] =
     b"POST /one HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1048576\r\n\r\n";
 
@@ -21,11 +21,11 @@ fn address(ingest: &Running) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn bodies_that_never_come_take_no_room_from_others() {
+async fn announced_bodies_that_never_arrive_use_no_budget() {
     let world = World::new("");
     let ingest = world.start().await;
     let mut stalled = Vec::new();
-    // Of those announced, 256 would be all that ingest holds.
+    // 256 announced bodies would fill the queue.
     for _ in 0..300 {
         let mut client = TcpStream::connect(address(&ingest)).await.unwrap();
         client.write_all(HEAD).await.unwrap();
@@ -53,7 +53,7 @@ impl Flood {
                 (Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(number % 4).unwrap()), Arc::clone(&sent));
             clients.spawn(async move {
                 loop {
-                    // It may be refused: then again.
+                    // The connection may be refused; the next one follows.
                     let _ = stall(from, to, &sent).await;
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -80,7 +80,7 @@ const HEADS: usize = 600;
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_stalled_heads_keeps_neither_clients_nor_health_checks_out() {
+async fn a_flood_of_stalled_heads_blocks_neither_clients_nor_health_checks() {
     let world = World::new(&format!("http: {{connections_per_address: {BOUND}}}"));
     let ingest = world.start().await;
     let flood = Flood::begin(address(&ingest));
@@ -106,10 +106,10 @@ async fn a_flood_of_stalled_heads_keeps_neither_clients_nor_health_checks_out() 
 }
 
 #[tokio::test]
-async fn health_checks_have_a_listener_of_their_own_which_answers_nothing_else() {
+async fn the_health_listener_answers_health_checks_only() {
     let world = World::new("http: {connections_per_address: 1}");
     let ingest = world.start().await;
-    // All that this address may have of the other.
+    // The only connection that this address may have to the other listener.
     let mut busy = TcpStream::connect(address(&ingest)).await.unwrap();
     busy.write_all(HEAD).await.unwrap();
     for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/one", 404), ("/v1/requests/1", 404)] {

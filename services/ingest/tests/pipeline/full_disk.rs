@@ -19,10 +19,10 @@ const DISK: i64 = 128 << 20;
 const OVERRIDES: &str = "
 http: {timeout: 1s}
 kafka: {properties: {session.timeout.ms: '3000', heartbeat.interval.ms: '500'}}";
-/// For any answer: ingest's own time-out is a second, and the machine may be busy.
+/// For any answer: ingest's own timeout is a second, and the machine may be busy.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// What none of the pages that are there has room for, however well it is compressed.
+/// Returns a body that fits into no existing page, however well it is compressed.
 fn large_body() -> String {
     let noise = |number: u32| Sha256::digest(number.to_le_bytes()).to_vec();
     json!({"noise": (0..4000).map(noise).collect::<Vec<_>>()}).to_string()
@@ -39,7 +39,7 @@ async fn post(world: &World, ingest: &Running, body: String) -> Option<RequestId
     None
 }
 
-/// What the database says to who would keep a large body.
+/// Returns the error with which the database refuses a large body.
 async fn refusal(world: &World) -> StoreError {
     let request = new_request(RequestId::from_i64(1).unwrap(), Clock::system().now());
     let large = NewRequest { body: large_body().into(), ..request };
@@ -51,10 +51,10 @@ async fn is_ready(world: &World, ingest: &Running) -> bool {
     world.http.get(format!("{}/readyz", ingest.base)).send().await.unwrap().status().is_success()
 }
 
-/// First there is no room for tables, which PostgreSQL says; then there is none for its log either, and it
-/// panics, and gives up again and again.
+/// First PostgreSQL has no space for tables and reports that. Then it has none for its log either: it panics, and
+/// each restart fails.
 #[tokio::test]
-async fn on_a_full_disk_requests_are_refused_and_nothing_is_lost_and_with_room_it_goes_on() {
+async fn a_full_disk_refuses_requests_and_loses_none_until_space_is_free_again() {
     if !Environment::engine_or_skip("a full disk under PostgreSQL").await.unwrap() {
         return;
     }

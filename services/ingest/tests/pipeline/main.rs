@@ -1,4 +1,5 @@
-//! Ingest as a whole, on `SQLite` and librdkafka's in-process broker; on real parts where only those can fail so.
+//! Ingest as a whole, on `SQLite` and librdkafka's in-process broker; on real parts where only those can fail in this
+//! way.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -15,6 +16,7 @@ mod flooding;
 mod full_disk;
 mod managing;
 mod measuring;
+mod permissions;
 mod publishing;
 mod recording;
 mod world;

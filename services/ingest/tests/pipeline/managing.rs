@@ -1,4 +1,4 @@
-//! Who may use what is under `/v1`.
+//! Access to the paths under `/v1`.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::world::{Running, World};
 
-/// An address of this machine that is not its loopback; where it has none but that, there is nothing to test.
+/// Returns an address of this machine other than its loopback; without one, there is nothing to test.
 fn address_in_the_network() -> Option<IpAddr> {
     // Nothing is sent: this finds the address from which it would be.
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
@@ -30,7 +30,7 @@ async fn ask(ingest: &Running, method: Method, path: &str, headers: &[(&str, &st
 const REPLAYS: &str = "/v1/replays";
 
 #[tokio::test]
-async fn no_page_of_another_origin_changes_anything() {
+async fn a_page_of_another_origin_cannot_change_anything() {
     for settings in
         ["", "insecure: true", "clients: {operator: {key: the-key-of-the-operator, manage: true}}"]
     {
@@ -56,7 +56,7 @@ async fn no_page_of_another_origin_changes_anything() {
                 let (answer, _) = ask(&ingest, method, path, &[key, header]).await;
                 assert_eq!(answer == 403, status == 403, "{settings} {path} {header:?}");
             }
-            // What a page of another origin may read, its browser decides.
+            // The browser decides what a page of another origin may read.
             let (answer, _) = ask(&ingest, Method::GET, "/v1/dead-letters", &[key, header]).await;
             assert_eq!(answer, 200, "{settings} {header:?}");
         }
@@ -65,7 +65,7 @@ async fn no_page_of_another_origin_changes_anything() {
 }
 
 #[tokio::test]
-async fn without_clients_only_this_machine_manages_unless_that_is_said_to_be_insecure() {
+async fn without_clients_management_is_local_unless_insecure_is_set() {
     let Some(address) = address_in_the_network() else { return };
     for (insecure, status, problem) in [(false, 403, "not-local"), (true, 200, "")] {
         let world = World::new(&format!("http: {{address: '0.0.0.0:0'}}\ninsecure: {insecure}"));

@@ -1,4 +1,4 @@
-//! What ingest measures.
+//! Ingest's metrics.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
@@ -12,7 +12,7 @@ const NOW: DateTime<Utc> = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
 const DESTINATION: (&str, &str) = ("throughline.destination", "three");
 
 impl World {
-    /// Waits until so much was measured.
+    /// Waits until the metric has this value.
     pub(crate) async fn measures(&self, name: &str, attributes: &[(&str, &str)], expected: i32) {
         eventually("a measurement", DEADLINE, async || {
             let value = self.measured.value(name, attributes)?;
@@ -62,7 +62,7 @@ async fn a_request_is_measured_from_its_acceptance_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_published_again_is_measured_by_its_cause() {
+async fn deliveries_that_are_published_again_are_counted_by_cause() {
     let world = World::new("");
     let clock = Clock::manual(NOW);
     let ingest = world.start_at(clock.clone()).await;
@@ -76,7 +76,7 @@ async fn what_is_published_again_is_measured_by_its_cause() {
 }
 
 #[tokio::test]
-async fn its_producer_is_told_from_that_of_dispatch() {
+async fn the_metrics_of_its_producer_are_distinct_from_those_of_dispatch() {
     let world = World::new("kafka: {properties: {statistics.interval.ms: '200'}}");
     let ingest = world.start().await;
     let producer = [("messaging.client.id", "throughline-ingest-producer")];
@@ -85,16 +85,16 @@ async fn its_producer_is_told_from_that_of_dispatch() {
 }
 
 #[tokio::test]
-async fn what_waits_in_the_database_is_measured_and_so_is_that_nothing_does() {
+async fn the_backlog_in_the_database_is_measured_even_when_it_is_empty() {
     let world = World::new("");
     let clock = Clock::manual(NOW);
     let ingest = world.start_at(clock.clone()).await;
-    world.measures("throughline.deliveries.unended", &[DESTINATION], 0).await;
+    world.measures("throughline.deliveries.open", &[DESTINATION], 0).await;
     let ids = [world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await];
     clock.advance(TimeDelta::seconds(60));
     let pending = [DESTINATION, ("throughline.state", "pending")];
-    world.measures("throughline.deliveries.unended", &pending, 2).await;
-    world.measures("throughline.deliveries.unended.age", &[DESTINATION], 60).await;
+    world.measures("throughline.deliveries.open", &pending, 2).await;
+    world.measures("throughline.deliveries.open.age", &[DESTINATION], 60).await;
     world.measures("throughline.publisher.lag", &[], 0).await;
     world.measures("throughline.deliveries.due", &[], 0).await;
     world.measures("throughline.nodes.leased", &[], 1).await;
@@ -105,13 +105,13 @@ async fn what_waits_in_the_database_is_measured_and_so_is_that_nothing_does() {
         reported(&world, &report(id, NOW, dead.clone())).await;
     }
     world.measures("throughline.dead_letters.waiting", &[DESTINATION], 2).await;
-    world.measures("throughline.deliveries.unended", &pending, 0).await;
-    world.measures("throughline.deliveries.unended.age", &[DESTINATION], 0).await;
+    world.measures("throughline.deliveries.open", &pending, 0).await;
+    world.measures("throughline.deliveries.open.age", &[DESTINATION], 0).await;
     ingest.stop().await;
 }
 
 #[tokio::test]
-async fn http_requests_are_measured_by_their_route_and_never_by_what_clients_make_up() {
+async fn http_requests_are_measured_by_route_never_by_text_that_clients_choose() {
     let world = World::new("");
     let ingest = world.start().await;
     let id = world.accepted(&ingest, "{}").await;

@@ -18,7 +18,7 @@ fn assert_in_order_and_once(published: &[RequestId], accepted: &[RequestId]) {
 }
 
 #[tokio::test]
-async fn what_is_accepted_is_published_once_in_order_and_leaves_the_outbox() {
+async fn accepted_requests_are_published_once_in_order_and_leave_the_outbox() {
     let world = World::new("");
     let ingest = world.start().await;
     let accepted =
@@ -31,8 +31,8 @@ async fn what_is_accepted_is_published_once_in_order_and_leaves_the_outbox() {
 }
 
 #[tokio::test]
-async fn an_outage_of_the_broker_delays_and_keeps_the_order() {
-    // So few in memory that the table has to help.
+async fn a_broker_outage_delays_requests_and_preserves_their_order() {
+    // The in-flight limit is so low that the publisher must read the table too.
     let world = World::new("ingest: { unacknowledged: 3 }");
     let ingest = world.start().await;
     let mut accepted = vec![world.accepted(&ingest, r#"{"user":"u"}"#).await];
@@ -53,7 +53,7 @@ async fn an_outage_of_the_broker_delays_and_keeps_the_order() {
 }
 
 #[tokio::test]
-async fn without_a_broker_ingest_starts_all_the_same() {
+async fn ingest_starts_without_a_broker() {
     let world = World::new("");
     world.broker.down().unwrap();
     let ingest = world.start().await;
@@ -65,7 +65,7 @@ async fn without_a_broker_ingest_starts_all_the_same() {
 }
 
 #[tokio::test]
-async fn what_a_broker_lacks_that_answers_late_ends_ingest() {
+async fn ingest_ends_if_a_broker_that_answers_late_lacks_topics() {
     let world = World::new("");
     let world = world.reconfigured("{kafka: {topics: {create: false}}, routes: {one: {topic: nowhere}}}");
     let refused = world.try_start().await.unwrap_err().to_string();
@@ -80,7 +80,7 @@ async fn what_a_broker_lacks_that_answers_late_ends_ingest() {
 }
 
 #[tokio::test]
-async fn what_one_life_could_not_publish_the_next_one_does() {
+async fn a_restarted_ingest_publishes_requests_left_in_the_outbox() {
     let world = World::new("shutdown_deadline: 1s");
     let ingest = world.start().await;
     world.broker.down().unwrap();
@@ -96,7 +96,7 @@ async fn what_one_life_could_not_publish_the_next_one_does() {
 }
 
 #[tokio::test]
-async fn a_full_memory_never_lets_a_later_request_overtake() {
+async fn at_the_in_flight_limit_no_later_request_overtakes() {
     let world = World::new("ingest: { unacknowledged: 2, batch: 5 }");
     let ingest = world.start().await;
     let accepted = join_all((0..200).map(|_| world.accepted(&ingest, r#"{"user":"u"}"#))).await;
@@ -105,7 +105,7 @@ async fn a_full_memory_never_lets_a_later_request_overtake() {
 }
 
 #[tokio::test]
-async fn two_ingests_on_one_database_have_nodes_of_their_own() {
+async fn two_ingests_on_one_database_have_different_node_ids() {
     let world = World::new("");
     let (a, b) = (world.start().await, world.start().await);
     let first = world.accepted(&a, "{}").await;
@@ -117,7 +117,7 @@ async fn two_ingests_on_one_database_have_nodes_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_graceful_end_publishes_what_memory_had_no_room_for() {
+async fn a_graceful_shutdown_publishes_requests_beyond_the_in_flight_limit() {
     let world = World::new("ingest: { unacknowledged: 2, batch: 5 }");
     let ingest = world.start().await;
     let accepted = join_all((0..50).map(|_| world.accepted(&ingest, r#"{"user":"u"}"#))).await;
@@ -127,10 +127,10 @@ async fn a_graceful_end_publishes_what_memory_had_no_room_for() {
 }
 
 #[tokio::test]
-async fn what_is_published_late_has_its_patience_from_then_on() {
-    let clock = Clock::manual(Clock::system().now());
+async fn the_redelivery_timeout_begins_at_a_late_publication() {
+    let clock = Clock::manual(Clock::system().now() - TimeDelta::hours(1));
     let began = clock.now();
-    let world = World::new("ingest: { patience: 10min }");
+    let world = World::new("ingest: {redelivery_timeout: 10min}");
     let ingest = world.start_at(clock.clone()).await;
     let prompt = world.accepted(&ingest, "{}").await;
     world.outbox_empty().await;
@@ -148,12 +148,12 @@ async fn what_is_published_late_has_its_patience_from_then_on() {
 }
 
 #[tokio::test]
-async fn a_row_that_nobody_spoke_of_is_found() {
+async fn an_outbox_row_without_a_notification_is_found() {
     let world = World::new("ingest: { node_lease: 1s }");
     let ingest = world.start().await;
     let known = world.accepted(&ingest, "{}").await;
     world.outbox_empty().await;
-    // As if the commit had become visible after its client was told that the database is away.
+    // As if the commit had become visible after its client had received that the database is unreachable.
     let clock = Clock::system();
     let id = Generator::new(known.node(), clock.clone(), clock.now() + Duration::from_mins(1)).generate();
     let unknown = new_request(id, clock.now());

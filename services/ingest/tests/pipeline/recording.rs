@@ -4,20 +4,21 @@ use throughline_messages::{
     AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Keys, Kind, Outcome, RetryRecord, name,
 };
 use throughline_snowflake::RequestId;
+use throughline_store::ConnectionTrait as _;
 use throughline_store::retention::{self, Cutoff};
 
 use crate::world::World;
 
 const NOW: DateTime<Utc> = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
 
-/// What dispatch says of an attempt that has begun and ended then.
+/// Returns the report of dispatch about an attempt that began and ended at this time.
 pub(crate) fn report(id: RequestId, at: DateTime<Utc>, outcome: Outcome) -> AttemptReport {
     AttemptReport {
         request_id: id,
         destination: "three".to_owned(),
         attempt: 1,
         called: true,
-        spent: 1,
+        counted_attempts: 1,
         started_at: at,
         duration_ms: 0,
         trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
@@ -44,7 +45,7 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
     let outcomes = world.topics().outcomes;
     let (good, bad) = (world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await);
     let dead = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400 Bad Request") };
-    // What cannot be read goes to dead letters and holds nothing up; what comes twice counts once.
+    // An unreadable record goes to dead letters and delays no other; a repeated report counts once.
     world.produce_signed(&outcomes, (Kind::Outcome, Vec::new()), "{").await;
     for _ in 0..2 {
         reported(&world, &report(good, NOW, Outcome::Delivered)).await;
@@ -66,7 +67,7 @@ async fn an_outcome_becomes_an_attempt_and_the_state_of_its_delivery() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_dispatch_has_not_signed_decides_nothing() {
+async fn an_outcome_without_the_signature_of_dispatch_changes_nothing() {
     let world = World::new("");
     let ingest = world.start().await;
     let outcomes = world.topics().outcomes;
@@ -74,7 +75,7 @@ async fn an_outcome_that_dispatch_has_not_signed_decides_nothing() {
     let forged = serde_json::to_vec(&report(id, NOW, Outcome::Delivered)).unwrap();
     world.produce(&outcomes, Vec::new(), forged.clone()).await;
     let mut by_another_key = Vec::new();
-    Keys::new("the key of somebody else", None).sign(Kind::Outcome, &mut by_another_key, &forged);
+    Keys::new("the key of another producer", None).sign(Kind::Outcome, &mut by_another_key, &forged);
     world.produce(&outcomes, by_another_key, forged).await;
     let dead = Outcome::Dead { reason: DeadReason::Rejected, failure: failure("400 Bad Request") };
     reported(&world, &report(id, NOW, dead)).await;
@@ -87,8 +88,42 @@ async fn an_outcome_that_dispatch_has_not_signed_decides_nothing() {
     ingest.stop().await;
 }
 
+/// The recorder halves the batch until the bad outcome is alone.
 #[tokio::test]
-async fn reasons_and_causes_of_a_later_version_are_recorded_as_they_are() {
+async fn an_outcome_that_the_database_refuses_does_not_block_the_rest_of_its_batch() {
+    const COUNT: usize = 9;
+    let world = World::new("");
+    let ingest = world.start().await;
+    let mut requests = Vec::new();
+    for _ in 0..COUNT {
+        requests.push(world.accepted(&ingest, "{}").await);
+    }
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON attempts WHEN NEW.response_excerpt = 'poison' \
+                  BEGIN SELECT RAISE(ABORT, 'bad'); END";
+    let store = world.store().await;
+    store.connection().execute_unprepared(poison).await.unwrap();
+    // The recorder waits for the database with the first outcome, and finds the others together.
+    let held = store.begin().await.unwrap();
+    for (number, id) in requests.iter().enumerate() {
+        let mut report = report(*id, NOW, Outcome::Delivered);
+        if number == COUNT / 2 {
+            report.response_excerpt = Some("poison".to_owned());
+        }
+        reported(&world, &report).await;
+    }
+    drop(held);
+    let refused = requests.remove(COUNT / 2);
+    for id in requests {
+        world.status_when(&ingest, id, |status| state(status) == "delivered").await;
+    }
+    let letter = world.records(&world.topics().dead_letters, 1).await.remove(0);
+    let outcome: AttemptReport = serde_json::from_slice(&letter.payload).unwrap();
+    assert_eq!(outcome.request_id, refused);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn reasons_and_causes_of_a_later_version_are_recorded_unchanged() {
     let world = World::new("");
     let ingest = world.start().await;
     let (dead, deferred) = (world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await);
@@ -105,18 +140,18 @@ async fn reasons_and_causes_of_a_later_version_are_recorded_as_they_are() {
     world.status_when(&ingest, deferred, is_deferred).await;
     for (id, name) in [(dead, "unpaid"), (deferred, "paused")] {
         let url = format!("{}/v1/requests/{id}/explain", ingest.base);
-        let told =
+        let explanation =
             world.http.get(url).header("accept", "text/plain").send().await.unwrap().text().await.unwrap();
         assert!(
-            told.contains(&format!("`{name}`")) && told.contains("this version does not know it"),
-            "{told}"
+            explanation.contains(&format!("`{name}`")) && explanation.contains("unknown to this version"),
+            "{explanation}"
         );
     }
     ingest.stop().await;
 }
 
 #[tokio::test]
-async fn an_outcome_that_comes_after_its_request_was_purged_brings_nothing_back_and_holds_nothing_up() {
+async fn an_outcome_of_a_purged_request_restores_nothing_and_blocks_no_other() {
     let world = World::new("");
     let ingest = world.start().await;
     let (old, other) = (world.accepted(&ingest, "{}").await, world.accepted(&ingest, "{}").await);
@@ -137,15 +172,12 @@ async fn an_outcome_that_comes_after_its_request_was_purged_brings_nothing_back_
     reported(&world, &report(other, NOW, dead)).await;
     world.status_when(&ingest, other, |status| state(status) == "dead").await;
     let status = world.status_when(&ingest, old, |_| true).await;
-    assert_eq!(
-        (&status["status"], &status["title"]),
-        (&404.into(), &"There is no such request or delivery".into())
-    );
+    assert_eq!((&status["status"], &status["title"]), (&404.into(), &"Request or delivery not found".into()));
     ingest.stop().await;
 }
 
 #[tokio::test]
-async fn a_retry_is_published_when_its_time_has_come() {
+async fn a_retry_is_published_when_it_is_due() {
     let clock = Clock::manual(NOW);
     let world = World::new("");
     let ingest = world.start_at(clock.clone()).await;
@@ -158,19 +190,22 @@ async fn a_retry_is_published_when_its_time_has_come() {
     let retry = world.records(&world.topics().retries, 1).await.remove(0);
     let read = RetryRecord::from_headers(&retry.headers).unwrap();
     assert_eq!((read.request.id, read.destination.as_str()), (id, "three"));
-    assert_eq!((read.attempt, read.spent, read.since), (2, 1, read.request.accepted_at));
+    assert_eq!(
+        (read.attempt, read.counted_attempts, read.window_started_at),
+        (2, 1, read.request.accepted_at)
+    );
     assert_eq!((retry.payload.as_ref(), retry.key.as_deref()), (&br#"{"user":"u"}"#[..], Some(&b"u"[..])));
     ingest.stop().await;
 }
 
 #[tokio::test]
-async fn a_silent_delivery_is_published_again_once_dispatch_has_come_to_it() {
+async fn a_silent_delivery_is_published_again_once_dispatch_has_passed_its_record() {
     let clock = Clock::manual(NOW);
     let world = World::new("");
     let ingest = world.start_at(clock.clone()).await;
     let silent = world.accepted(&ingest, "{}").await;
     world.outbox_empty().await;
-    // Dispatch is away, and the patience ends. Two retries show that the sweeper has looked meanwhile.
+    // Dispatch is down, and the redelivery timeout ends. Two retries show that the sweeper has run meanwhile.
     clock.advance(TimeDelta::hours(1));
     for number in 1..=2 {
         let other = world.accepted(&ingest, "{}").await;
@@ -182,7 +217,7 @@ async fn a_silent_delivery_is_published_again_once_dispatch_has_come_to_it() {
     let retries = world.records(&world.topics().retries, 3).await;
     let read: Vec<_> =
         retries.iter().map(|retry| RetryRecord::from_headers(&retry.headers).unwrap()).collect();
-    assert_eq!((read[2].request.id, read[2].attempt, read[2].spent), (silent, 1, 0));
+    assert_eq!((read[2].request.id, read[2].attempt, read[2].counted_attempts), (silent, 1, 0));
     assert!(read[..2].iter().all(|retry| retry.request.id != silent));
     ingest.stop().await;
 }
@@ -211,7 +246,7 @@ fn state(status: &serde_json::Value) -> &str {
 }
 
 #[tokio::test]
-async fn an_unknown_request_and_an_id_that_is_none_have_a_problem_each() {
+async fn an_unknown_request_and_an_invalid_id_have_different_problems() {
     let world = World::new("");
     let ingest = world.start().await;
     let get = |id: &'static str| world.http.get(format!("{}/v1/requests/{id}", ingest.base)).send();

@@ -36,7 +36,7 @@ pub(crate) struct World {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) base: String,
-    /// Where health checks are answered.
+    /// The address for health checks.
     pub(crate) health: String,
     pub(crate) shutdown: Shutdown,
     ingest: Ingest,
@@ -45,7 +45,7 @@ pub(crate) struct Running {
 impl World {
     /// `overrides` is YAML that goes over the test's own configuration.
     pub(crate) fn new(overrides: &str) -> Self {
-        // Spans have ids, and carry them on.
+        // Spans have ids, and pass them on.
         static TELEMETRY: OnceLock<Telemetry> = OnceLock::new();
         TELEMETRY.get_or_init(|| {
             throughline_telemetry::init_quiet(Service {
@@ -65,7 +65,7 @@ impl World {
         world
     }
 
-    /// The configuration of who starts from now on; no topics are created for it.
+    /// Changes the configuration for instances that start from now on; creates no topics for it.
     pub(crate) fn reconfigured(mut self, overrides: &str) -> Self {
         overrides.clone_into(&mut self.overrides);
         self
@@ -119,7 +119,7 @@ destinations:
         Ok(Running { base: format!("http://{base}"), health: format!("http://{health}"), shutdown, ingest })
     }
 
-    /// Finishes so many records as dispatch does, without a word about them.
+    /// Consumes this many records as dispatch does, and reports no outcomes.
     pub(crate) async fn dispatched(&self, count: usize) {
         let settings = self.settings();
         let group = format!("{}-dispatch", settings.kafka.prefix);
@@ -128,7 +128,7 @@ destinations:
             Consumer::subscribe(&settings.kafka, &group, &[TOPIC, &retries], 64, &unmeasured()).unwrap();
         for _ in 0..count {
             let received = tokio::time::timeout(DEADLINE, dispatch.recv()).await.expect("a record soon");
-            received.expect("the consumer goes on").receipt.done();
+            received.expect("the consumer continues").receipt.done();
         }
         dispatch.close(DEADLINE).await.unwrap();
     }
@@ -180,14 +180,14 @@ destinations:
         .unwrap();
     }
 
-    /// Posts a body that must be accepted, and gives its id.
+    /// Posts a body that must be accepted, and returns its id.
     pub(crate) async fn accepted(&self, ingest: &Running, body: impl Into<reqwest::Body>) -> RequestId {
         let response = self.post(ingest, body).await;
         assert_eq!(response.status(), 201);
         id_of(response).await
     }
 
-    /// Reads a topic from its beginning until there are so many records.
+    /// Reads this many records of a topic, from its beginning.
     pub(crate) async fn records(&self, topic: &str, count: usize) -> Vec<Record> {
         let settings = self.settings();
         let group = format!("test-{}", Clock::system().now().timestamp_micros());
@@ -197,12 +197,12 @@ destinations:
             let received = tokio::time::timeout(DEADLINE, consumer.recv())
                 .await
                 .unwrap_or_else(|_| panic!("{} of {count} records on {topic}", records.len()));
-            records.push(received.expect("the consumer goes on").record);
+            records.push(received.expect("the consumer continues").record);
         }
         records
     }
 
-    /// Produces a record as somebody else would.
+    /// Produces a record as another producer would.
     pub(crate) async fn produce(
         &self,
         topic: &str,
@@ -226,7 +226,7 @@ destinations:
         self.produce(topic, headers, payload).await;
     }
 
-    /// What `GET /v1/requests/{id}` says as soon as `is` holds of it.
+    /// Returns the answer of `GET /v1/requests/{id}` as soon as it satisfies `is`.
     pub(crate) async fn status_when(
         &self,
         ingest: &Running,
@@ -248,8 +248,7 @@ destinations:
 }
 
 impl Running {
-    /// Tells it to stop and waits until it has.
-    /// Waits until it has ended by itself; what it would still wait for, it does not get.
+    /// Waits until the instance begins to end by itself, and then for its end, which it forces.
     pub(crate) async fn ended(self) -> Result<(), TaskFailed> {
         let end = async {
             self.shutdown.soft().cancelled().await;
@@ -265,7 +264,7 @@ impl Running {
     }
 }
 
-/// What ingest answers to these bytes, until it closes or has answered and waits for more.
+/// Returns the answer of ingest to these bytes, read until ingest closes the connection or waits for more.
 pub(crate) async fn says(ingest: &Running, bytes: &str) -> String {
     let mut client = TcpStream::connect(ingest.base.trim_start_matches("http://")).await.unwrap();
     client.write_all(bytes.as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The whole pipeline in one process, on embedded parts.
+//! The whole pipeline in one process, with an embedded broker and database.
 
 mod sandbox;
 mod watch;
@@ -21,18 +21,18 @@ use tokio_util::sync::CancellationToken;
 use self::sandbox::Sandbox;
 use crate::command::say;
 
-/// Partitions of a topic of the embedded broker: enough to see keys spread.
+/// Partitions of each topic of the embedded broker: enough to see keys spread over them.
 const PARTITIONS: u32 = 3;
 
-/// Run the whole pipeline in this process, on embedded parts.
+/// Run the whole pipeline in this process, with an embedded broker and database.
 #[derive(Debug, Args)]
 pub(crate) struct DevFlags {
     #[command(flatten)]
     flags: Flags,
-    /// Where the database file is kept.
+    /// Folder of the database file.
     #[arg(long, value_name = "FOLDER", default_value = ".throughline")]
     data: PathBuf,
-    /// Where the sandbox third party listens.
+    /// Address on which the sandbox third party listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8097")]
     sandbox: SocketAddr,
 }
@@ -40,8 +40,9 @@ pub(crate) struct DevFlags {
 pub(crate) async fn run(dev: DevFlags) -> anyhow::Result<()> {
     let folder = dev.data.display();
     std::fs::create_dir_all(&dev.data)
-        .with_context(|| format!("cannot create {folder}; name a folder that can be written by --data"))?;
-    // Before any socket opens: where the embedded parts will listen does not matter for what is wrong.
+        .with_context(|| format!("cannot create {folder}; set --data to a writable folder"))?;
+    // Validates the configuration before any socket opens. The addresses of the embedded parts are not known yet, and
+    // do not affect the result.
     load_from(&dev.flags, Sources { defaults: Some(&defaults(&dev, "localhost:0", dev.sandbox)) })?;
     let broker = EmbeddedBroker::start(PARTITIONS)?;
     let sandbox = Sandbox::bind(dev.sandbox).await?;
@@ -69,12 +70,12 @@ async fn pipeline(
     let shutdown = Shutdown::on_signals(settings.shutdown_deadline)?;
     let clock = Clock::system();
     let (kind, watched) = if settings.kafka.bootstrap_servers == broker.bootstrap_servers() {
-        (Broker::Forgetful, "embedded, forgets on exit")
+        (Broker::Forgetful, "embedded; its records are lost on exit")
     } else {
-        (Broker::Durable, "yours")
+        (Broker::Durable, "external")
     };
     let third_party = sandbox.address();
-    // Ends after dispatch, whose last outcomes the embedded broker would forget.
+    // Ingest ends after dispatch: it records the last outcomes of dispatch, which the embedded broker would forget.
     let ingest_shutdown = Shutdown::new();
     let meter = telemetry.meter("throughline-ingest");
     let ingest =
@@ -96,7 +97,7 @@ async fn pipeline(
     Ok(tasks.join().await?)
 }
 
-/// Waits for ingest to end, and forces it to when the process is.
+/// Waits for ingest to end, and forces it to end when the process is forced to.
 async fn end_with(ingest: Ingest, forced: CancellationToken, shutdown: Shutdown) -> Result<(), TaskFailed> {
     let mut ended = pin!(ingest.join());
     tokio::select! {
@@ -106,7 +107,7 @@ async fn end_with(ingest: Ingest, forced: CancellationToken, shutdown: Shutdown)
     ended.await
 }
 
-/// What `dev` starts from; a file, the environment and flags go over it.
+/// Returns the default settings of `dev`; a file, the environment and flags override them.
 fn defaults(dev: &DevFlags, broker: &str, sandbox: SocketAddr) -> String {
     let database = dev.data.join("throughline.db");
     include_str!("dev.yaml")
@@ -120,11 +121,11 @@ fn greet(settings: &Settings, broker: &str, ingest: SocketAddr, dispatch: Socket
     let path = settings.routes.values().next().map_or("/one", |route| route.path.as_str());
     say(&format!(
         "\
-Throughline is up.
+Throughline is running.
 
   ingest     http://{ingest}   {routes}, /v1/requests/<id>, /docs
   dispatch   http://{dispatch}   /readyz
-  sandbox    http://{sandbox}   the third party: POST /token, POST /three, GET /three shows what came
+  sandbox    http://{sandbox}   third party: POST /token, POST /three; GET /three lists the calls received
   broker     {bootstrap}   {broker}
   database   {database}
 
@@ -133,7 +134,7 @@ Try:
   curl -i {ingest}{path} -H 'content-type: application/json' \\
     -d '{{\"user_id\":\"u-1\",\"prompt\":\"What is the value of k1?\",\"data\":[{{\"key\":\"k1\",\"value\":\"15\"}}]}}'
 
-Each delivery is shown below as it ends; Ctrl-C stops.
+The outcome of each attempt appears below. Press Ctrl-C to stop.
 ",
         routes = routes.join(", "),
         bootstrap = settings.kafka.bootstrap_servers,

@@ -1,4 +1,4 @@
-//! A third party to try things on: a token endpoint, and an API that shows what it was sent.
+//! A third party for trials: a token endpoint, and an API that shows the calls it has received.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Most calls that are remembered.
+/// Maximum number of calls remembered.
 const REMEMBERED: usize = 100;
 const TOKEN: &str = "sandbox-token";
 
-/// A third party that has its port.
+/// A sandbox that is bound to its port.
 pub(super) struct Sandbox {
     listener: TcpListener,
     address: SocketAddr,
@@ -27,7 +27,7 @@ pub(super) struct Sandbox {
 
 type Calls = Arc<Mutex<VecDeque<Call>>>;
 
-/// A call as it came.
+/// A call as it was received.
 #[derive(Clone, Serialize)]
 struct Call {
     idempotency_key: Option<String>,
@@ -39,7 +39,7 @@ struct Call {
 impl Sandbox {
     pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("the sandbox cannot listen on {address}; give another address by --sandbox")
+            format!("the sandbox cannot listen on {address}; set --sandbox to another address")
         })?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
@@ -69,7 +69,10 @@ async fn receive(
 ) -> (StatusCode, Json<Value>) {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     if text(AUTHORIZATION.as_str()).as_deref() != Some(&*format!("Bearer {TOKEN}")) {
-        return (StatusCode::UNAUTHORIZED, Json(json!({ "error": "a token of /token is needed" })));
+        return (
+            StatusCode::UNAUTHORIZED,
+            Json(json!({ "error": "missing or wrong token; get one from /token" })),
+        );
     }
     let call = Call {
         idempotency_key: text("idempotency-key"),

@@ -1,4 +1,4 @@
-//! Shows each delivery as it goes on and ends.
+//! Prints the outcome of each attempt as dispatch reports it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::command::say;
 const BUFFER: usize = 1024;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Reads the outcomes in a group of its own, until told to stop.
+/// Reads the outcomes in a consumer group of its own, until shutdown begins.
 pub(super) async fn run(
     settings: Settings,
     clock: Clock,

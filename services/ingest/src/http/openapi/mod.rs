@@ -1,5 +1,5 @@
-//! `/openapi.json`: what is answered here, in the words of [OpenAPI 3.1](https://spec.openapis.org/oas/v3.1.1);
-//! and `/docs`, which shows it to people.
+//! `/openapi.json`: the description of all paths, in [OpenAPI 3.1](https://spec.openapis.org/oas/v3.1.1); and `/docs`,
+//! which shows it to people.
 
 pub(super) mod management;
 
@@ -13,40 +13,40 @@ use serde_json::{Map, Value, json};
 use throughline_config::Route;
 
 use super::accept::Accepted;
-use super::described::Described;
+use super::documented::Documented;
 use super::{dead_letters, explain, only, problem, status};
 use crate::admission::LONGEST_ORDERING_KEY;
 
 const DOCS: &str = include_str!("docs.html");
-/// The page needs nothing but the description.
+/// The page loads nothing but the description.
 const DOCS_POLICY: &str =
     "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'";
 
-/// What a status says, whatever was asked for.
+/// The meaning of each error status, for all paths.
 const PROBLEMS: [(u16, &str); 13] = [
-    (
-        400,
-        "The request cannot be read: its path, its query, a header, or a body that is not JSON or not whole.",
-    ),
-    (401, "No key was sent, or one that no client has."),
+    (400, "The path, the query or a header is invalid, or the body is incomplete or not JSON."),
+    (401, "No key was sent, or an unknown one."),
     (
         403,
-        "The client may not do this; or nothing under /v1 is for other machines, or for pages of other origins.",
+        "The client is not permitted to do this, or /v1 is not open to other machines or to pages of other origins.",
     ),
-    (404, "There is nothing by this name."),
+    (404, "Not found."),
     (408, "The body did not arrive in time."),
-    (409, "It is not in a state for that, or a request with its Idempotency-Key is still being stored."),
+    (409, "Conflicts with the current state, or a request with this Idempotency-Key is still in progress."),
     (413, "The body is too large."),
     (415, "The media type is not JSON."),
-    (422, "The body is not what the route takes, or its Idempotency-Key was used with another one."),
-    (429, "The route takes no more requests now."),
-    (431, "The headers are too large; beyond 100 headers or 64 KiB, there is no body."),
-    (500, "Something went wrong here, and was logged."),
-    (503, "The request cannot be taken now."),
+    (
+        422,
+        "The body violates the requirements of the route, or the Idempotency-Key was used with another body.",
+    ),
+    (429, "The rate limit of the route is exceeded."),
+    (431, "The headers are too large. Beyond 100 headers or 36 KiB, this response has no body."),
+    (500, "Internal error; it was logged."),
+    (503, "Temporarily unavailable."),
 ];
 
-/// `/openapi.json`, which describes these paths and its own, and `/docs`.
-pub(super) fn documents(api: &Described, health: &Described) -> Described {
+/// Returns `/openapi.json`, which describes these paths and its own, and `/docs`.
+pub(super) fn documents(api: &Documented, health: &Documented) -> Documented {
     let own = [("/openapi.json", description()), ("/docs", docs())];
     let mut paths = api.paths.clone();
     paths.extend(health.paths.clone());
@@ -55,7 +55,7 @@ pub(super) fn documents(api: &Described, health: &Described) -> Described {
     let json = move || ready(([(CONTENT_TYPE, "application/json")], document.clone()));
     let html = [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, DOCS_POLICY)];
     let [(document_path, document_item), (docs_path, docs_item)] = own;
-    Described::default().path(document_path, get(json).fallback(|| only("GET, HEAD")), document_item).path(
+    Documented::default().path(document_path, get(json).fallback(|| only("GET, HEAD")), document_item).path(
         docs_path,
         get(move || ready((html, DOCS))).fallback(|| only("GET, HEAD")),
         docs_item,
@@ -68,7 +68,7 @@ fn document(paths: &Map<String, Value>, is_guarded: bool) -> Value {
         let scheme = json!({
             "type": "http",
             "scheme": "bearer",
-            "description": "The key of a client in the configuration.",
+            "description": "Key of a configured client.",
         });
         components["securitySchemes"] = json!({ "client": scheme });
     }
@@ -77,21 +77,21 @@ fn document(paths: &Map<String, Value>, is_guarded: bool) -> Value {
         "info": {
             "title": "Throughline ingest",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Accepts requests, never loses them, and sees them through to third-party APIs. \
-                Whoever is refused is told why in problem details (RFC 9457).",
+            "description": "Accepts requests, never loses one, and delivers each to third-party APIs. \
+                Every refusal states its reason in problem details (RFC 9457).",
         },
         "tags": [
-            { "name": "routes", "description": "Hand in requests." },
-            { "name": "management", "description": "Ask what became of them, call them off, see to those that failed." },
-            { "name": "health", "description": "For orchestrators." },
-            { "name": "description", "description": "What you are reading." },
+            { "name": "routes", "description": "Submit requests." },
+            { "name": "management", "description": "Query and cancel requests; list, replay and purge dead letters." },
+            { "name": "health", "description": "Probes for orchestrators." },
+            { "name": "description", "description": "This API description." },
         ],
         "paths": paths,
         "components": components,
     })
 }
 
-/// A route's path.
+/// Returns the Path Item of a route.
 pub(super) fn accept(name: &str, route: &Route) -> Value {
     let mut responses = problems(&[400, 408, 409, 413, 415, 422, 431, 500, 503]);
     if route.rate.is_some() {
@@ -100,30 +100,30 @@ pub(super) fn accept(name: &str, route: &Route) -> Value {
     let of_the_request = json!({ "id": "$response.body#/request_id" });
     let link = |operation: &str| json!({ "operationId": operation, "parameters": of_the_request });
     let created = json!({
-        "description": "It is durable, and will be seen through.",
+        "description": "The request is durable; its deliveries are attempted until each one has ended.",
         "links": {
             "request": link("get-request"),
             "body": link("get-request-body"),
             "story": link("explain-request"),
             "cancel": link("cancel-request"),
         },
-        "headers": { "Location": { "description": "Where to ask for it.", "schema": { "type": "string" } } },
+        "headers": { "Location": { "description": "URL of the request.", "schema": { "type": "string" } } },
         "content": json_content("Accepted"),
     });
     responses.insert("201".to_owned(), created);
     json!({ "post": {
         "operationId": format!("accept-{name}"),
         "tags": ["routes"],
-        "summary": format!("Hand in a request by the route {name}"),
+        "summary": format!("Submit a request to the route {name}"),
         "parameters": [
             header(
                 "Idempotency-Key",
-                "Repeats the first answer when the same body is sent again under it.",
+                "Makes retries safe: repeating the same body with the same key returns the first response.",
                 &json!({ "type": "string", "maxLength": 255, "pattern": "^[!-~]([\\t -~]*[!-~])?$" }),
             ),
             header(
                 "traceparent",
-                "The trace that the request is to be part of (W3C Trace Context). One that is none is ignored.",
+                "Trace that the request joins (W3C Trace Context). An invalid value is ignored.",
                 &json!({ "type": "string" }),
             ),
         ],
@@ -136,9 +136,10 @@ pub(super) fn accept(name: &str, route: &Route) -> Value {
     } })
 }
 
-/// What a schema cannot say of a body.
+/// Describes requirements on a body that a schema cannot express.
 fn body_description(route: &Route) -> String {
-    let mut description = "Kept byte for byte. Any media type that ends in `+json` will do too.".to_owned();
+    let mut description =
+        "The body is stored byte for byte. Media types that end in `+json` are accepted too.".to_owned();
     if let Some(pointer) = &route.ordering_key {
         let ordering_key = format!(
             " Requests with the same value at `{pointer}` are delivered in order: a string, a number or a boolean of at \
@@ -149,8 +150,8 @@ fn body_description(route: &Route) -> String {
     description
 }
 
-/// The route's own schema, as a resource of its own: references in it begin at its root, not at that of the
-/// whole description.
+/// Returns the route's own schema, as a separate resource: references in it begin at its root, not at that of the whole
+/// description.
 fn body_schema(route: &Route) -> Value {
     let Some(schema) = &route.schema else { return json!({}) };
     let mut schema = schema.document().clone();
@@ -164,37 +165,40 @@ fn body_schema(route: &Route) -> Value {
 pub(super) fn live() -> Value {
     let says = |what: &str| json!({ "description": what, "content": { "text/plain": {} } });
     let responses = json!({
-        "200": says("It lives."),
-        "503": says("A part of it gets no answer from a database that answers others: start it again."),
+        "200": says("The process is alive."),
+        "503": says("A task gets no answer from the database although others do: restart the process."),
     });
-    look("live", "health", "Whether the process lives", &responses)
+    look("live", "health", "Liveness of the process", &responses)
 }
 
 /// `/readyz`.
 pub(super) fn readiness() -> Value {
     let says = |what: &str| json!({ "description": what, "content": json_content("Readiness") });
     let responses = json!({
-        "200": says("The database answers, so it accepts. What it accepts waits while the broker is down."),
-        "503": says("The database does not answer, this clock is more than an hour ahead of its, or the process is stopping."),
+        "200": says("The database answers, so ingest accepts requests. They wait while the broker is down."),
+        "503": says(
+            "The database does not answer, the clock of ingest is more than an hour ahead of the database's, or the \
+             process is stopping."
+        ),
     });
-    look("ready", "health", "Whether it can accept", &responses)
+    look("ready", "health", "Readiness to accept requests", &responses)
 }
 
 fn description() -> Value {
-    let found = json!({ "description": "The description.", "content": { "application/json": {} } });
-    look("openapi", "description", "This description, for programs", &json!({ "200": found }))
+    let found = json!({ "description": "The API description.", "content": { "application/json": {} } });
+    look("openapi", "description", "API description in machine-readable form", &json!({ "200": found }))
 }
 
 fn docs() -> Value {
-    let page = json!({ "description": "A page.", "content": { "text/html": {} } });
-    look("docs", "description", "This description, for people", &json!({ "200": page }))
+    let page = json!({ "description": "An HTML page.", "content": { "text/html": {} } });
+    look("docs", "description", "API description as a page", &json!({ "200": page }))
 }
 
 fn look(id: &str, tag: &str, summary: &str, responses: &Value) -> Value {
     json!({ "get": { "operationId": id, "tags": [tag], "summary": summary, "responses": responses } })
 }
 
-/// A Path Item as it is where only known clients are let in.
+/// Adds to a Path Item the security and the errors of a path for known clients only.
 pub(super) fn for_clients(mut item: Value) -> Value {
     for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
         operation["security"] = json!([{ "client": [] }]);
@@ -237,12 +241,12 @@ fn responses() -> Map<String, Value> {
 fn problem_header(status: u16) -> Option<(&'static str, &'static str, &'static str)> {
     match status {
         401 => Some(("WWW-Authenticate", "`Bearer`.", "string")),
-        409 | 429 | 503 => Some(("Retry-After", "After how many seconds to try again.", "integer")),
+        409 | 429 | 503 => Some(("Retry-After", "Seconds to wait before a retry.", "integer")),
         _ => None,
     }
 }
 
-/// What bodies look like, from the types that they are made of.
+/// Returns the schemas of all bodies, from their types.
 fn schemas() -> Map<String, Value> {
     let settings = SchemaSettings::draft2020_12()
         .for_serialize()
