@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use throughline_config::Kafka;
+use throughline_kafka as kafka;
 use throughline_kafka::Record;
 use throughline_messages::RequestRecord;
 use throughline_snowflake::RequestId;
@@ -80,7 +80,10 @@ impl Scene {
 
     /// Returns the partitions of two sets of requests to `/slow`.
     async fn partitions(&self, sets: [&BTreeSet<RequestId>; 2]) -> anyhow::Result<[BTreeSet<i32>; 2]> {
-        let kafka = Kafka { bootstrap_servers: self.broker.bootstrap_servers(), ..Kafka::default() };
+        let kafka = kafka::Settings {
+            bootstrap_servers: self.broker.bootstrap_servers(),
+            ..kafka::Settings::default()
+        };
         let mut reader = Reader::open(&kafka, SLOW_TOPIC)?;
         let mut left: BTreeSet<RequestId> = sets.into_iter().flatten().copied().collect();
         let mut partitions = [BTreeSet::new(), BTreeSet::new()];

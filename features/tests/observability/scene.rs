@@ -12,7 +12,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use throughline_clock::Clock;
-use throughline_config::{Flags, Settings};
+use throughline_settings::{Flags, Settings};
 use throughline_testkit::{Broker, Database, Program, Programs, ThirdParty, eventually};
 
 use crate::backends::Backends;
@@ -149,5 +149,5 @@ fn configure(
         .replace("${BROKER}", &broker.bootstrap_servers())
         .replace("${THIRD_PARTY}", &third_party.url());
     std::fs::write(&file, text)?;
-    Ok(throughline_config::load(&Flags { config: Some(file), ..Flags::default() })?.settings)
+    Ok(throughline_settings::load(&Flags { config: Some(file), ..Flags::default() })?.settings)
 }

@@ -12,21 +12,23 @@ use crate::problems::Problem;
 use crate::schema::{Node, Schema};
 use crate::yaml;
 
-const PREFIX: &str = "THROUGHLINE_";
 const SEPARATOR: &str = "__";
 
 /// A snapshot of the environment.
 #[derive(Default)]
-pub(crate) struct Environment(BTreeMap<String, OsString>);
+pub struct Environment(BTreeMap<String, OsString>);
 
 impl Environment {
-    pub(crate) fn of_process() -> Self {
+    /// Takes a snapshot of this process's environment.
+    #[must_use]
+    pub fn of_process() -> Self {
         let named = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
         Self(std::env::vars_os().filter_map(named).collect())
     }
 
-    #[cfg(test)]
-    pub(crate) fn new(variables: &[(&str, &str)]) -> Self {
+    /// Creates an environment of these variables.
+    #[must_use]
+    pub fn new(variables: &[(&str, &str)]) -> Self {
         Self(variables.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect())
     }
 
@@ -38,7 +40,7 @@ impl Environment {
     ///
     /// # Errors
     /// If the variable is not set or is not UTF-8: a message that says so.
-    pub(crate) fn text(&self, name: &str) -> Result<&str, String> {
+    pub fn text(&self, name: &str) -> Result<&str, String> {
         let value = self.0.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?;
         value.to_str().ok_or_else(|| format!("the environment variable {name} is not UTF-8"))
     }
@@ -49,10 +51,10 @@ impl Environment {
     /// A variable that has the prefix but no `__` and names no setting is ignored: Kubernetes, for example, sets
     /// `THROUGHLINE_INGEST_PORT` for a service named `throughline-ingest`. It is reported only if it spells a setting
     /// with `_` in place of `__`.
-    pub(crate) fn layers(&self, schema: &Schema, below: &Dict) -> (Vec<Layer>, Vec<Problem>) {
+    pub(crate) fn layers(&self, prefix: &str, schema: &Schema, below: &Dict) -> (Vec<Layer>, Vec<Problem>) {
         let (mut layers, mut problems) = (Vec::new(), Vec::new());
         for name in self.0.keys() {
-            let Some(setting) = name.strip_prefix(PREFIX) else { continue };
+            let Some(setting) = name.strip_prefix(prefix) else { continue };
             let is_section = schema.root().names().any(|key| same(key, setting));
             if setting.contains(SEPARATOR) || is_section {
                 match self.text(name) {
@@ -62,7 +64,7 @@ impl Environment {
             } else if let Some(meant) = meant(setting, schema.root(), &Path::root())
                 && !below.values().any(|value| refers_to(value, name))
             {
-                let message = format!("two underscores separate levels: write {PREFIX}{meant}");
+                let message = format!("two underscores separate levels: write {prefix}{meant}");
                 problems.push(in_environment(name, message));
             }
         }

@@ -39,12 +39,12 @@ fn take_out(violation: &Violation, configuration: &mut Value) -> bool {
 
 fn describe(violation: &Violation, configuration: &Value, schema: &Schema) -> Finding {
     let path = violation.path.clone();
-    let expected = schema.at(&path).map(Node::expected).unwrap_or_default();
+    let expected = schema.at(&path, configuration).map(Node::expected).unwrap_or_default();
     let message = match violation.fault {
-        Fault::Unknown => unknown(&path, schema),
+        Fault::Unknown => unknown(&path, schema.at(&path.parent(), configuration)),
         Fault::Missing => format!("is missing; expected {expected}"),
         Fault::Mismatch => {
-            let node = schema.at(&path);
+            let node = schema.at(&path, configuration);
             let value = value::nearest(configuration, &path).map_or(Json::Null, value::to_json);
             let is_scalar = matches!(value, Json::Number(_) | Json::Bool(_));
             let hint = if is_scalar && node.is_some_and(|node| node.takes("string")) {
@@ -58,9 +58,8 @@ fn describe(violation: &Violation, configuration: &Value, schema: &Schema) -> Fi
     Finding { path, message }
 }
 
-fn unknown(path: &Path, schema: &Schema) -> String {
+fn unknown(path: &Path, section: Option<Node<'_>>) -> String {
     let Some(Segment::Key(key)) = path.segments().last() else { return "unknown".to_owned() };
-    let section = schema.at(&path.parent());
     let known: Vec<_> = section.into_iter().flat_map(Node::names).collect();
     let similarity = |name: &&str| strsim::normalized_damerau_levenshtein(name, &key.to_lowercase());
     let similar = known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));

@@ -6,14 +6,9 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use crate::environment::Environment;
-use crate::flags::Flags;
+use crate::load::{Configuration, FlagValue};
 use crate::problems::Problem;
 use crate::yaml;
-
-/// The file that is read if neither `--config` nor `THROUGHLINE_CONFIG` names one.
-const DEFAULT_FILE: &str = "throughline.yaml";
-/// The environment variable that holds the path of the file.
-const FILE_VARIABLE: &str = "THROUGHLINE_CONFIG";
 
 /// The values of one source.
 pub(crate) struct Layer {
@@ -60,16 +55,8 @@ impl Layer {
         Self { origin, values }
     }
 
-    pub(crate) fn flags(flags: &Flags) -> impl Iterator<Item = Self> {
-        let flags = [
-            ("--http", ["http", "address"], &flags.http),
-            ("--kafka", ["kafka", "bootstrap_servers"], &flags.kafka),
-            ("--database", ["database", "url"], &flags.database),
-        ];
-        flags.into_iter().filter_map(|(flag, keys, value)| {
-            let value = Value::from(value.as_ref()?.clone());
-            Some(Self::of(flag.to_owned(), keys, value))
-        })
+    pub(crate) fn flag(FlagValue { flag, keys, value }: FlagValue) -> Self {
+        Self::of(flag.to_owned(), keys.iter().copied(), Value::from(value))
     }
 }
 
@@ -81,14 +68,18 @@ pub(crate) struct File {
 
 impl File {
     /// Reads the file that the flag or the environment names, or the default file if it exists.
-    pub(crate) fn read(flags: &Flags, environment: &Environment) -> Result<Option<Self>, Problem> {
-        let named = match &flags.config {
-            Some(path) => Some((path.clone(), "--config")),
-            None => environment.path(FILE_VARIABLE).map(|path| (path, FILE_VARIABLE)),
+    pub(crate) fn read<S: Configuration>(
+        by_flag: Option<PathBuf>,
+        environment: &Environment,
+    ) -> Result<Option<Self>, Problem> {
+        let variable = format!("{}CONFIG", S::PREFIX);
+        let named = match by_flag {
+            Some(path) => Some((path, "--config")),
+            None => environment.path(&variable).map(|path| (path, variable.as_str())),
         };
         let (path, named_by) = match named {
             Some((path, named_by)) => (path, Some(named_by)),
-            None => (PathBuf::from(DEFAULT_FILE), None),
+            None => (PathBuf::from(S::FILE), None),
         };
         let origin = path.display().to_string();
         match std::fs::read_to_string(&path) {

@@ -4,37 +4,90 @@ use std::path::PathBuf;
 
 use figment::value::{Dict, Value};
 use figment::{Figment, Profile, Provider as _};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use crate::check;
 use crate::environment::Environment;
-use crate::flags::Flags;
 use crate::form;
 use crate::layer::{File, Layer};
 use crate::path::Path;
-use crate::problems::{Finding, Problem, Problems};
+use crate::problems::{Finding, Findings, Problem, Problems};
 use crate::references::References;
 use crate::schema::Schema;
-use crate::settings::Settings;
 use crate::show::{origin, show};
 use crate::value;
 
-/// The layers below the user's own configuration.
-#[derive(Debug, Clone, Copy, Default)]
+/// A type that a configuration file is loaded into.
+pub trait Configuration: Serialize + DeserializeOwned + JsonSchema {
+    /// The file that is read if neither a flag nor the environment names one.
+    const FILE: &'static str;
+    /// The prefix of the environment variables that hold settings, such as `THROUGHLINE_`. The variable of this prefix
+    /// and `CONFIG` names the file.
+    const PREFIX: &'static str;
+    /// The schema's formats of strings, beyond those of this library.
+    const FORMATS: &'static [Format] = &[];
+
+    /// Checks the meaning of a configuration of valid form.
+    fn check(&self, context: &Context<'_>, findings: &mut Findings);
+}
+
+/// A format of strings: its name in the schema, and whether a text has it.
+pub type Format = (&'static str, fn(&str) -> bool);
+
+/// What a check needs in addition to the settings.
+pub struct Context<'a> {
+    merged: &'a Merged,
+    environment: &'a Environment,
+}
+
+impl<'a> Context<'a> {
+    /// Returns the keys of a top-level mapping. Entries of invalid form are among them, and are missing from the
+    /// settings.
+    #[must_use]
+    pub fn names(&self, section: &str) -> BTreeSet<&'a str> {
+        self.merged.names(section)
+    }
+
+    /// Returns the environment, which libraries may read too.
+    #[must_use]
+    pub fn environment(&self) -> &'a Environment {
+        self.environment
+    }
+}
+
+/// The layers of a configuration, beside the environment.
+#[derive(Clone, Default)]
 pub struct Sources<'a> {
     /// Defaults of the program, as YAML in the format of the configuration file.
     pub defaults: Option<&'a str>,
+    /// The file that the flag `--config` names.
+    pub file: Option<PathBuf>,
+    /// The values of further flags.
+    pub flags: Vec<FlagValue>,
+}
+
+/// The value of a flag that overrides a setting.
+#[derive(Clone)]
+pub struct FlagValue {
+    /// The flag, such as `--http`.
+    pub flag: &'static str,
+    /// The keys of the setting, such as `["http", "address"]`.
+    pub keys: &'static [&'static str],
+    /// The value, which may be a secret.
+    pub value: String,
 }
 
 /// A configuration that was loaded and checked.
-pub struct Loaded {
+pub struct Loaded<S> {
     /// The effective settings.
-    pub settings: Settings,
+    pub settings: S,
     merged: Merged,
     schema: Schema,
 }
 
-impl Loaded {
+impl<S: Serialize> Loaded<S> {
     /// Returns the effective values as YAML with secrets masked, each with its source: `default`, the file,
     /// `environment NAME` or the flag.
     #[must_use]
@@ -47,42 +100,29 @@ impl Loaded {
     }
 }
 
-impl fmt::Debug for Loaded {
+impl<S: fmt::Debug> fmt::Debug for Loaded<S> {
     /// Leaves out the merged layers: they contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loaded").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
-/// Loads the configuration from the defaults, the file, the environment and the flags; later layers override earlier
+/// Loads a configuration from the defaults, the file, the environment and the flags; later layers override earlier
 /// ones.
 ///
 /// # Errors
 /// If the configuration has problems: all of them.
-pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
-    load_from(flags, Sources::default())
-}
-
-/// Loads the configuration on top of further defaults.
-///
-/// # Errors
-/// If the configuration has problems: all of them.
-pub fn load_from(flags: &Flags, sources: Sources<'_>) -> Result<Loaded, Problems> {
-    load_in(flags, sources, &Environment::of_process())
-}
-
-pub(crate) fn load_in(
-    flags: &Flags,
+pub fn load<S: Configuration>(
     sources: Sources<'_>,
     environment: &Environment,
-) -> Result<Loaded, Problems> {
-    let schema = Schema::of_settings().map_err(|error| {
+) -> Result<Loaded<S>, Problems> {
+    let schema = Schema::of::<S>().map_err(|error| {
         let message = format!("the built-in schema does not compile: {error}");
         Problems::new(vec![Problem { path: String::new(), message, source: None }])
     })?;
     let (merged, mut problems) =
-        Merged::read(flags, sources, environment, &schema).map_err(|problem| Problems::new(vec![problem]))?;
-    let (settings, mut findings) = settings(&merged, environment, &schema);
+        Merged::read::<S>(sources, environment, &schema).map_err(|problem| Problems::new(vec![problem]))?;
+    let (settings, mut findings) = settings::<S>(&merged, environment, &schema);
     findings.sort();
     problems.extend(findings.into_iter().map(|finding| merged.place(finding)));
     match settings {
@@ -100,8 +140,7 @@ struct Merged {
 }
 
 impl Merged {
-    fn read(
-        flags: &Flags,
+    fn read<S: Configuration>(
         sources: Sources<'_>,
         environment: &Environment,
         schema: &Schema,
@@ -110,13 +149,13 @@ impl Merged {
         if let Some(defaults) = sources.defaults {
             figment = figment.merge(Layer::yaml("default", defaults)?);
         }
-        let file = File::read(flags, environment)?;
+        let file = File::read::<S>(sources.file, environment)?;
         let folder = file.as_ref().map_or_else(PathBuf::new, |file| file.folder().to_owned());
         if let Some(file) = file {
             figment = figment.merge(file.into_layer());
         }
-        let (layers, problems) = environment.layers(schema, &values(&figment));
-        for layer in layers.into_iter().chain(Layer::flags(flags)) {
+        let (layers, problems) = environment.layers(S::PREFIX, schema, &values(&figment));
+        for layer in layers.into_iter().chain(sources.flags.into_iter().map(Layer::flag)) {
             figment = figment.merge(layer);
         }
         let mut value = Value::from(values(&figment));
@@ -149,12 +188,16 @@ fn values(figment: &Figment) -> Dict {
 }
 
 /// Deserializes the merged layers, and returns all problems found in them.
-fn settings(merged: &Merged, environment: &Environment, schema: &Schema) -> (Option<Settings>, Vec<Finding>) {
+fn settings<S: Configuration>(
+    merged: &Merged,
+    environment: &Environment,
+    schema: &Schema,
+) -> (Option<S>, Vec<Finding>) {
     let mut sound = merged.value.clone();
     let mut findings = form::repair(&mut sound, schema);
     let references = References { environment, folder: &merged.folder };
     findings.extend(references.resolve(&mut sound, schema.root(), &Path::root()));
-    let settings: Settings = match sound.deserialize() {
+    let settings: S = match sound.deserialize() {
         Ok(settings) => settings,
         Err(error) => {
             let keys: Vec<_> = error.path.iter().map(String::as_str).collect();
@@ -162,8 +205,8 @@ fn settings(merged: &Merged, environment: &Environment, schema: &Schema) -> (Opt
             return (None, findings);
         }
     };
-    let (routes, destinations) = (merged.names("routes"), merged.names("destinations"));
-    let meant = check::check(&settings, &routes, &destinations, environment);
+    let mut meant = Findings::default();
+    settings.check(&Context { merged, environment }, &mut meant);
     // A value that `repair` or `resolve` has removed as invalid is not also reported as missing.
     let news = |finding: &Finding| !findings.iter().any(|known| known.path.starts_with(&finding.path));
     let meant: Vec<_> = meant.into_iter().filter(news).collect();

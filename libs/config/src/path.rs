@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 /// A path in the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Path(Vec<Segment>);
+pub struct Path(Vec<Segment>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Segment {
@@ -18,21 +18,28 @@ impl Path {
         Self::default()
     }
 
-    pub(crate) fn of(keys: &[&str]) -> Self {
+    /// Returns the path of these keys.
+    #[must_use]
+    pub fn of(keys: &[&str]) -> Self {
         Self(keys.iter().map(|&key| Segment::Key(key.to_owned())).collect())
     }
 
-    pub(crate) fn key(&self, key: &str) -> Self {
+    /// Returns the path of a key below this one.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
         self.and(Segment::Key(key.to_owned()))
     }
 
-    pub(crate) fn index(&self, index: usize) -> Self {
+    /// Returns the path of a list item below this one.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
         self.and(Segment::Index(index))
     }
 
     /// Appends `rest` to this path, which leads to `root`. A [`Location`] reports every numeric segment as an index;
     /// inside an object it is a key.
-    pub(crate) fn join(&self, rest: &Location, root: &Json) -> Self {
+    #[must_use]
+    pub fn join(&self, rest: &Location, root: &Json) -> Self {
         let (path, _) = rest.iter().fold((self.clone(), Some(root)), |(path, value), segment| {
             let key = match (segment, value) {
                 (LocationSegment::Index(index), Some(Json::Array(items))) => {

@@ -39,6 +39,7 @@ impl References<'_> {
     }
 
     fn resolve_below(&self, value: &mut Value, node: Node<'_>, path: &Path) -> Vec<Finding> {
+        let node = node.variant_of(Some(value));
         let Value::Dict(_, entries) = value else { return Vec::new() };
         entries
             .iter_mut()

@@ -1,17 +1,20 @@
-//! The JSON Schema of [`Settings`]. It finds all problems in the form of a configuration, whereas deserialization
+//! The JSON Schema of a configuration. It finds all problems in the form of a configuration, whereas deserialization
 //! stops at the first.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use figment::value::Value;
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind as Kind;
 use schemars::generate::SchemaSettings;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use url::Url;
 
+use crate::load::Configuration;
 use crate::path::{Path, Segment};
-use crate::settings::Settings;
-use crate::text::{self, DurationText, NodeIds, Rate, SizeText};
+use crate::text::{self, DurationText, Rate, SizeText};
+use crate::variants;
 
 pub(crate) struct Schema {
     document: Json,
@@ -36,21 +39,21 @@ pub(crate) enum Fault {
 }
 
 impl Schema {
-    pub(crate) fn of_settings() -> Result<Self, String> {
+    pub(crate) fn of<S: Configuration>() -> Result<Self, String> {
         let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-        let mut document = generator.into_generator().into_root_schema_for::<Settings>().to_value();
+        let mut document = generator.into_generator().into_root_schema_for::<S>().to_value();
         adapt(&mut document);
-        let validator = jsonschema::options()
+        let mut options = jsonschema::options()
             .should_validate_formats(true)
             .with_format(text::DURATION, |text: &str| DurationText::parse(text).is_some())
             .with_format(text::SIZE, |text: &str| SizeText::parse(text).is_some())
             .with_format(text::RATE, |text: &str| text.parse::<Rate>().is_ok())
-            .with_format(text::NODE_IDS, |text: &str| text.parse::<NodeIds>().is_ok())
             .with_format(text::ADDRESS, |text: &str| text.parse::<SocketAddr>().is_ok())
-            .with_format("uri", |text: &str| Url::parse(text).is_ok())
-            .offline()
-            .build(&document)
-            .map_err(|error| error.to_string())?;
+            .with_format("uri", |text: &str| Url::parse(text).is_ok());
+        for &(name, is_of_format) in S::FORMATS {
+            options = options.with_format(name, is_of_format);
+        }
+        let validator = options.offline().build(&document).map_err(|error| error.to_string())?;
         Ok(Self { document, validator })
     }
 
@@ -58,12 +61,19 @@ impl Schema {
         Node(&self.document)
     }
 
-    /// Returns the node that describes a path.
-    pub(crate) fn at(&self, path: &Path) -> Option<Node<'_>> {
-        path.segments().iter().try_fold(self.root(), |node, segment| match segment {
-            Segment::Key(key) => node.child(key),
-            Segment::Index(_) => node.item(),
-        })
+    /// Returns the node that describes a path of a configuration, which selects the variants.
+    pub(crate) fn at(&self, path: &Path, configuration: &Value) -> Option<Node<'_>> {
+        let (mut node, mut value) = (self.root(), Some(configuration));
+        for segment in path.segments() {
+            (node, value) = match segment {
+                Segment::Key(key) => {
+                    (node.child(key)?, value.and_then(Value::as_dict).and_then(|entries| entries.get(key)))
+                }
+                Segment::Index(_) => (node.item()?, None),
+            };
+            node = node.variant_of(value);
+        }
+        Some(node)
     }
 
     pub(crate) fn violations(&self, configuration: &Json) -> Vec<Violation> {
@@ -117,6 +127,7 @@ fn adapt(schema: &mut Json) {
         Json::Array(items) => items.iter_mut().for_each(adapt),
         _ => {}
     }
+    variants::condition(schema);
 }
 
 /// The schema of one path.
@@ -124,9 +135,18 @@ fn adapt(schema: &mut Json) {
 pub(crate) struct Node<'a>(&'a Json);
 
 impl<'a> Node<'a> {
-    /// Returns the schema of a key, for a setting as well as for an entry of a map.
+    /// Returns the schema of the variant that a value has, or the schema itself if it has no variants.
+    pub(crate) fn variant_of(self, value: Option<&Value>) -> Node<'a> {
+        let entries = value.and_then(Value::as_dict);
+        let name = entries.and_then(|entries| entries.get(variants::TYPE)).and_then(Value::as_str);
+        variants::select(self.0, name).map_or(self, Node)
+    }
+
+    /// Returns the schema of a key, for a setting as well as for an entry of a map. Without a selected variant, a
+    /// setting may be of any of them.
     pub(crate) fn child(self, key: &str) -> Option<Node<'a>> {
-        let setting = self.0.get("properties").and_then(|properties| properties.get(key));
+        let property = |schema: &'a Json| schema.get("properties")?.get(key);
+        let setting = property(self.0).or_else(|| variants::all(self.0).find_map(property));
         let any_other = || self.0.get("additionalProperties").filter(|any| any.is_object());
         // Maps with numeric keys. They have a single pattern, and a key that does not match it was reported already.
         let any_number = || self.0.get("patternProperties")?.as_object()?.values().next();
@@ -137,14 +157,12 @@ impl<'a> Node<'a> {
         self.0.get("items").map(Node)
     }
 
-    /// Returns the names of a section's settings.
+    /// Returns the names of a section's settings: of all variants, if none is selected.
     pub(crate) fn names(self) -> impl Iterator<Item = &'a str> {
-        self.0
-            .get("properties")
-            .and_then(Json::as_object)
-            .into_iter()
-            .flatten()
-            .map(|(name, _)| name.as_str())
+        let properties = |schema: &'a Json| schema.get("properties").and_then(Json::as_object);
+        let sections = std::iter::once(self.0).chain(variants::all(self.0));
+        let names: BTreeSet<_> = sections.filter_map(properties).flat_map(Map::keys).collect();
+        names.into_iter().map(String::as_str)
     }
 
     pub(crate) fn takes(self, kind: &str) -> bool {

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::text::REFERENCE;
 
 /// The text shown in place of a secret.
-pub(crate) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// A string that is never shown, and is wiped from memory when dropped.
 ///
-/// In the file it is written as the value itself, `{env: NAME}` or `{file: PATH}`. [`load`](crate::load) reads the
+/// In the file it is written as the value itself, `{env: NAME}` or `{file: PATH}`. [`load`](crate::load()) reads the
 /// variable or the file, so a `Secret` always holds the value.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
@@ -70,7 +70,7 @@ impl JsonSchema for Secret {
 
 /// The schema of a librdkafka setting: a secret that may also be a number or a boolean. So `socket.timeout.ms: 30000`
 /// needs no quotes.
-pub(crate) struct Property;
+pub struct Property;
 
 impl JsonSchema for Property {
     fn schema_name() -> Cow<'static, str> {

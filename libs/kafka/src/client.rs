@@ -2,11 +2,11 @@
 
 use std::thread;
 
+use crate::Settings;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as Native;
 use rdkafka::types::RDKafkaConfRes;
-use throughline_config::Kafka;
 
 use crate::KafkaError;
 
@@ -42,7 +42,7 @@ const COMMITTED: &str = "an offset is committed only when its record is finished
 const HANDED_OVER: &str = "partitions move cooperatively, after their records are finished";
 
 /// Builds the configuration of any client: the connection, then `ours`, then `kafka.properties`.
-pub(crate) fn config(settings: &Kafka, ours: &[(&str, &str)]) -> Result<ClientConfig, KafkaError> {
+pub(crate) fn config(settings: &Settings, ours: &[(&str, &str)]) -> Result<ClientConfig, KafkaError> {
     let mut config = ClientConfig::new();
     // `log` decides which lines are worth showing, not librdkafka. But librdkafka need not even format debug lines
     // unless `debug` is set.
@@ -108,10 +108,10 @@ mod tests {
     use super::*;
     use crate::{Consumer, Producer};
 
-    fn settings(properties: &[(&str, &str)]) -> Kafka {
+    fn settings(properties: &[(&str, &str)]) -> Settings {
         let properties =
             properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
-        Kafka { bootstrap_servers: "localhost:1".to_owned(), properties, ..Kafka::default() }
+        Settings { bootstrap_servers: "localhost:1".to_owned(), properties, ..Settings::default() }
     }
 
     #[test]

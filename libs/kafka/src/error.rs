@@ -166,6 +166,12 @@ impl SendError {
         matches!(self, Self::Refused { .. })
     }
 
+    /// Returns whether a producer with a timeout gave the record up. The broker may have stored it nevertheless.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Failed { source: Cause(native) } if native.rdkafka_error_code() == Some(Code::MessageTimedOut))
+    }
+
     pub(crate) fn new(source: Native) -> Self {
         match source.rdkafka_error_code() {
             Some(Code::QueueFull) => Self::QueueFull,

@@ -13,7 +13,6 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, Statistics};
-use throughline_config::{Compression, Kafka};
 use tokio::time::Instant;
 
 pub use self::generation::Acknowledgement;
@@ -21,9 +20,11 @@ use self::generation::{Generation, Waiting};
 use crate::broker_error::BrokerError;
 use crate::metrics::{ClientStats, STATISTICS_INTERVAL, Sending};
 use crate::stuck_client::StuckClient;
-use crate::{KafkaError, Outgoing, Position, SendError, client, log};
+use crate::{Compression, KafkaError, Outgoing, Position, SendError, Settings, client, log};
 
 const QUEUE_RECORDS: &str = "queue.buffering.max.messages";
+/// In milliseconds; 0 is no timeout.
+const MESSAGE_TIMEOUT: &str = "message.timeout.ms";
 const QUEUE_KBYTES: &str = "queue.buffering.max.kbytes";
 /// How often a full queue is polled until another record fits: librdkafka does not report that.
 const FULL_QUEUE_POLL: Duration = Duration::from_millis(5);
@@ -73,8 +74,28 @@ impl Producer {
     ///
     /// # Errors
     /// If librdkafka rejects the settings.
-    pub fn new(settings: &Kafka, name: &str, meter: &Meter) -> Result<Self, KafkaError> {
-        let config = config(settings, name)?;
+    pub fn new(settings: &Settings, name: &str, meter: &Meter) -> Result<Self, KafkaError> {
+        Self::of(config(settings, name)?, settings, meter)
+    }
+
+    /// Creates a client as [`Producer::new`] does, except that it gives up a record that is not acknowledged within
+    /// `timeout`. Such a record may be stored nevertheless, and records behind it may overtake a repetition of it.
+    ///
+    /// # Errors
+    /// If librdkafka rejects the settings.
+    pub fn with_timeout(
+        settings: &Settings,
+        name: &str,
+        timeout: Duration,
+        meter: &Meter,
+    ) -> Result<Self, KafkaError> {
+        let mut config = config(settings, name)?;
+        let millis = timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
+        config.set(MESSAGE_TIMEOUT, millis.to_string());
+        Self::of(config, settings, meter)
+    }
+
+    fn of(config: ClientConfig, settings: &Settings, meter: &Meter) -> Result<Self, KafkaError> {
         let (sending, client_stats) = (Sending::new(meter), ClientStats::observed(meter));
         let common = Arc::new(Common { sending, client_stats, producer: OnceLock::new() });
         let client = connect_measured(&config, &common).map_err(client::not_created)?;
@@ -244,7 +265,7 @@ pub(crate) fn ask(client: &Client, servers: &str, wait: Duration) -> Result<Meta
     answer.map_err(|silence| broker_error.explain(servers, &silence))
 }
 
-fn config(settings: &Kafka, name: &str) -> Result<ClientConfig, KafkaError> {
+fn config(settings: &Settings, name: &str) -> Result<ClientConfig, KafkaError> {
     let compression = match settings.compression {
         Compression::Lz4 => "lz4",
         Compression::Zstd => "zstd",
@@ -257,7 +278,7 @@ fn config(settings: &Kafka, name: &str) -> Result<ClientConfig, KafkaError> {
             ("enable.idempotence", "true"),
             ("acks", "all"),
             // No timeout: a record that timed out would be overtaken by the records behind it.
-            ("message.timeout.ms", "0"),
+            (MESSAGE_TIMEOUT, "0"),
             ("compression.codec", compression),
             // Requests that were committed together are enqueued together, within a millisecond or two; a longer wait
             // adds latency, but no records to the batch.

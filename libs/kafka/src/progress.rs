@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::Settings;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use throughline_config::Kafka;
 use tokio::time::Instant;
 
 use crate::{KafkaError, client};
@@ -49,7 +49,7 @@ impl Progress {
     ///
     /// # Errors
     /// If librdkafka rejects the settings.
-    pub fn of(settings: &Kafka, group: &str) -> Result<Self, KafkaError> {
+    pub fn of(settings: &Settings, group: &str) -> Result<Self, KafkaError> {
         let onlooker = config(settings, group, &[("isolation.level", "read_uncommitted")])?;
         let reader = config(
             settings,
@@ -114,7 +114,7 @@ impl Progress {
     }
 }
 
-fn config(settings: &Kafka, group: &str, ours: &[(&str, &str)]) -> Result<ClientConfig, KafkaError> {
+fn config(settings: &Settings, group: &str, ours: &[(&str, &str)]) -> Result<ClientConfig, KafkaError> {
     let mut config = client::config(settings, &[])?;
     config.set("group.id", group);
     for (name, value) in ours {

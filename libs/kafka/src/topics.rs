@@ -2,12 +2,12 @@ use std::collections::HashSet;
 use std::thread;
 use std::time::Duration;
 
+use crate::Settings;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::Producer as _;
-use throughline_config::Kafka;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::info;
@@ -28,7 +28,11 @@ type Admin = AdminClient<DefaultClientContext>;
 /// # Errors
 /// [`KafkaError::MissingTopics`] names the topics that are missing and are not to be created. A broker that refuses
 /// us is not retried until the deadline.
-pub async fn ensure_topics(settings: &Kafka, names: &[&str], deadline: Duration) -> Result<(), KafkaError> {
+pub async fn ensure_topics(
+    settings: &Settings,
+    names: &[&str],
+    deadline: Duration,
+) -> Result<(), KafkaError> {
     let deadline = Instant::now() + deadline;
     // A broker that requires TLS closes plaintext connections; this logs it.
     let config = client::config(settings, &[("log.connection.close", "true")])?;
@@ -42,7 +46,7 @@ pub async fn ensure_topics(settings: &Kafka, names: &[&str], deadline: Duration)
 struct Topics<'a> {
     /// The client to ask with: unlike an admin client, it learns why a broker does not answer.
     client: Client,
-    settings: &'a Kafka,
+    settings: &'a Settings,
     deadline: Instant,
 }
 
@@ -133,7 +137,7 @@ impl Topics<'_> {
 }
 
 /// Returns the configuration of topics that are created.
-fn configuration(settings: &Kafka) -> Vec<(&'static str, String)> {
+fn configuration(settings: &Settings) -> Vec<(&'static str, String)> {
     let mut configuration = vec![
         ("max.message.bytes", settings.largest_record().to_string()),
         // With producer timestamps, Kafka refuses records if the producer's clock is an hour ahead
@@ -157,7 +161,7 @@ fn usable(metadata: &Metadata) -> HashSet<String> {
 mod tests {
     use std::num::NonZeroU32;
 
-    use throughline_config::Topics;
+    use crate::Topics;
 
     use super::*;
 
@@ -165,7 +169,7 @@ mod tests {
     fn each_record_is_acknowledged_by_two_of_three_replicas() {
         for (replication, expected) in [(1, None), (2, None), (3, Some("2")), (5, Some("2"))] {
             let topics = Topics { replication: NonZeroU32::new(replication).unwrap(), ..Topics::default() };
-            let configuration = configuration(&Kafka { topics, ..Kafka::default() });
+            let configuration = configuration(&Settings { topics, ..Settings::default() });
             let found = configuration.iter().find(|(name, _)| *name == "min.insync.replicas");
             assert_eq!(found.map(|(_, value)| value.as_str()), expected, "{replication} replicas");
         }

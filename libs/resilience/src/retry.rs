@@ -1,11 +1,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use http::StatusCode;
 use rand::{Rng, RngExt as _};
-
-use crate::meaning::Fault;
-use crate::retry_after::RetryAfter;
 
 /// How failed attempts are retried.
 #[derive(Debug, Clone)]
@@ -57,10 +53,19 @@ pub struct Failed {
 /// Why an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It got this response.
-    Status(StatusCode, Option<RetryAfter>),
-    /// It got no complete response.
-    Fault(Fault),
+    /// It got no complete response. The first such failure may have passed at once.
+    NoResponse,
+    /// The third party failed the call. It may have named the earliest time for another one.
+    Failed {
+        /// The earliest time; it may be in the past.
+        not_before: Option<DateTime<Utc>>,
+    },
+    /// The third party is busy, and named the time at which it accepts calls again: the attempt costs time, but does
+    /// not count.
+    Busy {
+        /// The time; it may be in the past.
+        until: DateTime<Utc>,
+    },
 }
 
 /// The decision after a failed attempt.
@@ -97,7 +102,7 @@ impl RetryPolicy {
     pub fn after(&self, failed: &Failed, rng: &mut impl Rng) -> Decision {
         let ends_at = self.ends_at(failed.window_started_at);
         // Only before the first counted failure: a failure that has lasted a while does not end within an instant.
-        let is_at_once = matches!(failed.cause, Cause::Fault(_))
+        let is_at_once = failed.cause == Cause::NoResponse
             && failed.counted_attempts == 0
             && failed.repeats < self.immediate_retries;
         if is_at_once && failed.at < ends_at {
@@ -113,25 +118,20 @@ impl RetryPolicy {
 }
 
 impl Failed {
-    /// Whether the attempt counts. A 429 or 503 with `Retry-After` does not: the third party names a time at which it
-    /// accepts calls again.
     fn counts(&self) -> bool {
-        !matches!(
-            self.cause,
-            Cause::Status(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(_))
-        )
+        !matches!(self.cause, Cause::Busy { .. })
     }
 
     /// Returns the earliest time at which the third party accepts another attempt.
     fn floor(&self) -> DateTime<Utc> {
         match self.cause {
-            Cause::Status(_, Some(retry_after)) => retry_after.at().max(self.at),
-            Cause::Status(_, None) | Cause::Fault(_) => self.at,
+            Cause::Busy { until: time } | Cause::Failed { not_before: Some(time) } => time.max(self.at),
+            Cause::Failed { not_before: None } | Cause::NoResponse => self.at,
         }
     }
 
     /// Returns the index of the pause, from 0. For an attempt that does not count, it is the number of all earlier
-    /// attempts, which grows without limit, so that a third party that keeps answering `Retry-After: 0` is called
+    /// attempts, which grows without limit, so that a third party that keeps naming a time in the past is called
     /// less and less often.
     fn pause(&self) -> u32 {
         if self.counts() { self.counted_attempts } else { self.attempt.saturating_sub(1) }
@@ -208,9 +208,11 @@ mod tests {
         }
     }
 
-    fn status(code: u16, retry_after: Option<&str>) -> Cause {
-        let retry_after = retry_after.map(|value| RetryAfter::parse(value, at(60)).unwrap());
-        Cause::Status(StatusCode::from_u16(code).unwrap(), retry_after)
+    const FAILED: Cause = Cause::Failed { not_before: None };
+
+    /// Busy until so many seconds after the failure.
+    fn busy(seconds: i64) -> Cause {
+        Cause::Busy { until: at(60 + seconds) }
     }
 
     fn rng() -> SmallRng {
@@ -235,8 +237,7 @@ mod tests {
     #[test]
     fn pauses_double_and_are_drawn_from_all_of_their_length() {
         for (counted_attempts, seconds) in [(0, 1), (1, 2), (2, 4), (3, 8)] {
-            let failed =
-                Failed { attempt: counted_attempts + 1, counted_attempts, ..failed(status(500, None)) };
+            let failed = Failed { attempt: counted_attempts + 1, counted_attempts, ..failed(FAILED) };
             let (first, last) = spread(&policy(), &failed);
             assert!(is_close(first, at(60), seconds * SECOND), "{counted_attempts}: {first}");
             assert!(
@@ -246,7 +247,7 @@ mod tests {
         }
         let long = RetryPolicy { attempts: u32::MAX, ..policy() };
         for counted_attempts in [6, 100, 10_000, u32::MAX - 2] {
-            let failed = Failed { attempt: counted_attempts, counted_attempts, ..failed(status(500, None)) };
+            let failed = Failed { attempt: counted_attempts, counted_attempts, ..failed(FAILED) };
             let (_, last) = spread(&long, &failed);
             assert!(last <= at(120) && is_close(last, at(120), 60 * SECOND), "{counted_attempts}: {last}");
         }
@@ -258,71 +259,70 @@ mod tests {
         let policy = RetryPolicy { attempts: 3, pauses: Pauses::Schedule(pauses), ..policy() };
         for (counted_attempts, next) in [(0, Next::At(at(65))), (1, Next::At(at(360))), (2, Next::Exhausted)]
         {
-            let failed =
-                Failed { attempt: counted_attempts + 1, counted_attempts, ..failed(status(500, None)) };
+            let failed = Failed { attempt: counted_attempts + 1, counted_attempts, ..failed(FAILED) };
             assert_eq!(
                 policy.after(&failed, &mut rng()),
                 Decision { counted_attempts: counted_attempts + 1, next }
             );
         }
         // A deferred attempt has no number that could run out; the third party's `Retry-After` is the minimum pause.
-        let deferred = Failed { attempt: 9, counted_attempts: 2, ..failed(status(429, Some("10"))) };
+        let deferred = Failed { attempt: 9, counted_attempts: 2, ..failed(busy(10)) };
         assert_eq!(policy.after(&deferred, &mut rng()).next, Next::At(at(360)));
-        let deferred = failed(status(429, Some("10")));
+        let deferred = failed(busy(10));
         assert_eq!(policy.after(&deferred, &mut rng()).next, Next::At(at(70)));
     }
 
     #[test]
     fn a_call_without_a_response_is_retried_immediately_before_it_counts() {
-        for fault in [Fault::Connect, Fault::Tls, Fault::Timeout, Fault::Transport] {
-            let failed = failed(Cause::Fault(fault));
-            for repeats in [0, 1] {
-                let again = Decision { counted_attempts: 0, next: Next::Immediately };
-                assert_eq!(policy().after(&Failed { repeats, ..failed }, &mut rng()), again);
-            }
-            let verdict = policy().after(&Failed { repeats: 2, ..failed }, &mut rng());
-            assert!(matches!(verdict, Decision { counted_attempts: 1, next: Next::At(_) }), "{verdict:?}");
+        let unanswered = failed(Cause::NoResponse);
+        for repeats in [0, 1] {
+            let again = Decision { counted_attempts: 0, next: Next::Immediately };
+            assert_eq!(policy().after(&Failed { repeats, ..unanswered }, &mut rng()), again);
         }
-        let refused = policy().after(&failed(status(500, None)), &mut rng());
+        let verdict = policy().after(&Failed { repeats: 2, ..unanswered }, &mut rng());
+        assert!(matches!(verdict, Decision { counted_attempts: 1, next: Next::At(_) }), "{verdict:?}");
+        let refused = policy().after(&failed(FAILED), &mut rng());
         assert!(matches!(refused, Decision { counted_attempts: 1, next: Next::At(_) }), "{refused:?}");
     }
 
     #[test]
     fn attempts_are_exhausted_when_the_limit_is_counted() {
-        let last = Failed { attempt: 9, counted_attempts: 4, ..failed(status(500, None)) };
+        let last = Failed { attempt: 9, counted_attempts: 4, ..failed(FAILED) };
         let exhausted = Decision { counted_attempts: 5, next: Next::Exhausted };
         assert_eq!(policy().after(&last, &mut rng()), exhausted);
-        let fault = Failed { cause: Cause::Fault(Fault::Connect), ..last };
-        assert_eq!(policy().after(&fault, &mut rng()), exhausted, "only the first is made again at once");
+        let unanswered = Failed { cause: Cause::NoResponse, ..last };
+        assert_eq!(
+            policy().after(&unanswered, &mut rng()),
+            exhausted,
+            "only the first is made again at once"
+        );
         let one = RetryPolicy { attempts: 1, ..policy() };
-        assert_eq!(one.after(&failed(status(500, None)), &mut rng()).next, Next::Exhausted);
+        assert_eq!(one.after(&failed(FAILED), &mut rng()).next, Next::Exhausted);
     }
 
     #[test]
-    fn retry_after_delays_the_retry_and_only_429_and_503_count_no_attempt() {
-        for (code, counted_attempts) in [(429, 0), (503, 0), (500, 1), (408, 1), (502, 1)] {
-            for (wish, floor) in [("30", 90), ("Thu, 01 Jan 2026 00:02:00 GMT", 120), ("0", 60)] {
-                let failed = failed(status(code, Some(wish)));
+    fn a_named_time_delays_the_retry_and_only_a_busy_third_party_counts_no_attempt() {
+        for (seconds, floor) in [(30, 90), (60, 120), (0, 60), (-60, 60)] {
+            let not_before = Some(at(60 + seconds));
+            for (cause, counted_attempts) in [(busy(seconds), 0), (Cause::Failed { not_before }, 1)] {
+                let failed = failed(cause);
                 let (first, last) = spread(&policy(), &failed);
-                assert!(first >= at(floor) && last <= at(floor + 1), "{code} {wish}: {first} to {last}");
+                assert!(first >= at(floor) && last <= at(floor + 1), "{cause:?}: {first} to {last}");
                 assert!(last - first > TimeDelta::milliseconds(900), "all come at once");
                 assert_eq!(
                     policy().after(&failed, &mut rng()).counted_attempts,
                     counted_attempts,
-                    "{code} {wish}"
+                    "{cause:?}"
                 );
             }
         }
-        // A date in the past.
-        let over = failed(status(503, Some("Thu, 01 Jan 1970 00:00:00 GMT")));
-        assert!(spread(&policy(), &over).0 >= at(60));
         // An attempt that counts although it was deferred ends the delivery if it was the last one.
-        let last = Failed { attempt: 5, counted_attempts: 4, ..failed(status(503, Some("30"))) };
+        let last = Failed { attempt: 5, counted_attempts: 4, ..failed(busy(30)) };
         assert!(matches!(
             policy().after(&last, &mut rng()),
             Decision { counted_attempts: 4, next: Next::At(_) }
         ));
-        let counts = Failed { cause: status(500, Some("30")), ..last };
+        let counts = Failed { cause: Cause::Failed { not_before: Some(at(90)) }, ..last };
         assert_eq!(
             policy().after(&counts, &mut rng()),
             Decision { counted_attempts: 5, next: Next::Exhausted }
@@ -330,8 +330,8 @@ mod tests {
     }
 
     #[test]
-    fn a_third_party_that_keeps_answering_retry_after_0_is_called_less_and_less_often() {
-        let deferred = |attempt| Failed { attempt, ..failed(status(503, Some("0"))) };
+    fn a_third_party_that_keeps_being_busy_is_called_less_and_less_often() {
+        let deferred = |attempt| Failed { attempt, ..failed(busy(0)) };
         assert!(spread(&policy(), &deferred(20)).1 > at(60 + 50));
     }
 
@@ -340,10 +340,10 @@ mod tests {
         let hour = RetryPolicy { window: 3600 * SECOND, ..policy() };
         let expired = |failed: &Failed| hour.after(failed, &mut rng()).next == Next::Expired;
         assert_eq!(hour.ends_at(window_started_at()), at(3600));
-        assert!(expired(&failed(status(503, Some("3541")))));
-        assert!(expired(&failed(status(503, Some("99999999999999999999")))));
-        assert!(!expired(&failed(status(503, Some("3538")))));
-        let late = Failed { at: at(3601), ..failed(Cause::Fault(Fault::Timeout)) };
+        assert!(expired(&failed(busy(3541))));
+        assert!(expired(&failed(Cause::Busy { until: DateTime::<Utc>::MAX_UTC })));
+        assert!(!expired(&failed(busy(3538))));
+        let late = Failed { at: at(3601), ..failed(Cause::NoResponse) };
         assert!(expired(&late), "not at once either");
         assert!(expired(&Failed { repeats: 2, ..late }));
     }
@@ -363,14 +363,13 @@ mod tests {
             window: Duration,
             pause: Duration,
             numbers in (number(), number(), number()),
-            retry_after in (any::<u64>(), 0..u64::BITS).prop_map(|(seconds, shift)| seconds >> shift),
+            until in i64::MIN..=i64::MAX,
         ) {
             // A time beyond the calendar becomes one of its ends.
             let (attempt, counted_attempts, repeats) = numbers;
             let instant = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC);
-            let (window_started_at, at) = (instant(window_started_at), instant(at));
-            let retry_after = RetryAfter::parse(&retry_after.to_string(), at);
-            for cause in [Cause::Fault(Fault::Timeout), Cause::Status(StatusCode::SERVICE_UNAVAILABLE, retry_after)] {
+            let (window_started_at, at, until) = (instant(window_started_at), instant(at), instant(until));
+            for cause in [Cause::NoResponse, Cause::Busy { until }, Cause::Failed { not_before: Some(until) }] {
                 let failed = Failed { attempt, counted_attempts, repeats, window_started_at, at, cause };
                 for pauses in [Pauses::Schedule(vec![pause]), policy().pauses] {
                     let policy = RetryPolicy { attempts: u32::MAX, pauses, window, ..policy() };
@@ -388,13 +387,12 @@ mod tests {
         ) {
             let mut rng = SmallRng::seed_from_u64(seed);
             let policy = RetryPolicy { attempts, window: 3600 * SECOND, ..policy() };
-            let mut failed = failed(status(500, None));
+            let mut failed = failed(FAILED);
             for (kind, seconds) in failures {
                 failed.cause = match kind {
-                    0 => status(500, None),
-                    1 => Cause::Fault(Fault::Timeout),
-                    2 => Cause::Fault(Fault::Connect),
-                    _ => status(503, Some("40")),
+                    0 => FAILED,
+                    1 | 2 => Cause::NoResponse,
+                    _ => busy(40),
                 };
                 failed.at += TimeDelta::seconds(seconds);
                 let Decision { counted_attempts, next } = policy.after(&failed, &mut rng);

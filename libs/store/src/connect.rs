@@ -10,19 +10,19 @@ use sqlx::Connection as _;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use throughline_config as configured;
 
 use crate::bounds::Bounds;
 use crate::connection::Database;
 use crate::error::StoreError;
 use crate::postgres::Postgres;
+use crate::settings::Settings;
 
 /// TCP keepalives, in seconds. With them PostgreSQL notices in under a minute that a client's machine is gone, and
 /// releases the rows that it had locked. With the defaults that takes two hours.
 const KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
-pub(crate) async fn connect(settings: &configured::Database) -> Result<Database, StoreError> {
+pub(crate) async fn connect(settings: &Settings) -> Result<Database, StoreError> {
     let url = settings.url.expose();
     match url.split_once(':') {
         Some(("postgres" | "postgresql", _)) => postgres(url, settings).await.map(Database::Postgres),
@@ -32,7 +32,7 @@ pub(crate) async fn connect(settings: &configured::Database) -> Result<Database,
     }
 }
 
-async fn postgres(url: &str, settings: &configured::Database) -> Result<Postgres, StoreError> {
+async fn postgres(url: &str, settings: &Settings) -> Result<Postgres, StoreError> {
     choose_cryptography();
     let mut options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url { problem: error.to_string() })?
@@ -100,7 +100,7 @@ fn without_tls(error: &sqlx::Error, options: &PgConnectOptions) -> Option<String
 /// `SQLite`'s lock, and a connection that polls can starve.
 ///
 /// Other processes can read the file meanwhile (WAL).
-async fn sqlite(url: &str, settings: &configured::Database) -> Result<DatabaseConnection, StoreError> {
+async fn sqlite(url: &str, settings: &Settings) -> Result<DatabaseConnection, StoreError> {
     let options = SqliteConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url { problem: error.to_string() })?
         .create_if_missing(true)

@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
 use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
-use throughline_config as configured;
 
 use crate::connection::{AnswerTimeout, Connection, Database};
 use crate::dialect::Dialect;
@@ -11,6 +10,7 @@ use crate::error::StoreError;
 use crate::operation::Operations;
 use crate::pool::Pool;
 use crate::postgres::GRACE;
+use crate::settings::Settings;
 use crate::transaction::{Open, Transaction};
 use crate::{connect, migrations};
 
@@ -32,7 +32,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be used. The error is one line that names the change to make.
-    pub async fn connect(settings: &configured::Database, meter: &Meter) -> Result<Self, StoreError> {
+    pub async fn connect(settings: &Settings, meter: &Meter) -> Result<Self, StoreError> {
         let database = connect::connect(settings).await?;
         let counted = Pool::observed(meter, NAME, &database);
         let (answer_timeout, system) = match &database {

@@ -127,12 +127,11 @@ fn number(report: &AttemptReport) -> i32 {
 mod tests {
     use std::time::Duration;
 
-    use http::StatusCode;
     use proptest::prelude::*;
     use rand::SeedableRng as _;
     use rand::rngs::SmallRng;
     use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Failure};
-    use throughline_resilience::{Cause, Failed, Fault, Next, Pauses, RetryAfter, RetryPolicy};
+    use throughline_resilience::{Cause, Failed, Next, Pauses, RetryPolicy};
 
     use super::*;
 
@@ -177,8 +176,10 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Fate {
         Delivered,
-        /// A failure with this status, and perhaps with a `Retry-After` of this number of seconds.
-        Unwell(u16, Option<u32>),
+        /// A failure; the third party may ask to wait for this number of seconds.
+        Fails(Option<i64>),
+        /// The third party is busy for this number of seconds.
+        Busy(i64),
         TimesOut,
         Deferred(i64),
         Rejected,
@@ -207,10 +208,10 @@ mod tests {
     }
 
     fn fate() -> impl Strategy<Value = Fate> {
-        let unwell = (prop_oneof![Just(500), Just(503), Just(429)], prop::option::of(0..2000_u32));
         prop_oneof![
             1 => Just(Fate::Delivered),
-            4 => unwell.prop_map(|(status, wish)| Fate::Unwell(status, wish)),
+            3 => prop::option::of(0..2000_i64).prop_map(Fate::Fails),
+            1 => (0..2000_i64).prop_map(Fate::Busy),
             2 => Just(Fate::TimesOut),
             3 => (0..2000_i64).prop_map(Fate::Deferred),
             1 => Just(Fate::Rejected),
@@ -388,11 +389,11 @@ mod tests {
                         counted_attempts,
                     );
                 }
-                Fate::TimesOut => Cause::Fault(Fault::Timeout),
-                Fate::Unwell(status, wish) => {
-                    let wish = wish.and_then(|seconds| RetryAfter::parse(&seconds.to_string(), now));
-                    Cause::Status(StatusCode::from_u16(status).unwrap(), wish)
+                Fate::TimesOut => Cause::NoResponse,
+                Fate::Fails(not_before) => {
+                    Cause::Failed { not_before: not_before.map(|seconds| now + TimeDelta::seconds(seconds)) }
                 }
+                Fate::Busy(seconds) => Cause::Busy { until: now + TimeDelta::seconds(seconds) },
             };
             let window_started_at = self.delivery.window_started_at;
             let verdict = policy().after(
@@ -532,7 +533,7 @@ mod tests {
     #[test]
     fn a_pause_has_its_length_whatever_the_clock_of_the_dispatch_that_chose_it() {
         for (ahead, late) in [(0, 0), (-3600, 0), (3600, 0), (0, 300)] {
-            for fate in [Fate::Deferred(100), Fate::Unwell(429, Some(100))] {
+            for fate in [Fate::Deferred(100), Fate::Busy(100)] {
                 let mut world = World { ahead, ..World::new() };
                 world.dispatch(0, fate, false);
                 world.now += late;
@@ -547,7 +548,7 @@ mod tests {
     #[test]
     fn a_late_report_reverts_nothing() {
         let mut world = World::new();
-        world.dispatch(0, Fate::Unwell(500, None), false);
+        world.dispatch(0, Fate::Fails(None), false);
         world.record(0, true);
         world.now += 10;
         world.sweep();
@@ -591,13 +592,13 @@ mod tests {
     #[test]
     fn a_report_of_an_attempt_does_not_count_after_the_next_attempt() {
         let mut world = World::new();
-        world.dispatch(0, Fate::Unwell(500, None), true);
-        world.dispatch(0, Fate::Unwell(500, Some(700)), false);
+        world.dispatch(0, Fate::Fails(None), true);
+        world.dispatch(0, Fate::Fails(Some(700)), false);
         world.record(0, false);
         world.now += 10;
         world.sweep();
         let asked = world.records.len() - 1;
-        world.dispatch(asked, Fate::Unwell(500, None), false);
+        world.dispatch(asked, Fate::Fails(None), false);
         world.record(1, false);
         let tried_twice = world.delivery.clone();
         world.record(0, false);

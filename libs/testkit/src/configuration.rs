@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use throughline_config::{Flags, Settings};
+use throughline_settings::{Flags, Settings};
 
 use crate::third_party::{CLIENT_ID, CLIENT_SECRET};
 
@@ -51,7 +51,7 @@ impl Configuration {
 /// Loads `throughline.yaml` from a folder as the programs do.
 pub(crate) fn load(folder: &Path) -> anyhow::Result<Settings> {
     let flags = Flags { config: Some(folder.join(FILE)), ..Flags::default() };
-    Ok(throughline_config::load(&flags)?.settings)
+    Ok(throughline_settings::load(&flags)?.settings)
 }
 
 /// Writes a text as `throughline.yaml`.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use throughline_config::Kafka;
+use throughline_kafka as kafka;
 use throughline_kafka::{Consumer, Outgoing, Position, Producer, Record};
 use throughline_messages::Headers;
 use tokio::time::{Instant, timeout_at};
@@ -18,7 +18,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// # Errors
 /// If the broker does not accept the record.
 pub async fn produce(
-    kafka: &Kafka,
+    kafka: &kafka::Settings,
     topic: &str,
     headers: Headers,
     payload: impl Into<Bytes>,
@@ -40,7 +40,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the subscription fails.
-    pub fn open(kafka: &Kafka, topic: &str) -> anyhow::Result<Self> {
+    pub fn open(kafka: &kafka::Settings, topic: &str) -> anyhow::Result<Self> {
         let group = format!("reader-of-{topic}");
         let consumer = Consumer::subscribe(kafka, &group, &[topic], BUFFER, &unmeasured())?;
         Ok(Self { topic: topic.to_owned(), consumer, seen: 0 })

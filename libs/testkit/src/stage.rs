@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
-use throughline_config::Settings;
 use throughline_messages::Topics;
+use throughline_settings::Settings;
 use throughline_store::Store;
 
 use crate::broker::Broker;

@@ -2,8 +2,8 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use opentelemetry::metrics::Meter;
-use throughline_config::Database;
 use throughline_snowflake::NodeId;
+use throughline_store as store;
 use throughline_store::nodes::Lease;
 use throughline_store::{ConnectionTrait as _, Store};
 
@@ -13,7 +13,7 @@ use throughline_store::{ConnectionTrait as _, Store};
 /// If the database cannot be created.
 pub async fn sqlite(folder: &Path, meter: &Meter) -> anyhow::Result<Store> {
     let url = format!("sqlite://{}", folder.join("throughline.db").display()).into();
-    let store = Store::connect(&Database { url, ..Database::default() }, meter).await?;
+    let store = Store::connect(&store::Settings { url, ..store::Settings::default() }, meter).await?;
     store.migrate().await?;
     Ok(store)
 }

@@ -1,9 +1,9 @@
+use crate::{Credentials, OAuth2};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderValue;
 use http::header::{ACCEPT, AUTHORIZATION};
 use reqwest::{Client, Request, Response};
-use throughline_config::{Credentials, OAuth2};
 use tokio::time::timeout;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};

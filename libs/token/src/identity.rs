@@ -1,5 +1,5 @@
+use crate::{Credentials, OAuth2};
 use sha2::{Digest, Sha256};
-use throughline_config::{Credentials, OAuth2};
 
 /// Identifies a token request by everything that is sent, and its URL.
 ///

@@ -30,9 +30,11 @@ mod answer;
 mod error;
 mod fetch;
 mod identity;
+mod settings;
 mod slot;
 mod tokens;
 
 pub use access_token::AccessToken;
 pub use error::TokenError;
+pub use settings::{Credentials, OAuth2, check_url};
 pub use tokens::Tokens;

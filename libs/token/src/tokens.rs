@@ -1,10 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::settings::OAuth2;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use reqwest::Client;
-use throughline_config::OAuth2;
 
 use crate::access_token::AccessToken;
 use crate::error::TokenError;

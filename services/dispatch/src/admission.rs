@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use throughline_clock::Clock;
+use throughline_destination::Deferral;
 use throughline_kafka::Record;
 use throughline_messages::DeferralCause;
 
 use crate::destination::Destination;
 use crate::fair_share::SharePermit;
-use crate::gate::Deferral;
 use crate::key_queues::{OrderingKey, QueueTicket};
 use crate::not_attempted::NotAttempted;
 use crate::routing::RouteTarget;

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
-use throughline_config::Settings;
+use throughline_destination::http::token_client;
 use throughline_kafka::{Bounds, Claim, Consumer, KafkaError, Pool, Producer, Record, ensure_topics};
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::{Keys, Topics};
+use throughline_settings::Settings;
 use throughline_token::Tokens;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::destination::token_client;
 use crate::error::StartError;
 use crate::fair_share::{Budget, Budgets};
 use crate::health::{self, Readiness};
@@ -90,9 +90,9 @@ pub async fn start(
         bytes: Budget::new(RECORD_BYTES),
     };
     let pulse = Arc::<Pulse>::default();
-    let routing = Routing::new(&settings, &budgets, &pulse, meter)?;
+    let tokens = Tokens::new(token_client().map_err(StartError::TokenClient)?);
+    let routing = Routing::new(&settings, (&budgets, &pulse), &tokens, &clock, meter)?;
     metrics::observe(meter, &routing);
-    let tokens = Tokens::new(token_client()?);
 
     let configured = settings.dispatch.address;
     let listen_error = |source| StartError::Listen { address: configured, source };
@@ -106,7 +106,6 @@ pub async fn start(
     let readiness = Readiness::new(producer.clone(), shutdown.soft().clone());
     let processor = Processor {
         routing,
-        tokens,
         reporter: Reporter::new(producer.clone(), topics.clone(), keys.clone()),
         keys,
         metrics: Metrics::new(meter),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use throughline_clock::Clock;
+use throughline_destination::{Body, Called, OutgoingRequest};
 use throughline_kafka::Record;
 use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Failure, Outcome};
 use throughline_transform::{TransformError, Variables};
@@ -11,10 +12,9 @@ use tokio::time::Instant;
 use tracing::{Span, debug, info, warn};
 
 use crate::admission::Admission;
-use crate::call::{Call, Called};
-use crate::classify::AttemptResult;
-use crate::destination::{Body, Destination};
+use crate::destination::Destination;
 use crate::not_attempted::NotAttempted;
+use crate::policy::{self, AttemptResult};
 use crate::processor::Processor;
 use crate::recent::{Asked, InWork, Known};
 use crate::reporter::origin;
@@ -134,7 +134,8 @@ impl Delivery<'_> {
                 // shutdown of this dispatch, waits for one call at most.
                 let repeats = if self.start.has_ended() { u32::MAX } else { repeats };
                 let made = AttemptResult { progress, repeats, at: now };
-                let (outcome, counted_attempts) = destination.rules.decide(&called, made, &mut rand::rng());
+                let (outcome, counted_attempts) =
+                    policy::decide(&destination.retry, &called, made, &mut rand::rng());
                 Some(self.report(progress, begun, Some(called), outcome, counted_attempts))
             }
             Err(not_attempted) if self.start.is_ours() => Some(self.report(
@@ -155,7 +156,7 @@ impl Delivery<'_> {
         progress: Progress,
         begun: &mut Begun,
     ) -> Result<Called, NotAttempted> {
-        let retry = &destination.rules.retry;
+        let retry = &destination.retry;
         let in_time = |now| {
             if now < retry.ends_at(progress.window_started_at) {
                 Ok(())
@@ -175,15 +176,18 @@ impl Delivery<'_> {
         // The wait for a permit is not part of the attempt.
         *begun = Begun::now(&processor.clock);
         in_time(begun.at)?;
-        let (tokens, id, attempt) = (&processor.tokens, self.deliveries.request.id, progress.attempt);
-        match (Call { destination, tokens, id, attempt, body }).make().await {
-            Ok(called) => {
-                destination.credentials.well();
-                permit.ended(destination.rules.is_well(&called));
-                Ok(called)
-            }
-            Err(no_token) => Err(NotAttempted::Deferred(destination.credentials.failed(&no_token))),
-        }
+        let request = OutgoingRequest {
+            request: &self.deliveries.request,
+            key: self.record.key.as_ref(),
+            attempt: progress.attempt,
+            body,
+            timeout: destination.timeout,
+        };
+        let in_flight = destination.in_flight.begin();
+        let called = destination.third_party.call(&request).await?;
+        drop(in_flight);
+        permit.ended(called.is_healthy());
+        Ok(called)
     }
 
     async fn body(&self, destination: &Destination, progress: Progress) -> Result<Body, TransformError> {
@@ -218,7 +222,7 @@ impl Delivery<'_> {
             duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
             trace_id: throughline_telemetry::trace_id_of(&Span::current()),
             origin: Some(origin(self.record)),
-            status: status.map(|status| status.as_u16()),
+            status,
             response_excerpt: called.and_then(|called| called.excerpt),
             outcome,
         }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use throughline_destination::BuildError;
 use throughline_kafka::KafkaError;
 use throughline_transform::CompileError;
 
@@ -37,23 +38,13 @@ pub enum StartError {
         /// The underlying error.
         source: std::io::Error,
     },
-    /// A destination's static header cannot be sent.
-    #[error("destinations.{destination}.headers.{header}: {problem}")]
-    Header {
+    /// A destination cannot be prepared.
+    #[error("destinations.{destination}")]
+    Destination {
         /// The destination's name.
         destination: String,
-        /// The header's name.
-        header: String,
         /// The problem with it.
-        problem: &'static str,
-    },
-    /// The HTTP client for a destination cannot be created.
-    #[error("destinations.{destination}: cannot create its HTTP client")]
-    Client {
-        /// The destination's name.
-        destination: String,
-        /// The underlying error.
-        source: reqwest::Error,
+        source: BuildError,
     },
     /// The HTTP client for token endpoints cannot be created.
     #[error("cannot create the HTTP client for token endpoints")]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use throughline_config as config;
+use throughline_destination::{Deferral, Settings};
 use throughline_messages::DeferralCause;
 use throughline_resilience::{Breaker, BreakerState, Permit};
 use tokio::time::Instant;
@@ -11,7 +11,6 @@ use tracing::{info, warn};
 
 use crate::fair_share::{SharePermit, Shares};
 use crate::limits::{LimitPermit, Limits};
-use crate::policy;
 use crate::pulse::Pulse;
 
 /// The gate of one destination.
@@ -19,14 +18,6 @@ pub(crate) struct CallGate {
     destination: String,
     breaker: Mutex<Breaker>,
     limits: Limits,
-}
-
-/// The reason why no call is made now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Deferral {
-    pub(crate) cause: DeferralCause,
-    /// How long to wait before trying again.
-    pub(crate) wait: Duration,
 }
 
 /// Permission to make one call. Dropping it without [`CallPermit::ended`] releases it unused.
@@ -38,10 +29,10 @@ pub(crate) struct CallPermit<'a> {
 
 impl CallGate {
     /// Creates the gate with the destination's shares of the budgets.
-    pub(crate) fn new(name: &str, settings: &config::Destination, shares: Shares, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(name: &str, settings: &Settings, shares: Shares, pulse: Arc<Pulse>) -> Self {
         Self {
             destination: name.to_owned(),
-            breaker: Mutex::new(Breaker::new(policy::breaker(&settings.breaker))),
+            breaker: Mutex::new(Breaker::new(settings.breaker.policy())),
             limits: Limits::new(&settings.limits, shares, pulse),
         }
     }

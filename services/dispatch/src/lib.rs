@@ -10,22 +10,17 @@
 //! work. A `delivery` is attempted at one `destination`, unless `recent` remembers the same attempt. `admission`
 //! comes first: `key_queues` keep the order of each key, and `fair_share` limits the deliveries and bytes of all
 //! destinations together. The `gate` (breaker and `limits`) lets each call through; the `pulse` tells a slow
-//! destination from a dispatch that is short of processor time. `credentials` track whether the token endpoint issues
-//! tokens. `call` makes the call and `classify` judges its end; if there is no call, `not_attempted` holds the reason.
-//! `reporter` publishes the results to Kafka, and `metrics` count them. A delivery that cannot be called now is
-//! deferred: it waits in the database, not here.
+//! destination from a dispatch that is short of processor time. The destination's kind, a module of
+//! `throughline_destination`, makes the call, and `policy` decides how the delivery continues; if there is no call,
+//! `not_attempted` holds the reason. `reporter` publishes the results to Kafka, and `metrics` count them. A delivery
+//! that cannot be called now is deferred: it waits in the database, not here.
 
 mod admission;
 mod app;
-mod call;
 mod caught;
-mod cause;
-mod classify;
-mod credentials;
 mod delivery;
 mod destination;
 mod error;
-mod excerpt;
 mod fair_share;
 mod gate;
 mod health;
@@ -44,7 +39,3 @@ mod work;
 
 pub use app::{Dispatch, start};
 pub use error::StartError;
-
-/// Filters run under a memory limit, which this allocator measures.
-#[global_allocator]
-static ALLOCATOR: throughline_transform::Allocator = throughline_transform::Allocator;

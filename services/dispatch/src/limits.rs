@@ -11,6 +11,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use throughline_config as config;
+use throughline_destination as destination;
 use throughline_resilience::WaitEstimator;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
@@ -54,7 +55,7 @@ struct WaitSlot<'a>(&'a Limits);
 
 impl Limits {
     /// Creates the limits. Whatever its own limit, a destination never exceeds its share of the deliveries in work.
-    pub(crate) fn new(limits: &config::Limits, shares: Shares, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(limits: &destination::Limits, shares: Shares, pulse: Arc<Pulse>) -> Self {
         let concurrency = usize::try_from(limits.concurrency.get()).unwrap_or(usize::MAX);
         let most = concurrency.min(shares.work.alone()).min(Semaphore::MAX_PERMITS);
         let gap = limits.rate.map_or(Duration::ZERO, |rate| rate.per / rate.count.get());
@@ -256,7 +257,7 @@ mod tests {
     fn with_budgets(concurrency: u32, rate: Option<&str>, max_wait: Duration, budgets: &Budgets) -> Limits {
         let concurrency = NonZeroU32::new(concurrency).unwrap();
         let rate = rate.map(|rate| rate.parse().unwrap());
-        Limits::new(&config::Limits { concurrency, rate, max_wait }, budgets.share(), beating())
+        Limits::new(&destination::Limits { concurrency, rate, max_wait }, budgets.share(), beating())
     }
 
     #[tokio::test(start_paused = true)]

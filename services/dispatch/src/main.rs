@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use throughline_clock::Clock;
-use throughline_config::Flags;
 use throughline_lifecycle::Shutdown;
+use throughline_settings::Flags;
 use throughline_telemetry::Service;
 
 /// Consumes requests from Kafka, delivers them to third-party APIs, and reports every attempt.
@@ -19,6 +19,10 @@ struct Arguments {
     healthcheck: bool,
 }
 
+/// Filters run under a memory limit, which this allocator measures.
+#[global_allocator]
+static ALLOCATOR: throughline_transform::Allocator = throughline_transform::Allocator;
+
 const NAME: &str = "throughline-dispatch";
 
 #[tokio::main]
@@ -27,7 +31,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let settings = throughline_config::load(&arguments.flags)?.settings;
+    let settings = throughline_settings::load(&arguments.flags)?.settings;
     if arguments.healthcheck {
         return Ok(throughline_lifecycle::healthcheck(settings.dispatch.address).await?);
     }

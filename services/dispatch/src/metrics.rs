@@ -1,16 +1,12 @@
-//! The metrics of dispatch: those of OpenTelemetry's conventions for HTTP clients, and its own.
-
-use std::time::Duration;
+//! The metrics of dispatch, apart from those of each kind of destination.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use http::StatusCode;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Counter, Histogram, Meter, UpDownCounter};
-use throughline_messages::{AttemptReport, DeadReason, ErrorClass, Outcome, RequestRecord};
+use throughline_messages::{AttemptReport, DeadReason, Outcome, RequestRecord};
 use throughline_resilience::BreakerState;
-use throughline_telemetry::{LONG, SHORT};
+use throughline_telemetry::LONG;
 
-use crate::call::Called;
 use crate::destination::Destination;
 use crate::routing::Routing;
 
@@ -25,30 +21,16 @@ pub(crate) struct Metrics {
     dead_letters: Counter<u64>,
 }
 
-/// Instruments for the calls to one destination.
+/// Counts the calls in progress to one destination.
 #[derive(Debug)]
-pub(crate) struct Calls {
-    duration: Histogram<f64>,
-    in_flight: UpDownCounter<i64>,
-    tokens: Counter<u64>,
+pub(crate) struct InFlight {
+    calls: UpDownCounter<i64>,
     destination: KeyValue,
-    host: String,
 }
 
-/// A call in flight, until it is dropped.
+/// A call in progress, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight<'a>(&'a Calls);
-
-/// The source of a token.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum TokenResult {
-    /// From memory.
-    Hit,
-    /// From the token endpoint.
-    Miss,
-    /// The token could not be obtained.
-    Error,
-}
+pub(crate) struct CallInFlight<'a>(&'a InFlight);
 
 impl Metrics {
     pub(crate) fn new(meter: &Meter) -> Self {
@@ -118,78 +100,28 @@ fn seconds_between(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
     (to - from).max(TimeDelta::zero()).to_std().unwrap_or_default().as_secs_f64()
 }
 
-impl Calls {
-    /// Creates the instruments. `host` is the host of the destination's third party.
-    pub(crate) fn new(meter: &Meter, destination: &str, host: &str) -> Self {
+impl InFlight {
+    pub(crate) fn new(meter: &Meter, destination: &str) -> Self {
         Self {
-            duration: meter
-                .f64_histogram("http.client.request.duration")
-                .with_unit("s")
-                .with_description("Duration of calls to third parties, up to the end of their responses.")
-                .with_boundaries(SHORT.to_vec())
-                .build(),
-            in_flight: meter
+            calls: meter
                 .i64_up_down_counter("throughline.inflight")
                 .with_unit("{call}")
                 .with_description("Calls to third parties in progress.")
                 .build(),
-            tokens: meter
-                .u64_counter("throughline.token.requests")
-                .with_unit("{request}")
-                .with_description(
-                    "Token requests: answered from memory, by the token endpoint, or not at all.",
-                )
-                .build(),
             destination: KeyValue::new(DESTINATION, destination.to_owned()),
-            host: host.to_owned(),
         }
     }
 
-    /// Counts a call as in flight.
-    pub(crate) fn begin(&self) -> InFlight<'_> {
-        self.in_flight.add(1, std::slice::from_ref(&self.destination));
-        InFlight(self)
-    }
-
-    /// Records the duration of a call that has ended.
-    pub(crate) fn ended(&self, called: &Called, took: Duration) {
-        let mut attributes = vec![
-            self.destination.clone(),
-            KeyValue::new("http.request.method", "POST"),
-            KeyValue::new("server.address", self.host.clone()),
-        ];
-        if let Some(status) = called.status {
-            attributes.push(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
-        }
-        match &called.end {
-            Ok(status) => attributes.extend(failed_status(*status)),
-            Err(error) => {
-                let class: ErrorClass = error.class();
-                attributes.push(KeyValue::new("error.type", class.as_str().to_owned()));
-            }
-        }
-        self.duration.record(took.as_secs_f64(), &attributes);
-    }
-
-    /// Counts a token that was needed.
-    pub(crate) fn token(&self, result: TokenResult) {
-        let result = match result {
-            TokenResult::Hit => "hit",
-            TokenResult::Miss => "miss",
-            TokenResult::Error => "error",
-        };
-        self.tokens.add(1, &[self.destination.clone(), KeyValue::new("throughline.result", result)]);
+    /// Counts a call as in progress.
+    pub(crate) fn begin(&self) -> CallInFlight<'_> {
+        self.calls.add(1, std::slice::from_ref(&self.destination));
+        CallInFlight(self)
     }
 }
 
-/// Returns the status of a failed response as its error type, which the conventions require too.
-fn failed_status(status: StatusCode) -> Option<KeyValue> {
-    (!status.is_success()).then(|| KeyValue::new("error.type", status.as_str().to_owned()))
-}
-
-impl Drop for InFlight<'_> {
+impl Drop for CallInFlight<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.add(-1, std::slice::from_ref(&self.0.destination));
+        self.0.calls.add(-1, std::slice::from_ref(&self.0.destination));
     }
 }
 
@@ -226,6 +158,6 @@ pub(crate) fn observe(meter: &Meter, routing: &Routing) {
         "throughline.token.refused",
         "",
         "1 while the token endpoint rejects the destination's credentials, so that an operator must act.",
-        |destination| destination.credentials.are_refused().into(),
+        |destination| destination.third_party.credentials_are_refused().into(),
     );
 }

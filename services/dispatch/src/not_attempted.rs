@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::RngExt as _;
+use throughline_destination::Deferral;
 use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Failure, Outcome};
 use throughline_resilience::later;
 use throughline_transform::TransformError;
-
-use crate::gate::Deferral;
 
 /// The maximum time until all replicas of a service have a new configuration.
 const ROLLOUT: TimeDelta = TimeDelta::hours(1);

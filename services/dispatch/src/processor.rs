@@ -7,7 +7,6 @@ use throughline_kafka::{Claim, Handled, Record};
 use throughline_messages::{
     Adoption, AttemptReport, DeadReason, ErrorClass, Failure, Identity, Keys, Kind, Outcome, TraceContext,
 };
-use throughline_token::Tokens;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, error, info, info_span};
 
@@ -29,7 +28,6 @@ const MUCH_LATER: TimeDelta = TimeDelta::minutes(5);
 /// Processes records.
 pub(crate) struct Processor {
     pub(crate) routing: Routing,
-    pub(crate) tokens: Tokens,
     pub(crate) reporter: Reporter,
     /// Verify the signatures of our own records.
     pub(crate) keys: Keys,

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use opentelemetry::metrics::Meter;
-use throughline_config::Settings;
+use throughline_clock::Clock;
+use throughline_destination::Context;
+use throughline_settings::Settings;
+use throughline_token::Tokens;
 
 use crate::destination::Destination;
 use crate::error::StartError;
@@ -27,21 +30,27 @@ pub(crate) enum RouteTarget {
 }
 
 impl Routing {
-    /// Prepares the configured destinations.
+    /// Prepares the configured destinations. They share the `budgets`, the `pulse` and the `tokens`.
     ///
     /// # Errors
-    /// If the filter, headers or client of a destination cannot be prepared.
+    /// If a destination cannot be prepared.
     pub(crate) fn new(
         settings: &Settings,
-        budgets: &Budgets,
-        pulse: &Arc<Pulse>,
+        (budgets, pulse): (&Budgets, &Arc<Pulse>),
+        tokens: &Tokens,
+        clock: &Clock,
         meter: &Meter,
     ) -> Result<Self, StartError> {
-        let ready = |(name, destination): (&String, &throughline_config::Destination)| {
-            let destination = Destination::new(name, destination, budgets, pulse, meter)?;
-            Ok((name.clone(), Arc::new(destination)))
-        };
-        let destinations = settings.destinations.iter().map(ready).collect::<Result<_, StartError>>()?;
+        let mut destinations = HashMap::new();
+        for (name, destination) in &settings.destinations {
+            let context =
+                Context { kafka: &settings.kafka, timeout: destination.timeout, tokens, clock, meter };
+            let third_party = destination.kind.settings().build(name, &context);
+            let third_party = third_party
+                .map_err(|source| StartError::Destination { destination: name.clone(), source })?;
+            let ready = Destination::new(name, destination, third_party, (budgets, pulse), meter)?;
+            destinations.insert(name.clone(), Arc::new(ready));
+        }
         let routes = settings.routes.iter();
         let route_of = routes.map(|(name, route)| (route.topic.clone(), name.clone())).collect();
         Ok(Self { route_of, destinations })

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use throughline_config::Route;
+use throughline_settings::Route;
 
 use crate::error::StartError;
 

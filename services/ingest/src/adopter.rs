@@ -174,8 +174,8 @@ fn process_span(record: &Record) -> Span {
 mod tests {
     use chrono::DateTime;
     use serde_json::json;
-    use throughline_config::Settings;
     use throughline_messages::Origin;
+    use throughline_settings::Settings;
 
     use super::*;
     use crate::intake::intakes;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use throughline_config::{Ordering, Settings};
 use throughline_messages::TraceContext;
+use throughline_settings::{Ordering, Settings};
 use throughline_snowflake::RequestId;
 use throughline_store::Adopted;
 use throughline_store::idempotency::{Key, Scope};
@@ -71,7 +71,7 @@ pub(crate) enum AcceptError {
 /// # Errors
 /// If a route's schema does not compile.
 pub(crate) fn intakes(settings: &Settings, queue: &Queue) -> Result<Intakes, StartError> {
-    let intake = |name: &String, route: &throughline_config::Route| {
+    let intake = |name: &String, route: &throughline_settings::Route| {
         let intake = Intake {
             route: name.clone(),
             destinations: route.destinations.clone().into(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use throughline_clock::Clock;
-use throughline_config::Kafka;
+use throughline_kafka as kafka;
 use throughline_kafka::{KafkaError, Mark, Progress};
 
 /// How long the broker may take to report the progress of a consumer group.
@@ -48,7 +48,11 @@ impl ConsumerProgress {
     ///
     /// # Errors
     /// If the Kafka client rejects the settings.
-    pub(crate) fn new(kafka: &Kafka, published: Vec<String>, outcomes: String) -> Result<Self, KafkaError> {
+    pub(crate) fn new(
+        kafka: &kafka::Settings,
+        published: Vec<String>,
+        outcomes: String,
+    ) -> Result<Self, KafkaError> {
         let of = |role| Progress::of(kafka, &format!("{}-{role}", kafka.prefix));
         Ok(Self { dispatch: of("dispatch")?, recorder: of("recorder")?, published, outcomes })
     }
@@ -126,14 +130,14 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    async fn produce(kafka: &Kafka, topic: &str) {
+    async fn produce(kafka: &kafka::Settings, topic: &str) {
         let payload = Bytes::from_static(b"{}");
         let record = Outgoing { topic: topic.to_owned(), key: None, headers: Vec::new(), payload };
         Producer::new(kafka, "test", &unmeasured()).unwrap().send(&record).await.unwrap();
     }
 
     /// Finishes the one record of a topic.
-    async fn finish(kafka: &Kafka, group: &str, topic: &str) {
+    async fn finish(kafka: &kafka::Settings, group: &str, topic: &str) {
         let mut consumer = Consumer::subscribe(kafka, group, &[topic], 1, &unmeasured()).unwrap();
         let received = tokio::time::timeout(DEADLINE, consumer.recv()).await.expect("a record");
         received.expect("a consumer").receipt.done();
@@ -144,7 +148,8 @@ mod tests {
     async fn a_silent_delivery_is_lost_once_dispatch_and_the_recorder_have_passed_it() {
         let broker = EmbeddedBroker::start(1).unwrap();
         broker.create_topics(&["one", "outcomes"]).unwrap();
-        let kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+        let kafka =
+            kafka::Settings { bootstrap_servers: broker.bootstrap_servers(), ..kafka::Settings::default() };
         let groups = ConsumerProgress::new(&kafka, vec!["one".to_owned()], "outcomes".to_owned()).unwrap();
         let clock = Clock::manual(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
         let mut loss_detector = LossDetector::new(Some(groups), clock.clone());

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use throughline_clock::Clock;
-use throughline_config::Flags;
 use throughline_ingest::Broker;
 use throughline_lifecycle::Shutdown;
+use throughline_settings::Flags;
 use throughline_telemetry::Service;
 
 /// Accepts requests over HTTP, stores them in the database and publishes them to Kafka.
@@ -28,7 +28,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let settings = throughline_config::load(&arguments.flags)?.settings;
+    let settings = throughline_settings::load(&arguments.flags)?.settings;
     if arguments.healthcheck {
         return Ok(throughline_lifecycle::healthcheck(settings.http.health_address).await?);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Bound;
-use throughline_config::{NodeIds, Settings};
+use throughline_settings::{NodeIds, Settings};
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::{Store, StoreError, nodes, outbox};
 use tokio::time::{Instant, sleep, sleep_until, timeout};

@@ -170,7 +170,7 @@ impl Recorder {
 
 #[cfg(test)]
 mod tests {
-    use throughline_config::Kafka;
+    use throughline_kafka as kafka;
     use throughline_kafka::Producer;
     use throughline_messages::Topics;
     use throughline_testkit::{sqlite, unmeasured};
@@ -180,7 +180,8 @@ mod tests {
     /// A recorder without a broker: the test passes the outcomes to record.
     async fn recorder(folder: &tempfile::TempDir) -> Recorder {
         let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
-        let kafka = Kafka { bootstrap_servers: "127.0.0.1:9".to_owned(), ..Kafka::default() };
+        let kafka =
+            kafka::Settings { bootstrap_servers: "127.0.0.1:9".to_owned(), ..kafka::Settings::default() };
         let (topics, shutdown) = (Topics::new("throughline"), Shutdown::new());
         let metrics = Metrics::new(&unmeasured());
         Recorder {

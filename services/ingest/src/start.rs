@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
-use throughline_config::Settings;
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
+use throughline_settings::Settings;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::Broker;

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use throughline_config::Kafka;
+use throughline_kafka as kafka;
 use throughline_kafka::{KafkaError, ensure_topics};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,10 @@ pub(crate) struct PendingTopics(Pin<Box<dyn Future<Output = Result<(), KafkaErro
 ///
 /// # Errors
 /// If the broker rejects ingest, or if topics are missing that ingest may not create.
-pub(crate) async fn ensure(kafka: Kafka, names: Vec<String>) -> Result<Option<PendingTopics>, KafkaError> {
+pub(crate) async fn ensure(
+    kafka: kafka::Settings,
+    names: Vec<String>,
+) -> Result<Option<PendingTopics>, KafkaError> {
     let mut looking = Box::pin(look(kafka, names));
     if let Ok(looked) = timeout(CHECK_TIMEOUT, &mut looking).await {
         return looked.map(|()| None);
@@ -33,7 +36,7 @@ pub(crate) async fn ensure(kafka: Kafka, names: Vec<String>) -> Result<Option<Pe
 }
 
 /// Checks for the topics until a broker answers.
-async fn look(kafka: Kafka, names: Vec<String>) -> Result<(), KafkaError> {
+async fn look(kafka: kafka::Settings, names: Vec<String>) -> Result<(), KafkaError> {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     loop {
         match ensure_topics(&kafka, &names, DEADLINE).await {

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use opentelemetry::metrics::{MeterProvider as _, NoopMeterProvider};
-use throughline_config::{Flags, load};
+use throughline_settings::{Flags, load};
 use throughline_store::Store;
 
 use crate::dead_letters::DeadLetters;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use throughline_config::Database;
+use throughline_store as store;
 use throughline_store::{ConnectionTrait as _, Store};
 use throughline_testkit::{Collector, Ended, Output, Program, eventually, unmeasured};
 
@@ -341,7 +341,7 @@ const STORED: &str = "
 async fn stored(folder: &TempDir, last: u32) -> Store {
     assert!(run(folder, &["migrate"]).await.status.success());
     let url = format!("sqlite://{}", folder.path().join("stored.db").display());
-    let settings = Database { url: url.as_str().into(), ..Database::default() };
+    let settings = store::Settings { url: url.as_str().into(), ..store::Settings::default() };
     let store = Store::connect(&settings, &unmeasured()).await.unwrap();
     let numbers =
         format!("WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < {last})");

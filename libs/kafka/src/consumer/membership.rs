@@ -444,7 +444,7 @@ fn resume(Entry { name, offset, metadata }: Entry) -> Offsets {
 
 #[cfg(test)]
 mod tests {
-    use throughline_config::Kafka;
+    use crate::Settings;
     use throughline_testkit::unmeasured;
 
     use super::*;
@@ -457,7 +457,7 @@ mod tests {
     /// A member of a group of its own, and the broker.
     struct Scene {
         broker: EmbeddedBroker,
-        settings: Kafka,
+        settings: Settings,
         membership: Membership,
     }
 
@@ -467,10 +467,10 @@ mod tests {
             broker.create_topics(&["topic"]).unwrap();
             let properties = [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")];
             let properties = properties.map(|(name, value)| (name.to_owned(), value.into()));
-            let settings = Kafka {
+            let settings = Settings {
                 bootstrap_servers: broker.bootstrap_servers().clone(),
                 properties: properties.into(),
-                ..Kafka::default()
+                ..Settings::default()
             };
             let config = crate::consumer::config(&settings, "group").unwrap();
             let subscription = Subscription { config, topics: vec!["topic".to_owned()] };

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
+use crate::Settings;
 use opentelemetry::metrics::Meter;
-use throughline_config::Kafka;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
@@ -102,7 +102,7 @@ impl Consumer {
     /// # Errors
     /// If librdkafka rejects the settings. An unreachable broker or a missing topic is not an error.
     pub fn subscribe(
-        settings: &Kafka,
+        settings: &Settings,
         group: &str,
         topics: &[&str],
         bounds: impl Into<Bounds>,
@@ -250,7 +250,7 @@ fn longest_drain(config: &rdkafka::ClientConfig) -> Duration {
 /// has no such bound.
 const FETCH: &str = "262144";
 
-fn config(settings: &Kafka, group: &str) -> Result<rdkafka::ClientConfig, KafkaError> {
+fn config(settings: &Settings, group: &str) -> Result<rdkafka::ClientConfig, KafkaError> {
     let mut config = client::config(
         settings,
         &[

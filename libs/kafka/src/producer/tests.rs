@@ -20,7 +20,7 @@ fn record() -> Outgoing {
 #[tokio::test]
 async fn a_broken_client_is_replaced() {
     let broker = EmbeddedBroker::start(1).unwrap();
-    let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+    let settings = Settings { bootstrap_servers: broker.bootstrap_servers(), ..Settings::default() };
     let measured = Measured::new();
     let producer = Producer::new(&settings, "test", &measured.meter()).unwrap();
     producer.send(&record()).await.unwrap();
@@ -38,7 +38,7 @@ async fn a_broken_client_is_replaced() {
 #[tokio::test]
 async fn a_record_is_sent_until_it_is_accepted_or_rejected() {
     let broker = EmbeddedBroker::start(1).unwrap();
-    let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+    let settings = Settings { bootstrap_servers: broker.bootstrap_servers(), ..Settings::default() };
     let producer = Producer::new(&settings, "test", &unmeasured()).unwrap();
     producer.send(&record()).await.unwrap();
     let fatal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
@@ -91,7 +91,7 @@ impl InOrder {
 }
 
 /// The final contents of a topic; each record counts where it comes first.
-async fn first_seen(settings: &Kafka, producer: &Producer) -> Vec<String> {
+async fn first_seen(settings: &Settings, producer: &Producer) -> Vec<String> {
     producer.send(&Outgoing { payload: "last".into(), ..record() }).await.unwrap();
     let mut consumer = Consumer::subscribe(settings, "order", &["topic"], 64, &unmeasured()).unwrap();
     let mut seen: Vec<String> = Vec::new();
@@ -114,7 +114,7 @@ fn in_order(numbers: Range<usize>) -> Vec<String> {
 async fn fill(replace: impl AsyncFnOnce(&EmbeddedBroker, &mut InOrder)) {
     let broker = EmbeddedBroker::start(1).unwrap();
     broker.create_topics(&["topic"]).unwrap();
-    let settings = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+    let settings = Settings { bootstrap_servers: broker.bootstrap_servers(), ..Settings::default() };
     let producer = Producer::new(&settings, "test", &unmeasured()).unwrap();
     let mut publisher = InOrder { producer, unsettled: VecDeque::new(), acknowledged: Vec::new() };
     publisher.publish(0..3).await;
@@ -178,7 +178,8 @@ async fn only_the_invalid_record_is_rejected() {
 async fn its_queue_has_the_configured_size() {
     let queue = |properties: &[(&str, &str)]| {
         let properties = properties.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
-        let settings = Kafka { bootstrap_servers: "localhost:1".to_owned(), properties, ..Kafka::default() };
+        let settings =
+            Settings { bootstrap_servers: "localhost:1".to_owned(), properties, ..Settings::default() };
         Producer::new(&settings, "test", &unmeasured()).unwrap().queue()
     };
     assert_eq!(queue(&[]), QueueLimits { records: 100_000, bytes: 128 << 20 });

@@ -2,7 +2,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use throughline_config::Kafka;
+use throughline_kafka::Settings;
 use throughline_kafka::{Mark, Progress};
 use throughline_testkit::eventually;
 
@@ -48,7 +48,7 @@ async fn has_passed(progress: &Progress, mark: &mut Mark) -> bool {
 type Transactional = ThreadedProducer<DefaultProducerContext>;
 
 /// A producer of others, on real Kafka only: the embedded broker keeps no markers.
-fn transactional(settings: &Kafka) -> Transactional {
+fn transactional(settings: &Settings) -> Transactional {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &settings.bootstrap_servers);
     config.set("transactional.id", "others");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use throughline_config::Kafka;
+use throughline_kafka::Settings;
 use throughline_kafka::{Consumer, KafkaError, Outgoing, Producer, ensure_topics};
 use throughline_testkit::unmeasured;
 
@@ -83,7 +83,7 @@ async fn a_broker_that_requires_tls_is_distinguished_from_an_unreachable_one() {
 }
 
 /// The error at start, in one line; a probe of the broker returns the same.
-async fn refused(settings: &Kafka, kind: impl Fn(&KafkaError) -> bool) -> String {
+async fn refused(settings: &Settings, kind: impl Fn(&KafkaError) -> bool) -> String {
     let start = tokio::time::timeout(AT_ONCE, ensure_topics(settings, &["any"], SOON));
     let error = start.await.expect("an answer at once").unwrap_err();
     assert!(kind(&error), "{error:?}");
@@ -98,7 +98,7 @@ async fn refused(settings: &Kafka, kind: impl Fn(&KafkaError) -> bool) -> String
     line
 }
 
-fn settings(broker: &Container, mechanism: &str) -> Kafka {
+fn settings(broker: &Container, mechanism: &str) -> Settings {
     let mut settings = support::settings(broker.secured.clone(), 1);
     for (name, value) in [
         ("security.protocol", "sasl_ssl"),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use throughline_config::{Kafka, Topics};
 use throughline_kafka::{Bounds, Consumer, EmbeddedBroker, Outgoing, Producer, Received, ensure_topics};
+use throughline_kafka::{Settings, Topics};
 use throughline_testkit::Measured;
 
 use crate::container::Container;
@@ -18,7 +18,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct Broker {
     server: Server,
-    pub(crate) settings: Kafka,
+    pub(crate) settings: Settings,
     pub(crate) topic: String,
     /// The metrics of its clients.
     pub(crate) measured: Measured,
@@ -112,8 +112,8 @@ impl Broker {
     }
 }
 
-pub(crate) fn settings(servers: String, partitions: u32) -> Kafka {
-    Kafka {
+pub(crate) fn settings(servers: String, partitions: u32) -> Settings {
+    Settings {
         bootstrap_servers: servers,
         topics: Topics { partitions: NonZeroU32::new(partitions).unwrap(), ..Topics::default() },
         // A rebalance of the embedded broker takes a session's length, less a second; 6 s is the least
@@ -122,7 +122,7 @@ pub(crate) fn settings(servers: String, partitions: u32) -> Kafka {
             ("session.timeout.ms".to_owned(), secret("6000")),
             ("heartbeat.interval.ms".to_owned(), secret("500")),
         ]),
-        ..Kafka::default()
+        ..Settings::default()
     }
 }
 

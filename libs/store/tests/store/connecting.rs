@@ -54,7 +54,7 @@ async fn connecting_to_a_silent_server_times_out() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://me:hunter2@{}/throughline", listener.local_addr().unwrap());
     let settings =
-        throughline_config::Database { connect_timeout: Duration::from_millis(50), ..settings(&url) };
+        throughline_store::Settings { connect_timeout: Duration::from_millis(50), ..settings(&url) };
     let error = Store::connect(&settings, &unmeasured()).await.expect_err("no response");
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
 }
@@ -133,8 +133,7 @@ fn a_file_is_durable_at_commit_and_keeps_foreign_keys() {
 #[test]
 fn a_file_that_another_process_is_writing_is_unavailable() {
     on_sqlite(async |db: Db| {
-        let hasty =
-            throughline_config::Database { connect_timeout: Duration::from_millis(20), ..db.settings };
+        let hasty = throughline_store::Settings { connect_timeout: Duration::from_millis(20), ..db.settings };
         let other = Store::connect(&hasty, &unmeasured()).await.unwrap();
         let transaction = db.store.begin().await.unwrap();
         let error = other.begin().await.expect_err("there is one writer");
@@ -174,7 +173,7 @@ fn a_file_that_cannot_grow_is_unavailable_until_it_can() {
 #[test]
 fn a_database_that_does_not_answer_in_time_is_unavailable() {
     on_postgres(async |db: Db| {
-        let impatient = throughline_config::Database { timeout: Duration::from_secs(2), ..db.settings };
+        let impatient = throughline_store::Settings { timeout: Duration::from_secs(2), ..db.settings };
         let store = Store::connect(&impatient, &unmeasured()).await.unwrap();
         let sleep = "SELECT pg_sleep(60)";
         let error = StoreError::from(store.connection().execute_unprepared(sleep).await.unwrap_err());

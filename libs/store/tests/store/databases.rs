@@ -25,13 +25,13 @@ const DEADLINE: Duration = Duration::from_mins(3);
 /// A store, and what it takes to open another one on the same database.
 pub(crate) struct Db {
     pub(crate) store: Store,
-    pub(crate) settings: throughline_config::Database,
+    pub(crate) settings: throughline_store::Settings,
     /// What the store measures.
     pub(crate) measured: Measured,
 }
 
-pub(crate) fn settings(url: &str) -> throughline_config::Database {
-    throughline_config::Database {
+pub(crate) fn settings(url: &str) -> throughline_store::Settings {
+    throughline_store::Settings {
         url: Secret::from(url),
         max_connections: NonZeroU32::new(12).unwrap(),
         connect_timeout: Duration::from_secs(10),
@@ -84,7 +84,7 @@ pub(crate) fn or_skip<T>(server: Result<T, String>) -> Option<T> {
     }
 }
 
-async fn run<F: Future<Output = ()>>(settings: throughline_config::Database, test: impl FnOnce(Db) -> F) {
+async fn run<F: Future<Output = ()>>(settings: throughline_store::Settings, test: impl FnOnce(Db) -> F) {
     let measured = Measured::new();
     let store = Store::connect(&settings, &measured.meter()).await.unwrap();
     store.migrate().await.unwrap();

@@ -99,7 +99,7 @@ fn a_program_works_with_tables_that_have_unknown_columns() {
     on_postgres(async |db: Db| {
         // One connection, so that each statement was prepared before.
         let settings =
-            throughline_config::Database { max_connections: NonZeroU32::MIN, ..db.settings.clone() };
+            throughline_store::Settings { max_connections: NonZeroU32::MIN, ..db.settings.clone() };
         let warm = Store::connect(&settings, &unmeasured()).await.unwrap();
         works(&warm, 1).await;
         let tables = ask(&db.store, TABLES).await;
@@ -156,7 +156,7 @@ fn statements_that_were_prepared_for_another_schema_are_prepared_again() {
 fn a_single_statement_that_was_prepared_for_another_schema_is_repeated() {
     on_postgres(async |db: Db| {
         let settings =
-            throughline_config::Database { max_connections: NonZeroU32::MIN, ..db.settings.clone() };
+            throughline_store::Settings { max_connections: NonZeroU32::MIN, ..db.settings.clone() };
         let store = Store::connect(&settings, &unmeasured()).await.unwrap();
         let one = Statement::from_string(DbBackend::Postgres, "SELECT holder FROM nodes");
         store.connection().query_all_raw(one.clone()).await.unwrap();

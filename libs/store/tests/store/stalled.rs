@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Another replica, whose statements take a second at most.
 async fn hasty(db: &Db) -> Store {
-    let settings = throughline_config::Database {
+    let settings = throughline_store::Settings {
         max_connections: CONNECTIONS.try_into().unwrap(),
         timeout: Duration::from_secs(1),
         ..db.settings.clone()

@@ -1,8 +1,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use throughline_config::OAuth2;
-use throughline_token::{AccessToken, TokenError};
+use throughline_token::{AccessToken, OAuth2, TokenError};
 use tokio::net::TcpListener;
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, ResponseTemplate};

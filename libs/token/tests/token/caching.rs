@@ -2,8 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use throughline_config::OAuth2;
-use throughline_token::TokenError;
+use throughline_token::{OAuth2, TokenError};
 use tokio::time::Instant;
 use wiremock::ResponseTemplate;
 

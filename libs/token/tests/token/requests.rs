@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use throughline_config::{Credentials, OAuth2, Secret};
+use throughline_config::Secret;
+use throughline_token::{Credentials, OAuth2};
 use wiremock::matchers::{body_string, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 

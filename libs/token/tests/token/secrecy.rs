@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::json;
-use throughline_config::{Credentials, OAuth2, Secret};
+use throughline_config::Secret;
+use throughline_token::{Credentials, OAuth2};
 use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use serde_json::json;
-use throughline_config::{Credentials, OAuth2, Secret};
-use throughline_token::{AccessToken, TokenError, Tokens};
+use throughline_config::Secret;
+use throughline_token::{AccessToken, Credentials, OAuth2, TokenError, Tokens};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};

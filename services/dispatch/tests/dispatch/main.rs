@@ -14,3 +14,7 @@ mod restarts;
 mod retrying;
 mod third_party;
 mod world;
+
+/// Filters run under a memory limit, which this allocator measures.
+#[global_allocator]
+static ALLOCATOR: throughline_transform::Allocator = throughline_transform::Allocator;

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use throughline_clock::Clock;
-use throughline_config::{Flags, Settings};
 use throughline_dispatch::Dispatch;
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{
     AttemptReport, Headers, Keys, Kind, Origin, Outcome, RequestRecord, RetryRecord, RouteRecord, Topics,
 };
+use throughline_settings::{Flags, Settings};
 use throughline_snowflake::RequestId;
 use throughline_telemetry::{Service, Telemetry};
 use throughline_testkit::{Measured, unmeasured};
@@ -348,7 +348,7 @@ fn configuration(bootstrap_servers: &str, session: &str, destinations: &Value) -
 
 fn load(file: &NamedTempFile) -> Settings {
     let flags = Flags { config: Some(file.path().to_owned()), http: None, kafka: None, database: None };
-    throughline_config::load(&flags).unwrap_or_else(|problems| panic!("{problems}")).settings
+    throughline_settings::load(&flags).unwrap_or_else(|problems| panic!("{problems}")).settings
 }
 
 /// The topics of the routes and the internal ones.

@@ -9,7 +9,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
-use throughline_config::Settings;
+use throughline_settings::Settings;
 use tracing::Span;
 
 use super::problem::Problem;
@@ -54,7 +54,7 @@ struct Client {
 impl Clients {
     /// Returns the configured clients; `None` if there are none: then every caller may do everything.
     pub(super) fn new(settings: &Settings) -> Option<Arc<Self>> {
-        let client = |(name, client): (&String, &throughline_config::Client)| {
+        let client = |(name, client): (&String, &throughline_settings::Client)| {
             let routes = client.routes.as_ref().map(|routes| routes.iter().cloned().collect());
             let known = Client { name: name.clone(), routes, manages: client.manage };
             (fingerprint(client.key.expose()), known)
@@ -124,7 +124,7 @@ mod tests {
 
     fn clients(routes: Option<&[&str]>, manage: bool) -> Arc<Clients> {
         let routes = routes.map(|routes| routes.iter().map(|&name| name.to_owned()).collect());
-        let client = throughline_config::Client { key: KEY.into(), routes, manage };
+        let client = throughline_settings::Client { key: KEY.into(), routes, manage };
         let clients = BTreeMap::from([("shop".to_owned(), client)]);
         Clients::new(&Settings { clients, ..Settings::default() }).unwrap()
     }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use schemars::JsonSchema;
 use serde::Serialize;
 use throughline_clock::Clock;
-use throughline_config::{Links, Settings};
+use throughline_settings::{Links, Settings};
 use throughline_snowflake::RequestId;
 use throughline_store::{DeliveryState, Store};
 
@@ -36,7 +36,7 @@ pub(super) struct Explainer {
 
 impl Explainer {
     pub(super) fn new(settings: &Settings, operations: &Operations) -> Self {
-        let window = |(name, destination): (&String, &throughline_config::Destination)| {
+        let window = |(name, destination): (&String, &throughline_destination::Settings)| {
             Some((name.clone(), TimeDelta::from_std(destination.retry.window).ok()?))
         };
         Self {

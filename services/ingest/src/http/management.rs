@@ -10,7 +10,7 @@ use axum::{Router, http::Uri};
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Method};
-use throughline_config::Settings;
+use throughline_settings::Settings;
 use tokio::sync::Semaphore;
 
 use super::problem::Problem;

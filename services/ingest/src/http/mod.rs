@@ -30,7 +30,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use opentelemetry::metrics::Meter;
-use throughline_config::Settings;
+use throughline_settings::Settings;
 use throughline_store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -140,7 +140,7 @@ fn health_endpoints(health: Arc<Health>) -> Documented {
     Documented::default().path("/healthz", live, openapi::live()).path("/readyz", ready, openapi::readiness())
 }
 
-fn route_state(settings: &Settings, route: &throughline_config::Route, intake: &Arc<Intake>) -> RouteState {
+fn route_state(settings: &Settings, route: &throughline_settings::Route, intake: &Arc<Intake>) -> RouteState {
     RouteState {
         intake: Arc::clone(intake),
         limits: route.rate.map(|rate| Arc::new(Limits::new(rate, settings))),

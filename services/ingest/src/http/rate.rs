@@ -8,7 +8,8 @@ use governor::clock::{Clock, DefaultClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use throughline_config::{Rate, Settings};
+use throughline_config::Rate;
+use throughline_settings::Settings;
 
 /// No clock is finer.
 const FINEST: Duration = Duration::from_nanos(1);

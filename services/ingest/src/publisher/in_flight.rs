@@ -149,7 +149,8 @@ impl Forgetful {
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
-    use throughline_config::{Kafka, Secret};
+    use throughline_config::Secret;
+    use throughline_kafka as kafka;
     use throughline_kafka::Producer;
     use throughline_messages::{Keys, Kind};
     use throughline_store::NewRequest;
@@ -202,7 +203,11 @@ mod tests {
         for (name, limit) in [("queue.buffering.max.kbytes", "1024"), ("queue.buffering.max.messages", "8")] {
             let properties = [(name.to_owned(), Secret::from(limit))].into();
             // No broker runs, so all accepted records stay in the queue.
-            let kafka = Kafka { bootstrap_servers: "localhost:1".to_owned(), properties, ..Kafka::default() };
+            let kafka = kafka::Settings {
+                bootstrap_servers: "localhost:1".to_owned(),
+                properties,
+                ..kafka::Settings::default()
+            };
             let producer = Producer::new(&kafka, "test", &unmeasured()).unwrap();
             let in_flight =
                 InFlightLimit::within(producer.queue(), 10_000, Broker::Durable, REDELIVERY_TIMEOUT);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use throughline_config::{Kafka, Secret};
+use throughline_config::Secret;
+use throughline_kafka as kafka;
 use throughline_kafka::{Consumer, EmbeddedBroker, KafkaError, Outgoing};
 use throughline_messages::{Keys, Kind, RequestRecord, Topics, name};
 use throughline_snowflake::{Generator, NodeId};
@@ -25,7 +26,7 @@ const LAST: &str = "last";
 struct Harness {
     _folder: tempfile::TempDir,
     broker: Arc<EmbeddedBroker>,
-    kafka: Kafka,
+    kafka: kafka::Settings,
     producer: Producer,
     store: Store,
     ids: Generator,
@@ -47,7 +48,8 @@ impl Harness {
         let broker = EmbeddedBroker::start(1).unwrap();
         let topics = Topics::new("throughline");
         broker.create_topics(&[TOPIC, &topics.dead_letters]).unwrap();
-        let mut kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+        let mut kafka =
+            kafka::Settings { bootstrap_servers: broker.bootstrap_servers(), ..kafka::Settings::default() };
         let properties = properties.iter().map(|&(name, value)| (name.to_owned(), Secret::from(value)));
         kafka.properties.extend(properties);
         let lease = node::tests::lease();

@@ -2,7 +2,8 @@
 
 use anyhow::ensure;
 use chrono::TimeDelta;
-use throughline_config::{Kafka, Secret};
+use throughline_config::Secret;
+use throughline_kafka as kafka;
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{AttemptReport, DeferralCause, ErrorClass, Failure, Keys, Kind, Outcome, Topics};
@@ -27,7 +28,7 @@ const REDELIVERY_TIMEOUT: TimeDelta = TimeDelta::minutes(15);
 struct Harness {
     _folder: tempfile::TempDir,
     broker: EmbeddedBroker,
-    kafka: Kafka,
+    kafka: kafka::Settings,
     clock: Clock,
     ids: Generator,
     sweeper: Sweeper,
@@ -46,7 +47,8 @@ impl Harness {
         let broker = EmbeddedBroker::start(partitions).unwrap();
         let topics = Topics::new("throughline");
         broker.create_topics(&[TOPIC, &topics.retries, &topics.outcomes, &topics.dead_letters]).unwrap();
-        let mut kafka = Kafka { bootstrap_servers: broker.bootstrap_servers(), ..Kafka::default() };
+        let mut kafka =
+            kafka::Settings { bootstrap_servers: broker.bootstrap_servers(), ..kafka::Settings::default() };
         // After the last member of a group has left, the embedded broker makes the next member wait for this time.
         for (name, value) in [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "500")] {
             kafka.properties.insert(name.to_owned(), Secret::from(value));

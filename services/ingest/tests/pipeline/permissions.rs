@@ -1,6 +1,6 @@
 //! Permissions in PostgreSQL that are revoked while ingest runs.
 
-use throughline_config::Database as Settings;
+use throughline_store::Settings;
 use throughline_store::{ConnectionTrait as _, Store};
 use throughline_testkit::{Database, Environment, eventually, unmeasured};
 

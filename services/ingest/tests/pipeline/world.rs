@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use throughline_clock::Clock;
-use throughline_config::{Flags, Settings, Sources, load_from};
 use throughline_ingest::{Broker, Ingest, StartError};
 use throughline_kafka::{Consumer, EmbeddedBroker, Outgoing, Producer, Record};
 use throughline_lifecycle::{Shutdown, TaskFailed};
 use throughline_messages::{Keys, Kind, RequestRecord, Topics};
+use throughline_settings::{Flags, Settings, load_over};
 use throughline_snowflake::RequestId;
 use throughline_store::{Store, outbox};
 use throughline_telemetry::{Service, Telemetry};
@@ -95,7 +95,7 @@ destinations:
         let file = self.folder.path().join("throughline.yaml");
         std::fs::write(&file, &self.overrides).unwrap();
         let flags = Flags { config: Some(file), ..Flags::default() };
-        load_from(&flags, Sources { defaults: Some(&defaults) }).unwrap().settings
+        load_over(&defaults, &flags).unwrap().settings
     }
 
     pub(crate) async fn start(&self) -> Running {

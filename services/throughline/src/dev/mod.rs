@@ -10,11 +10,11 @@ use std::pin::pin;
 use anyhow::Context as _;
 use clap::Args;
 use throughline_clock::Clock;
-use throughline_config::{Flags, Settings, Sources, load_from};
 use throughline_ingest::{Broker, Ingest};
 use throughline_kafka::EmbeddedBroker;
 use throughline_lifecycle::{Shutdown, TaskFailed, Tasks};
 use throughline_messages::Topics;
+use throughline_settings::{Flags, Settings, load_over};
 use throughline_telemetry::{Service, Telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -43,11 +43,11 @@ pub(crate) async fn run(dev: DevFlags) -> anyhow::Result<()> {
         .with_context(|| format!("cannot create {folder}; set --data to a writable folder"))?;
     // Validates the configuration before any socket opens. The addresses of the embedded parts are not known yet, and
     // do not affect the result.
-    load_from(&dev.flags, Sources { defaults: Some(&defaults(&dev, "localhost:0", dev.sandbox)) })?;
+    load_over(&defaults(&dev, "localhost:0", dev.sandbox), &dev.flags)?;
     let broker = EmbeddedBroker::start(PARTITIONS)?;
     let sandbox = Sandbox::bind(dev.sandbox).await?;
     let defaults = defaults(&dev, &broker.bootstrap_servers(), sandbox.address());
-    let settings = load_from(&dev.flags, Sources { defaults: Some(&defaults) })?.settings;
+    let settings = load_over(&defaults, &dev.flags)?.settings;
     let topics = Topics::new(&settings.kafka.prefix);
     let routes = settings.routes.values().map(|route| route.topic.as_str());
     broker.create_topics(&routes.chain(topics.all()).collect::<Vec<_>>())?;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
 use throughline_clock::Clock;
-use throughline_config::Settings;
 use throughline_kafka::{Consumer, KafkaError};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{AttemptReport, Outcome, Topics};
+use throughline_settings::Settings;
 
 use crate::command::say;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
-use throughline_config::Route;
+use throughline_settings::Route;
 
 use super::accept::Accepted;
 use super::documented::Documented;
