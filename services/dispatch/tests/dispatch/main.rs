@@ -13,6 +13,7 @@ mod records;
 mod restarts;
 mod retrying;
 mod third_party;
+mod topics;
 mod world;
 
 /// Filters run under a memory limit, which this allocator measures.
