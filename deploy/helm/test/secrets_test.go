@@ -10,10 +10,11 @@ import (
 
 func TestKnownPasswordsAreNotAllowedInTheConfigMap(t *testing.T) {
 	var places []string
-	for _, property := range namesIn(t, "PASSWORDS") {
-		places = append(places, "config.kafka.properties."+strings.ReplaceAll(property, ".", `\.`))
+	for _, property := range namesIn(t, "PASSWORDS", "kafka/src/settings.rs") {
+		property = strings.ReplaceAll(property, ".", `\.`)
+		places = append(places, "config.kafka.properties."+property, "config.destinations.three.properties."+property)
 	}
-	for _, part := range namesIn(t, "OF_CREDENTIALS") {
+	for _, part := range namesIn(t, "OF_CREDENTIALS", "destination/src/http/settings.rs") {
 		for _, header := range []string{part, "X-" + strings.ToUpper(part) + "-1", "my" + strings.ToUpper(part[:1]) + part[1:]} {
 			places = append(places, "config.destinations.three.headers."+header)
 		}
@@ -29,10 +30,10 @@ func TestKnownPasswordsAreNotAllowedInTheConfigMap(t *testing.T) {
 	}
 }
 
-// namesIn returns the strings of a list in libs/config.
-func namesIn(t *testing.T, list string) []string {
+// namesIn returns the strings of a list in a source file.
+func namesIn(t *testing.T, list, file string) []string {
 	t.Helper()
-	source, err := os.ReadFile("../../../libs/config/src/check/production.rs")
+	source, err := os.ReadFile("../../../libs/" + file)
 	if err != nil {
 		t.Fatal(err)
 	}

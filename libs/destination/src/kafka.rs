@@ -1,6 +1,6 @@
 //! Kafka topics of others: a call produces a record and waits until all in-sync replicas have it.
 //!
-//! The record's headers are those of the CloudEvents Kafka binding in binary mode, like those of a route's topic:
+//! The record's headers are those of the `CloudEvents` Kafka binding in binary mode, like those of a route's topic:
 //! `ce_id` is the request's id, the same in every attempt, so that consumers recognise a repeated record. The key is
 //! the request's ordering key, or else its id.
 
@@ -40,10 +40,6 @@ pub struct Settings {
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
 }
-
-/// The librdkafka properties that hold passwords.
-const PASSWORDS: [&str; 4] =
-    ["sasl.password", "sasl.oauthbearer.client.secret", "ssl.key.password", "ssl.keystore.password"];
 
 impl Settings {
     /// Returns the connection to the cluster that has the topic.
@@ -88,9 +84,7 @@ impl KindSettings for Settings {
     }
 
     fn passwords(&self, path: &Path) -> Vec<(Path, &str)> {
-        let password =
-            |name: &&str| Some((path.key("properties").key(name), self.properties.get(*name)?.expose()));
-        PASSWORDS.iter().filter_map(password).collect()
+        throughline_kafka::Settings::passwords(&self.properties, &path.key("properties")).collect()
     }
 
     fn topic_of_own_cluster(&self) -> Option<&str> {

@@ -20,7 +20,7 @@ pub(crate) const DEFAULT: &str = "http";
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Kind {
     /// A third-party API.
-    Http(http::Settings),
+    Http(Box<http::Settings>),
     /// A Kafka topic.
     Kafka(kafka::Settings),
 }
@@ -30,7 +30,7 @@ impl Kind {
     #[must_use]
     pub fn settings(&self) -> &dyn KindSettings {
         match self {
-            Self::Http(settings) => settings,
+            Self::Http(settings) => settings.as_ref(),
             Self::Kafka(settings) => settings,
         }
     }
@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Kind {
         let mut settings = Map::deserialize(deserializer)?;
         let name = settings.remove("type");
         let kind = match name.as_ref().and_then(Json::as_str).unwrap_or(DEFAULT) {
-            "http" => read(settings).map(Self::Http),
+            "http" => read(settings).map(|settings| Self::Http(Box::new(settings))),
             "kafka" => read(settings).map(Self::Kafka),
             other => return Err(D::Error::custom(format!("unknown kind of destination: {other}"))),
         };
@@ -98,8 +98,7 @@ pub struct Context<'a> {
     pub meter: &'a Meter,
 }
 
-/// Why a destination cannot be prepared. The text begins with a key of the destination's settings, or with what is
-/// missing.
+/// Why a destination cannot be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A configured header cannot be sent.

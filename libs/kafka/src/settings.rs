@@ -49,6 +49,10 @@ impl Default for Settings {
 /// Ingest limits bodies, by default to 1 MiB; headers and a raised body limit must fit too.
 const LARGEST_RECORD: u64 = 8 << 20;
 
+/// The librdkafka properties that hold passwords.
+const PASSWORDS: [&str; 4] =
+    ["sasl.password", "sasl.oauthbearer.client.secret", "ssl.key.password", "ssl.keystore.password"];
+
 /// Signs records if no key is configured. It is public in the source, so `environment: production` rejects it.
 pub const DEVELOPMENT_KEY: &str = "development-only";
 
@@ -83,6 +87,15 @@ impl Settings {
                 findings.expect_key(key.expose(), || path.key(name));
             }
         }
+    }
+
+    /// Returns the passwords among the properties.
+    pub fn passwords<'a>(
+        properties: &'a BTreeMap<String, Secret>,
+        path: &Path,
+    ) -> impl Iterator<Item = (Path, &'a str)> {
+        let password = |name: &str| Some((path.key(name), properties.get(name)?.expose()));
+        PASSWORDS.into_iter().filter_map(password)
     }
 
     /// Returns the key that signs records.

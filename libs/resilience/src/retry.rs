@@ -210,7 +210,7 @@ mod tests {
 
     const FAILED: Cause = Cause::Failed { not_before: None };
 
-    /// Busy until so many seconds after the failure.
+    /// Busy until this number of seconds after the failure.
     fn busy(seconds: i64) -> Cause {
         Cause::Busy { until: at(60 + seconds) }
     }

@@ -44,7 +44,7 @@ pub enum StartError {
         /// The destination's name.
         destination: String,
         /// The problem with it.
-        source: BuildError,
+        source: Box<BuildError>,
     },
     /// The HTTP client for token endpoints cannot be created.
     #[error("cannot create the HTTP client for token endpoints")]

@@ -46,8 +46,10 @@ impl Routing {
             let context =
                 Context { kafka: &settings.kafka, timeout: destination.timeout, tokens, clock, meter };
             let third_party = destination.kind.settings().build(name, &context);
-            let third_party = third_party
-                .map_err(|source| StartError::Destination { destination: name.clone(), source })?;
+            let third_party = third_party.map_err(|source| StartError::Destination {
+                destination: name.clone(),
+                source: Box::new(source),
+            })?;
             let ready = Destination::new(name, destination, third_party, (budgets, pulse), meter)?;
             destinations.insert(name.clone(), Arc::new(ready));
         }

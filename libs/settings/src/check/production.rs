@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::Settings;
-use throughline_config::{Environment, Findings, Path, Secret};
+use throughline_config::{Environment, Findings, Path};
 use throughline_kafka::{self as kafka, DEVELOPMENT_KEY};
 use throughline_store as store;
 
@@ -22,10 +22,6 @@ const KNOWN: [&str; 8] = [
     "changeme",
     "change-me",
 ];
-
-/// The librdkafka properties that hold passwords.
-const PASSWORDS: [&str; 4] =
-    ["sasl.password", "sasl.oauthbearer.client.secret", "ssl.key.password", "ssl.keystore.password"];
 
 /// Rejects defaults that give access to any reader of the documentation.
 pub(super) fn check(settings: &Settings, environment: &Environment, findings: &mut Findings) {
@@ -52,9 +48,8 @@ pub(super) fn check(settings: &Settings, environment: &Environment, findings: &m
 
 fn check_kafka(kafka: &kafka::Settings, findings: &mut Findings) {
     let path = Path::of(&["kafka"]);
-    for property in PASSWORDS {
-        let password = kafka.properties.get(property).map(Secret::expose);
-        refuse(password, || path.key("properties").key(property), findings);
+    for (path, password) in kafka::Settings::passwords(&kafka.properties, &path.key("properties")) {
+        refuse(Some(password), || path, findings);
     }
     findings.expect(
         kafka.signing_key.is_some(),

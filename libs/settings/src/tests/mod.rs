@@ -78,8 +78,8 @@ impl Case {
 #[track_caller]
 fn http(destination: &Settings) -> http::Settings {
     match &destination.kind {
-        Kind::Http(http) => http.clone(),
-        other => panic!("{other:?}"),
+        Kind::Http(http) => http.as_ref().clone(),
+        Kind::Kafka(other) => panic!("{other:?}"),
     }
 }
 
