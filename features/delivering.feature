@@ -52,3 +52,19 @@ Feature: Delivering a request
       | an escaped character  | application/json                | ["\\u0041\\/\\ud83d\\ude00 é 😀"] |
       | another JSON type     | application/vnd.api+json        | {"data":[]}                       |
       | a charset parameter   | application/json; charset=UTF-8 | {}                                |
+
+  Scenario: A request is produced to a Kafka topic, from which another route adopts it
+    When a client with the trace 5bf92f3577b34da6a3ce929d0e0e4735 posts to /archived
+      """
+      { "user_id":   "u-3" }
+      """
+    Then the topic of "copied" receives a record of the request, byte for byte as it was posted
+    And the record has the headers
+      | ce_specversion | 1.0              |
+      | ce_type        | archived         |
+      | content-type   | application/json |
+    And the record's key is the request's id
+    And the record continues the trace 5bf92f3577b34da6a3ce929d0e0e4735
+    And the delivery to "archive" is delivered, and says where its record is stored
+    And the third party is called at /receiver, with the body byte for byte as it was posted
+    And the call continues the trace 5bf92f3577b34da6a3ce929d0e0e4735

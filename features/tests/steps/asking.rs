@@ -80,6 +80,17 @@ async fn delivered_at_once(world: &mut World, destination: String, status: u16) 
     Ok(())
 }
 
+#[then(regex = r#"^the delivery to "(.+)" is delivered, and says where its record is stored$"#)]
+async fn stored_in_topic(world: &mut World, destination: String) -> Step {
+    let delivery = delivery_in(world, &world.request_id()?, &destination, "delivered").await?;
+    let record = world.record()?;
+    let attempt = &delivery["attempts"][0];
+    assert_eq!(attempt["status"], Value::Null);
+    let place = format!("{}/{}/{}", record.topic, record.partition, record.offset);
+    assert_eq!(attempt["response_excerpt"], format!("stored at {place}"));
+    Ok(())
+}
+
 #[then(regex = r#"^the attempt at "(.+)" belongs to the trace ([0-9a-f]{32})$"#)]
 async fn attempt_is_traced(world: &mut World, destination: String, trace: String) -> Step {
     let delivery = delivery_in(world, &world.request_id()?, &destination, "delivered").await?;

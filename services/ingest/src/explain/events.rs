@@ -98,6 +98,7 @@ fn attempted(attempt: &StoredAttempt, before: Option<&StoredAttempt>) -> String 
     };
     match (attempt.outcome.as_str(), attempt.status) {
         ("delivered", Some(status)) => format!("{what} was answered with {status} {took}: delivered"),
+        ("delivered", None) => format!("{what} succeeded {took}: delivered"),
         ("dead", _) => format!("{what} failed {took}: {}; no retry follows", why()),
         ("retry", _) => format!("{what} failed {took}: {}; a retry is scheduled", why()),
         (other, _) => format!("{what} ended {took}: {other}"),

@@ -30,8 +30,13 @@ fn dead(facts: &Facts, delivery: &StoredDelivery) -> String {
     let (why, cure) = match named(reason) {
         Some(DeadReason::Rejected) => (
             "the third party's response is final",
-            "Fix the sender of the request or the configuration of the destination, or give this status another \
-             meaning with `statuses`",
+            match delivery.last_status {
+                Some(_) => {
+                    "Fix the sender of the request or the configuration of the destination, or give this status \
+                     another meaning with `statuses`"
+                }
+                None => "Fix the sender of the request or the configuration of the destination",
+            },
         ),
         Some(DeadReason::AttemptsExhausted) => {
             ("`retry.attempts` attempts failed", "Check that the third party has recovered")

@@ -344,7 +344,8 @@ fn a_delivery_with_a_busy_key_waits_for_its_due_time() {
 fn a_dead_delivery_names_its_reason_and_the_remedy() {
     let dead = |reason: &str| {
         let (reason, last_error) = (Some(reason.to_owned()), Some("503 Service Unavailable".to_owned()));
-        facts(StoredDelivery { reason, last_error, ..ended(DeliveryState::Dead, Vec::new()) })
+        let last_status = Some(503);
+        facts(StoredDelivery { reason, last_status, last_error, ..ended(DeliveryState::Dead, Vec::new()) })
     };
     assert_state(
         &dead("attempts_exhausted"),
@@ -366,6 +367,13 @@ fn a_dead_delivery_names_its_reason_and_the_remedy() {
         assert!(text.starts_with(&begin) && text.contains(why) && text.contains(cure), "{text}");
     }
     assert!(explain(&dead("of late"), at(60)).states[0].text.starts_with("`of late`: "));
+    let mut without_status = dead("rejected");
+    without_status.status.deliveries[0].last_status = None;
+    let text = &explain(&without_status, at(60)).states[0].text;
+    assert!(
+        text.contains("configuration of the destination; then") && !text.contains("`statuses`"),
+        "{text}"
+    );
 }
 
 #[test]
