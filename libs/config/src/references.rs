@@ -2,7 +2,6 @@
 
 use std::path::Path as FilePath;
 
-use figment::providers::YamlExtended;
 use figment::value::Value;
 
 use crate::environment::Environment;
@@ -10,6 +9,7 @@ use crate::path::Path;
 use crate::problems::Finding;
 use crate::schema::Node;
 use crate::value;
+use crate::yaml;
 
 /// Resolves references to secrets and schemas.
 pub(crate) struct References<'a> {
@@ -79,7 +79,7 @@ impl References<'_> {
         let document = if is_json {
             serde_json::from_str(&text).map_err(|error| format!("{file} is not JSON: {error}"))?
         } else {
-            YamlExtended::from_str(&text).map_err(|error| format!("{file} is not YAML: {error}"))?
+            yaml::read(&text).map_err(|error| format!("{file} is not YAML: {error}"))?
         };
         Ok(Some(document))
     }

@@ -1,12 +1,12 @@
 //! Prints the effective configuration.
 
 use figment::Figment;
-use figment::providers::YamlExtended;
 use figment::value::{Dict, Value};
 use serde_json::{Map, Value as Json};
 
 use crate::schema::Node;
 use crate::value;
+use crate::yaml;
 
 /// The column where comments begin, unless the line is longer.
 const MARGIN: usize = 48;
@@ -83,6 +83,6 @@ fn inline(value: &Json) -> String {
 /// Formats a string, quoted where YAML would read it as another type.
 fn scalar(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "_-./:@*?=&%+~".contains(c);
-    let is_itself = || matches!(YamlExtended::from_str(text), Ok(Value::String(_, read)) if read == text);
+    let is_itself = || matches!(yaml::read(text), Ok(Value::String(_, read)) if read == text);
     if text.chars().all(plain) && is_itself() { text.to_owned() } else { Json::from(text).to_string() }
 }

@@ -2,16 +2,29 @@
 
 use std::fmt;
 
-use figment::providers::YamlExtended;
 use figment::value::{Dict, Empty, Value};
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_saphyr::{NonFiniteFloatPolicy, UserMessageFormatter, options};
 
 use crate::value;
 
 /// Parses YAML. A numeric key, such as a status, becomes a string, as in all other sources.
-pub(crate) fn read(text: &str) -> Result<Value, impl fmt::Display> {
-    YamlExtended::from_str(text).map(|Node(value)| value)
+///
+/// # Errors
+/// If the text is not YAML: where and why, without quoting the text, which may contain secrets.
+pub(crate) fn read(text: &str) -> Result<Value, String> {
+    let options = options! {
+        with_snippet: false,
+        // Untyped text such as a version or a key is not a number: `0755`, `1_000`.
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        strict_booleans: true,
+        // No setting is infinite. As a string it is reported with its path.
+        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
+    };
+    let read = serde_saphyr::from_str_with_options(text, options);
+    read.map(|Node(value)| value).map_err(|error| error.render_with_formatter(&UserMessageFormatter))
 }
 
 struct Node(Value);

@@ -32,7 +32,7 @@ impl EmbeddedBroker {
         Ok(broker)
     }
 
-    /// Returns `host:port`, for [`Settings::bootstrap_servers`].
+    /// Returns `host:port`, for [`Settings::bootstrap_servers`](crate::Settings::bootstrap_servers).
     #[must_use]
     pub fn bootstrap_servers(&self) -> String {
         self.cluster().map(|cluster| cluster.bootstrap_servers()).unwrap_or_default()

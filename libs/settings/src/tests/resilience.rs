@@ -101,8 +101,8 @@ fn invalid_values_are_rejected() {
     let table = [
         ("retry: {factor: 0.5}", "retry.factor: expected a number of at least 1"),
         ("retry: {factor: -2}", "retry.factor: expected a number of at least 1"),
-        ("retry: {factor: .inf}", "retry.factor: expected a number; found nothing"),
-        ("retry: {factor: .nan}", "retry.factor: expected a number; found nothing"),
+        ("retry: {factor: .inf}", "retry.factor: expected a number; found \".inf\""),
+        ("retry: {factor: .nan}", "retry.factor: expected a number; found \".nan\""),
         ("retry: {factor: two}", "retry.factor: expected a number; found \"two\""),
         ("retry: {base: 2m}", "retry.base: the first pause exceeds `max`, the longest pause"),
         ("retry: {attempts: 0}", "retry.attempts: expected a whole number from 1 to 4294967295; found 0"),
