@@ -86,7 +86,10 @@ impl Adopter {
                 }
                 None => Some("the memory for bodies is full"),
             };
-            let Some(why) = not_now else { return Ok(true) };
+            let Some(why) = not_now else {
+                backoff.reset();
+                return Ok(true);
+            };
             if !backoff.pause(self.shutdown.soft(), ADOPTION_DELAYED, &why).await {
                 return Ok(false);
             }

@@ -3,10 +3,15 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
+
+/// How often a failure that lasts is logged again.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The log line for a failure of a retried operation.
 #[derive(Debug, Clone, Copy)]
@@ -15,10 +20,21 @@ pub(crate) struct Warning {
     pub(crate) message: &'static str,
 }
 
-/// Pauses that double from 50 ms to 2 s. Logs only the first failure, not every retry.
+/// Pauses that double from 50 ms to 2 s. Logs the first failure, then one per minute and kind, and the success that ends
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     tries: u32,
+    failing: Option<Failing>,
+}
+
+/// Failures since the last success.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    /// The event that was logged last, and when.
+    event: &'static str,
+    logged: Instant,
 }
 
 impl Backoff {
@@ -29,22 +45,98 @@ impl Backoff {
         warning: Warning,
         error: &impl Display,
     ) -> bool {
-        if self.tries == 0 {
-            let Warning { event, message } = warning;
-            tracing::warn!(event, %error, "{message}; retrying");
-        }
+        self.log(warning, error);
         let pause = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
         self.tries += 1;
         stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some()
     }
 
+    fn log(&mut self, Warning { event, message }: Warning, error: &impl Display) {
+        let now = Instant::now();
+        let failing = self.failing.get_or_insert(Failing { since: now, event: "", logged: now });
+        if failing.event != event || now - failing.logged >= LOG_INTERVAL {
+            let failing_for = (now - failing.since).as_secs();
+            warn!(event, %error, failing_for, "{message}; retrying");
+            (failing.event, failing.logged) = (event, now);
+        }
+    }
+
     /// Returns whether the last try failed.
     pub(crate) fn is_trying(&self) -> bool {
-        self.tries > 0
+        self.failing.is_some()
     }
 
     /// Resets the pauses after a success: the next failure is logged again.
     pub(crate) fn reset(&mut self) {
         self.tries = 0;
+        if let Some(Failing { since, event, .. }) = self.failing.take() {
+            let failed_for = since.elapsed().as_secs();
+            info!(event = "retries.succeeded", failure = event, failed_for, "works again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::field::{Field, Visit};
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+    use super::*;
+
+    const DOWN: Warning = Warning { event: "test.down", message: "the database does not answer" };
+    const SLOW: Warning = Warning { event: "test.slow", message: "the database is slow" };
+
+    /// The `event` and `failure` fields of each line that was logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Lines {
+        fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
+            struct Text(String);
+            impl Visit for Text {
+                fn record_str(&mut self, field: &Field, value: &str) {
+                    if matches!(field.name(), "event" | "failure") {
+                        self.0 += &format!("{value} ");
+                    }
+                }
+                fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+            }
+            let mut text = Text(String::new());
+            event.record(&mut text);
+            self.0.lock().unwrap().push(text.0.trim_end().to_owned());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_logged_at_first_then_each_minute_and_when_they_end() {
+        let lines = Lines::default();
+        let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+        let stop = CancellationToken::new();
+        let mut backoff = Backoff::default();
+        backoff.reset();
+        let start = Instant::now();
+        while start.elapsed() < LOG_INTERVAL * 2 {
+            assert!(backoff.pause(&stop, DOWN, &"refused").await);
+        }
+        assert!(backoff.pause(&stop, SLOW, &"timed out").await);
+        assert!(backoff.is_trying());
+        backoff.reset();
+        assert!(!backoff.is_trying());
+        backoff.reset();
+        let again = Instant::now();
+        assert!(backoff.pause(&stop, DOWN, &"refused").await);
+        assert_eq!(again.elapsed(), FIRST, "the pauses start over");
+        let lines = lines.0.lock().unwrap();
+        let expected = ["test.down", "test.down", "test.slow", "retries.succeeded test.slow", "test.down"];
+        assert_eq!(*lines, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_a_pause() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert!(!Backoff::default().pause(&stop, DOWN, &"refused").await);
     }
 }

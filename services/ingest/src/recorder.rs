@@ -140,7 +140,10 @@ impl Recorder {
                         return None;
                     }
                 }
-                recorded => return Some(recorded),
+                recorded => {
+                    backoff.reset();
+                    return Some(recorded);
+                }
             }
         }
     }

@@ -227,7 +227,10 @@ impl Publisher {
                 self.read_page(after).await.map(Page::Rows)
             };
             let rows = match page {
-                Ok(Page::End) => return Ok(Ok(())),
+                Ok(Page::End) => {
+                    backoff.reset();
+                    return Ok(Ok(()));
+                }
                 Ok(Page::Rows(rows)) => rows,
                 Err(error) if !error.is_about_data() => {
                     if !backoff.pause(&hard, READ_FAILED, &error).await {
