@@ -6,8 +6,9 @@ use throughline_messages::{
 use throughline_snowflake::RequestId;
 use throughline_store::ConnectionTrait as _;
 use throughline_store::retention::{self, Cutoff};
+use throughline_testkit::{Broker, Environment, eventually};
 
-use crate::world::World;
+use crate::world::{DEADLINE, World};
 
 const NOW: DateTime<Utc> = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
 
@@ -195,6 +196,33 @@ async fn a_retry_is_published_when_it_is_due() {
         (2, 1, read.request.accepted_at)
     );
     assert_eq!((retry.payload.as_ref(), retry.key.as_deref()), (&br#"{"user":"u"}"#[..], Some(&b"u"[..])));
+    ingest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_whose_time_its_topic_refuses_is_published_once_the_topic_accepts_it() {
+    if !Environment::engine_or_skip("a retry with a wrong time").await.unwrap() {
+        return;
+    }
+    let broker = Broker::container().await.unwrap();
+    let world = World::new(&format!("kafka: {{ bootstrap_servers: \"{}\" }}", broker.bootstrap_servers()));
+    let ingest = world.start().await;
+    let id = world.accepted(&ingest, "{}").await;
+    world.outbox_empty().await;
+    let retries = world.topics().retries;
+    let strict = "message.timestamp.type=CreateTime,message.timestamp.before.max.ms=0";
+    broker.configure_topic(&retries, strict).await.unwrap();
+    let now = Outcome::Retry { due_at: Some(Utc::now()), failure: failure("503") };
+    reported(&world, &report(id, Utc::now(), now)).await;
+    eventually("a refusal", DEADLINE, async || {
+        world.measured.value("messaging.client.sent.messages", &[("error.type", "InvalidTimestamp")])
+    })
+    .await
+    .unwrap();
+    broker.configure_topic(&retries, "message.timestamp.type=LogAppendTime").await.unwrap();
+    let retry = world.records(&retries, 1).await.remove(0);
+    assert_eq!(RetryRecord::from_headers(&retry.headers).unwrap().request.id, id);
+    world.status_when(&ingest, id, |status| state(status) == "retrying").await;
     ingest.stop().await;
 }
 
