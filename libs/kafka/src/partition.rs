@@ -16,7 +16,7 @@ use crate::offsets::{Offsets, Read};
 #[derive(Debug)]
 pub(crate) struct Partition {
     work: Mutex<Work>,
-    tally: TopicMetrics,
+    metrics: TopicMetrics,
     /// Cancelled when the partition is revoked: its records are left to the next owner, except those in progress.
     revoked: CancellationToken,
 }
@@ -43,11 +43,11 @@ pub(crate) struct Commit {
 }
 
 impl Partition {
-    /// Creates a partition that is assigned `now` and continues where `offsets` say; `tally` counts its records.
-    pub(crate) fn new(offsets: Offsets, tally: TopicMetrics, now: DateTime<Utc>) -> Arc<Self> {
+    /// Creates a partition that is assigned `now` and continues where `offsets` say; `metrics` counts its records.
+    pub(crate) fn new(offsets: Offsets, metrics: TopicMetrics, now: DateTime<Utc>) -> Arc<Self> {
         let work = Work { offsets, lag: Lag::new(now), committed: 0, started: 0, start: i64::MIN };
         let revoked = CancellationToken::new();
-        Arc::new(Self { work: Mutex::new(work), tally, revoked })
+        Arc::new(Self { work: Mutex::new(work), metrics, revoked })
     }
 
     /// Notes that a record of this time was polled, for the application to start later.
@@ -77,14 +77,14 @@ impl Partition {
             starts
         };
         if starts {
-            self.tally.handed_out();
+            self.metrics.handed_out();
         }
         starts
     }
 
     /// Notes that the application has finished a record, `took` after it was started.
     pub(crate) fn finish(&self, offset: i64, took: Duration) {
-        self.tally.finished(took);
+        self.metrics.finished(took);
         let mut work = self.work();
         work.offsets.finish(offset);
         work.started -= 1;

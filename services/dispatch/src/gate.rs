@@ -93,14 +93,14 @@ impl CallGate {
         changed
     }
 
-    fn log(&self, before: BreakerState, after: BreakerState, hold: Duration) {
+    fn log(&self, before: BreakerState, after: BreakerState, open_for: Duration) {
         let destination = &self.destination;
         match (before, after) {
             (BreakerState::HalfOpen, BreakerState::Open) => {
                 info!(
                     event = "breaker.reopened",
                     destination,
-                    ?hold,
+                    ?open_for,
                     "the third party still fails; the breaker opens again, for longer"
                 );
             }
@@ -108,7 +108,7 @@ impl CallGate {
                 warn!(
                     event = "breaker.opened",
                     destination,
-                    ?hold,
+                    ?open_for,
                     "the third party fails; the breaker opens and holds calls back"
                 );
             }

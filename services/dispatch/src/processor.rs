@@ -78,7 +78,7 @@ impl Processor {
         let error = words_of(panic);
         let kind = if self.is_retry(record) { Kind::Retry } else { Kind::Request };
         let given_up = || Work::given_up(record, kind, &self.keys, error.clone());
-        called(given_up).unwrap_or(Work::DeadLetter_ { reason: DeadReason::Internal, error })
+        called(given_up).unwrap_or(Work::DeadLetter { reason: DeadReason::Internal, error })
     }
 
     /// Does the work of a record, and returns once Kafka has all its outcomes and dead letters. After a panic it
@@ -120,7 +120,7 @@ impl Processor {
                 _ if !start.is_ours() => return Handled::Abandoned,
                 Work::Adopt { route } => self.adopt(record, route, trace).await,
                 Work::End(undeliverable) => self.end(record, undeliverable).await,
-                Work::DeadLetter_ { reason, error } => self.dead_letter(record, *reason, error).await,
+                Work::DeadLetter { reason, error } => self.dead_letter(record, *reason, error).await,
             }
             Handled::Done
         };
@@ -271,7 +271,7 @@ impl Processor {
         if let Some(context) = TraceContext::from_headers(&record.headers) {
             let is_late = match work {
                 Work::Deliver(deliveries) => deliveries.are_late(self.clock.now()),
-                Work::Adopt { .. } | Work::End(_) | Work::DeadLetter_ { .. } => false,
+                Work::Adopt { .. } | Work::End(_) | Work::DeadLetter { .. } => false,
             };
             if !is_late {
                 throughline_telemetry::set_parent(&span, &context);
@@ -292,7 +292,7 @@ impl Deliveries {
 fn all_queued(record: &Record, work: &Work) -> Vec<Queued> {
     match work {
         Work::Deliver(deliveries) => enqueue(record, deliveries),
-        Work::Adopt { .. } | Work::End(_) | Work::DeadLetter_ { .. } => Vec::new(),
+        Work::Adopt { .. } | Work::End(_) | Work::DeadLetter { .. } => Vec::new(),
     }
 }
 

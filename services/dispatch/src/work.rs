@@ -19,7 +19,7 @@ pub(crate) enum Work {
     /// End the deliveries of one of our own records that cannot be processed.
     End(Box<Undeliverable>),
     /// Keep the record as a dead letter for an operator: it names no delivery to report on.
-    DeadLetter_ { reason: DeadReason, error: String },
+    DeadLetter { reason: DeadReason, error: String },
 }
 
 /// One request and the destinations to deliver it to.
@@ -96,7 +96,7 @@ impl Work {
         if keys.have_signed(kind, &record.headers, &record.payload) {
             Self::end(record, reason, Failure { class: ErrorClass::Internal, error })
         } else {
-            Self::DeadLetter_ { reason, error }
+            Self::DeadLetter { reason, error }
         }
     }
 
@@ -111,7 +111,7 @@ impl Work {
             Some(identity) if !identity.destinations.is_empty() => {
                 Self::End(Box::new(Undeliverable { identity, reason, failure }))
             }
-            _ => Self::DeadLetter_ { reason, error: failure.error },
+            _ => Self::DeadLetter { reason, error: failure.error },
         }
     }
 
@@ -120,11 +120,11 @@ impl Work {
     }
 
     fn malformed(error: &Malformed) -> Self {
-        Self::DeadLetter_ { reason: DeadReason::Malformed, error: error.to_string() }
+        Self::DeadLetter { reason: DeadReason::Malformed, error: error.to_string() }
     }
 
     fn unroutable(error: String) -> Self {
-        Self::DeadLetter_ { reason: DeadReason::Unroutable, error }
+        Self::DeadLetter { reason: DeadReason::Unroutable, error }
     }
 }
 

@@ -98,7 +98,8 @@ mod tests {
             impl Visit for Text {
                 fn record_str(&mut self, field: &Field, value: &str) {
                     if matches!(field.name(), "event" | "failure") {
-                        self.0 += &format!("{value} ");
+                        self.0.push_str(value);
+                        self.0.push(' ');
                     }
                 }
                 fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}

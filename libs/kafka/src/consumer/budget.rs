@@ -4,20 +4,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
-/// Room for the records of a consumer, from the moment the consumer's thread copies them out of librdkafka until they
+/// The memory for the records of a consumer, from the moment the consumer's thread copies them out of librdkafka until they
 /// are finished or dropped.
 #[derive(Debug)]
 pub(crate) struct Budget {
     most: usize,
     held: AtomicUsize,
-    /// The consumer's thread, which is woken when there is room again.
+    /// The consumer's thread, which is woken when memory is free again.
     thread: OnceLock<Thread>,
 }
 
 /// The bytes of one record, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
-    room: Arc<Budget>,
+    budget: Arc<Budget>,
     bytes: usize,
 }
 
@@ -26,7 +26,7 @@ impl Budget {
         Arc::new(Self { most, held: AtomicUsize::new(0), thread: OnceLock::new() })
     }
 
-    /// Sets the thread to wake when there is room again.
+    /// Sets the thread to wake when memory is free again.
     pub(crate) fn wakes(&self, thread: Thread) {
         self.thread.get_or_init(|| thread);
     }
@@ -36,18 +36,18 @@ impl Budget {
         self.held.load(Ordering::Acquire) < self.most
     }
 
-    /// Takes room for a record.
+    /// Takes memory for a record.
     pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
         self.held.fetch_add(bytes, Ordering::AcqRel);
-        Held { room: Arc::clone(self), bytes }
+        Held { budget: Arc::clone(self), bytes }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let before = self.room.held.fetch_sub(self.bytes, Ordering::AcqRel);
-        if before >= self.room.most
-            && let Some(thread) = self.room.thread.get()
+        let before = self.budget.held.fetch_sub(self.bytes, Ordering::AcqRel);
+        if before >= self.budget.most
+            && let Some(thread) = self.budget.thread.get()
         {
             thread.unpark();
         }
@@ -60,17 +60,17 @@ mod tests {
 
     #[test]
     fn room_is_left_until_the_bytes_are_reached_and_again_when_records_are_dropped() {
-        let room = Budget::new(100);
-        let first = room.hold(99);
-        assert!(room.is_left());
-        let second = room.hold(50);
-        assert!(!room.is_left());
+        let budget = Budget::new(100);
+        let first = budget.hold(99);
+        assert!(budget.is_left());
+        let second = budget.hold(50);
+        assert!(!budget.is_left());
         drop(first);
-        assert!(room.is_left());
-        let large = room.hold(1000);
+        assert!(budget.is_left());
+        let large = budget.hold(1000);
         drop(second);
-        assert!(!room.is_left());
+        assert!(!budget.is_left());
         drop(large);
-        assert_eq!(room.held.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.held.load(Ordering::Relaxed), 0);
     }
 }

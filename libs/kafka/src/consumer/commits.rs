@@ -140,8 +140,8 @@ mod tests {
     use crate::offsets::Offsets;
 
     fn partition() -> Arc<Partition> {
-        let tally = Consuming::new(&unmeasured(), "group").tally("topic");
-        let partition = Partition::new(Offsets::default(), tally, DateTime::UNIX_EPOCH);
+        let metrics = Consuming::new(&unmeasured(), "group").topic("topic");
+        let partition = Partition::new(Offsets::default(), metrics, DateTime::UNIX_EPOCH);
         (0..10).for_each(|offset| {
             partition.read(offset, None);
             assert!(partition.start(offset));

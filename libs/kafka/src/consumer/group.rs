@@ -241,8 +241,10 @@ mod tests {
     fn group(measured: &Measured) -> Arc<Group> {
         let group = Group::new("group", &measured.meter());
         for number in [0, 1] {
-            let tally = group.consuming.tally("topic");
-            group.assignment.add(&name(number), Partition::new(Offsets::default(), tally, group.clock.now()));
+            let metrics = group.consuming.topic("topic");
+            group
+                .assignment
+                .add(&name(number), Partition::new(Offsets::default(), metrics, group.clock.now()));
         }
         group
     }

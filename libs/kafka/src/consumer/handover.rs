@@ -144,8 +144,8 @@ mod tests {
         fn new(partitions: i32, drain: Drain) -> Self {
             let (assignment, now) = (Assignment::default(), Instant::now());
             for number in 0..partitions {
-                let tally = Consuming::new(&unmeasured(), "group").tally("topic");
-                let partition = Partition::new(Offsets::default(), tally, DateTime::UNIX_EPOCH);
+                let metrics = Consuming::new(&unmeasured(), "group").topic("topic");
+                let partition = Partition::new(Offsets::default(), metrics, DateTime::UNIX_EPOCH);
                 assignment.add(&name(number), partition);
             }
             Self { assignment, handover: Handover::new(drain, now), now }

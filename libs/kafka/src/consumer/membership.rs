@@ -229,8 +229,8 @@ impl Membership {
     }
 
     fn add(&self, name: &Name, offsets: Offsets) -> Arc<Partition> {
-        let tally = self.group.consuming.tally(&name.topic);
-        let partition = Partition::new(offsets, tally, self.group.clock.now());
+        let metrics = self.group.consuming.topic(&name.topic);
+        let partition = Partition::new(offsets, metrics, self.group.clock.now());
         self.group.assignment.add(name, Arc::clone(&partition));
         partition
     }

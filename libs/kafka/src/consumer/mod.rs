@@ -115,9 +115,9 @@ impl Consumer {
         let subscription = Subscription { config, topics: topics.iter().map(ToString::to_string).collect() };
         let membership = Membership::join(subscription, Arc::clone(&shared), drain)?;
         let (sender, received) = mpsc::channel(records.max(1));
-        let pump = PollThread::new(membership, Arc::clone(&shared), sender, Budget::new(bytes));
-        let member = Member::spawn(shared, pump)?;
-        Ok(Self { intake: Intake::new(received, member.pump.clone()), member })
+        let poll_thread = PollThread::new(membership, Arc::clone(&shared), sender, Budget::new(bytes));
+        let member = Member::spawn(shared, poll_thread)?;
+        Ok(Self { intake: Intake::new(received, member.poll_thread.clone()), member })
     }
 
     /// Returns the next record, or `None` once the consumer has stopped; [`Consumer::close`] then returns the reason.
@@ -135,7 +135,7 @@ impl Consumer {
         let mut batch = Vec::from_iter(self.recv().await);
         while !batch.is_empty() && batch.len() < max {
             let Ok(next) = self.intake.records.try_recv() else { break };
-            self.intake.pump.unpark();
+            self.intake.poll_thread.unpark();
             batch.extend(Received::start(next));
         }
         batch
@@ -162,19 +162,19 @@ impl Consumer {
 #[derive(Debug)]
 pub(crate) struct Intake {
     records: mpsc::Receiver<Buffered>,
-    /// The thread to wake when there is room.
-    pump: Thread,
+    /// The thread to wake when there is space.
+    poll_thread: Thread,
 }
 
 impl Intake {
-    pub(crate) fn new(records: mpsc::Receiver<Buffered>, pump: Thread) -> Self {
-        Self { records, pump }
+    pub(crate) fn new(records: mpsc::Receiver<Buffered>, poll_thread: Thread) -> Self {
+        Self { records, poll_thread }
     }
 
     pub(crate) async fn recv(&mut self) -> Option<Received> {
         loop {
             let next = self.records.recv().await?;
-            self.pump.unpark();
+            self.poll_thread.unpark();
             if let Some(received) = Received::start(next) {
                 return Some(received);
             }
@@ -189,21 +189,21 @@ type Ended = Result<(), KafkaError>;
 #[derive(Debug)]
 struct Member {
     group: Arc<Group>,
-    pump: Thread,
+    poll_thread: Thread,
     running: Option<(JoinHandle<()>, oneshot::Receiver<Ended>)>,
 }
 
 impl Member {
-    fn spawn(group: Arc<Group>, pump: PollThread) -> Result<Self, KafkaError> {
+    fn spawn(group: Arc<Group>, poll_thread: PollThread) -> Result<Self, KafkaError> {
         let (report, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("kafka-consumer".to_owned())
             .spawn(move || {
                 // The receiver is gone if the consumer was dropped.
-                let _ = report.send(pump.run());
+                let _ = report.send(poll_thread.run());
             })
             .map_err(KafkaError::Thread)?;
-        Ok(Self { group, pump: thread.thread().clone(), running: Some((thread, ended)) })
+        Ok(Self { group, poll_thread: thread.thread().clone(), running: Some((thread, ended)) })
     }
 
     async fn close(mut self, deadline: Duration) -> Result<(), KafkaError> {
@@ -228,7 +228,7 @@ impl Member {
 
     fn leave_by(&self, deadline: Instant) {
         self.group.close_by(deadline);
-        self.pump.unpark();
+        self.poll_thread.unpark();
     }
 }
 

@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// How often the group is served while records keep arriving.
 const SERVE: Duration = Duration::from_millis(20);
 
-/// How long to wait for room in a full buffer before fetching is paused. A pause discards the records that librdkafka
+/// How long to wait for space in a full buffer before fetching is paused. A pause discards the records that librdkafka
 /// has fetched ahead, so waiting is better during a short stop; but librdkafka's statistics are delayed meanwhile.
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 
@@ -48,10 +48,10 @@ pub(super) struct PollThread {
     group: Arc<Group>,
     buffer: mpsc::Sender<Buffered>,
     /// The bytes of all records that the consumer holds.
-    room: Arc<Budget>,
-    /// The records that found no room in the buffer: one record, or a few that arrived before a pause took effect.
+    budget: Arc<Budget>,
+    /// The records that did not fit into the buffer: one record, or a few that arrived before a pause took effect.
     backlog: VecDeque<Buffered>,
-    /// Since when there has been no room.
+    /// Since when there has been no space.
     full: Option<Instant>,
     served: Instant,
 }
@@ -61,15 +61,15 @@ impl PollThread {
         membership: Membership,
         group: Arc<Group>,
         buffer: mpsc::Sender<Buffered>,
-        room: Arc<Budget>,
+        budget: Arc<Budget>,
     ) -> Self {
         let (backlog, served) = (VecDeque::new(), Instant::now());
-        Self { membership, group, buffer, room, backlog, full: None, served }
+        Self { membership, group, buffer, budget, backlog, full: None, served }
     }
 
     /// Runs until the consumer is closed or librdkafka fails for good.
     pub(super) fn run(mut self) -> Result<(), KafkaError> {
-        self.room.wakes(thread::current());
+        self.budget.wakes(thread::current());
         let deadline = loop {
             if let Some(deadline) = self.group.closing() {
                 break deadline;
@@ -94,7 +94,7 @@ impl PollThread {
         }
         self.fill_buffer();
         let paused = self.group.paused.load(Ordering::Relaxed);
-        if self.backlog.is_empty() && self.room.is_left() {
+        if self.backlog.is_empty() && self.budget.is_left() {
             self.full = None;
             if paused {
                 info!(event = "fetching.resumed", group = self.group.name, "fetching resumed");
@@ -160,7 +160,7 @@ impl PollThread {
         if !partition.has_room() {
             self.membership.rest(Name { topic: record.topic.clone(), number: record.partition });
         }
-        let held = self.room.hold(record.bytes());
+        let held = self.budget.hold(record.bytes());
         self.backlog.push_back(Buffered { record, partition, held });
         Ok(())
     }

@@ -30,8 +30,8 @@ impl Consuming {
         }
     }
 
-    /// Returns the tally of one topic.
-    pub(crate) fn tally(&self, topic: &str) -> TopicMetrics {
+    /// Returns the metrics of one topic.
+    pub(crate) fn topic(&self, topic: &str) -> TopicMetrics {
         let group = KeyValue::new(GROUP, self.group.clone());
         let attributes = |operation| {
             let [system, operation, topic] = of_operation(operation, topic);

@@ -44,7 +44,7 @@ impl Bench {
         let bench = Self {
             partition: Partition::new(
                 Offsets::default(),
-                Consuming::new(&unmeasured(), "group").tally("topic"),
+                Consuming::new(&unmeasured(), "group").topic("topic"),
                 chrono::DateTime::UNIX_EPOCH,
             ),
             budget: Budget::new(usize::MAX),

@@ -212,8 +212,9 @@ async fn a_retry_whose_time_its_topic_refuses_is_published_once_the_topic_accept
     let retries = world.topics().retries;
     let strict = "message.timestamp.type=CreateTime,message.timestamp.before.max.ms=0";
     broker.configure_topic(&retries, strict).await.unwrap();
-    let now = Outcome::Retry { due_at: Some(Utc::now()), failure: failure("503") };
-    reported(&world, &report(id, Utc::now(), now)).await;
+    let now = Clock::system().now();
+    let outcome = Outcome::Retry { due_at: Some(now), failure: failure("503") };
+    reported(&world, &report(id, now, outcome)).await;
     eventually("a refusal", DEADLINE, async || {
         world.measured.value("messaging.client.sent.messages", &[("error.type", "InvalidTimestamp")])
     })
