@@ -314,7 +314,7 @@ impl<'a> Books<'a> {
     }
 
     /// A fault explains every request that the third party acknowledged twice, and no fault explains more of them than
-    /// it may repeat.
+    /// it may repeat. So does an attempt that took too long for dispatch, as on a machine that is too busy.
     fn repetitions(&self, verdict: &mut Verdict) {
         let mut explained = BTreeMap::<String, usize>::new();
         let mut unexplained = Vec::new();
@@ -322,12 +322,16 @@ impl<'a> Books<'a> {
         let mut counts = vec![0; self.evidence.windows.len()];
         for (id, acknowledged) in &self.acknowledged {
             let mut left = uncommitted.get(id).cloned().unwrap_or_default();
+            let mut timed_out = self.by_id.get(id).map_or(0, |row| row.timed_out);
             for pair in acknowledged.windows(2) {
                 let (first, second) = (pair[0], pair[1]);
                 let mut around = self.around(first.0, second.0).into_iter();
                 let explains = |index: &usize| self.explains(*index, first, second, &mut left, &mut counts);
                 if let Some(index) = around.find(explains) {
                     *explained.entry(self.evidence.windows[index].fault.to_string()).or_default() += 1;
+                } else if timed_out > 0 {
+                    timed_out -= 1;
+                    *explained.entry("dispatch got no answer in time".to_owned()).or_default() += 1;
                 } else {
                     unexplained.push(format!("{id} at {} and {}", stamp(first.0), stamp(second.0)));
                 }

@@ -26,8 +26,8 @@ use crate::watch::Watch;
 /// `ingest.redelivery_timeout`: time without an outcome until a delivery is published again.
 pub(crate) const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Deadline for all deliveries to end after the last fault: lost ones wait for [`REDELIVERY_TIMEOUT`], and deferred ones
-/// are released gradually.
+/// Deadline for fewer deliveries to be open after the last fault: lost ones wait for [`REDELIVERY_TIMEOUT`], and deferred
+/// ones are released gradually. A backlog may take longer as a whole, on a busy machine.
 const SETTLED: Duration = Duration::from_mins(3);
 /// Deadline for a database that has just restarted.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -66,6 +66,8 @@ pub(crate) struct Row {
     pub(crate) reason: Option<String>,
     /// Whether one of its attempts succeeded.
     pub(crate) has_delivered: bool,
+    /// The number of its attempts without an answer in time, which the third party may have acknowledged.
+    pub(crate) timed_out: i64,
     /// The foreign record from which its request was adopted, if any.
     pub(crate) origin: Option<String>,
 }
@@ -79,7 +81,7 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
-        let Self { request_id, key, state, reason, has_delivered, origin } = self;
+        let Self { request_id, key, state, reason, has_delivered, origin, .. } = self;
         let (key, state, reason) = (or_none(key), or_none(state), or_none(reason));
         let delivered = if *has_delivered { "an attempt" } else { "no attempt" };
         let key = origin.as_ref().map_or(key, |origin| format!("none (adopted from {origin})"));
@@ -90,7 +92,9 @@ impl fmt::Display for Row {
 const ROWS: &str = "\
     SELECT requests.id AS request_id, key, state, reason, EXISTS ( \
         SELECT 1 FROM attempts WHERE attempts.request_id = requests.id AND outcome = 'delivered' \
-    ) AS has_delivered, requests.origin \
+    ) AS has_delivered, ( \
+        SELECT count(*) FROM attempts WHERE attempts.request_id = requests.id AND error_class = 'timeout' \
+    ) AS timed_out, requests.origin \
     FROM requests \
     LEFT JOIN deliveries ON deliveries.request_id = requests.id \
     LEFT JOIN idempotency_keys ON idempotency_keys.request_id = requests.id";
@@ -265,23 +269,41 @@ impl Scene {
 
     /// Waits until every delivery of all requests accepted so far has ended.
     pub(crate) async fn settle(&self) -> anyhow::Result<()> {
-        self.settle_within(SETTLED).await
+        let newest = self.newest().await?;
+        let mut left = eventually("the open deliveries", ANSWER, async || self.open(newest).await).await?;
+        while left > 0 {
+            left = eventually("a delivery to end", SETTLED, async || {
+                let open = self.open(newest).await?;
+                ensure!(open < left, "{open} have not ended");
+                Ok(open)
+            })
+            .await?;
+        }
+        Ok(())
     }
 
-    /// The same, with a deadline.
+    /// The same, with a deadline for all of them.
     pub(crate) async fn settle_within(&self, deadline: Duration) -> anyhow::Result<()> {
-        let newest = "SELECT coalesce(max(id), 0) FROM requests";
-        let newest: i64 = eventually("the newest request", ANSWER, async || {
-            Ok(sqlx::query_scalar(newest).fetch_one(&self.records).await?)
-        })
-        .await?;
+        let newest = self.newest().await?;
         eventually("every delivery to end", deadline, async || {
-            let open = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL AND request_id <= $1";
-            let open: i64 = sqlx::query_scalar(open).bind(newest).fetch_one(&self.records).await?;
+            let open = self.open(newest).await?;
             ensure!(open == 0, "{open} have not ended");
             Ok(())
         })
         .await
+    }
+
+    /// The id of the newest request.
+    async fn newest(&self) -> anyhow::Result<i64> {
+        let newest = "SELECT coalesce(max(id), 0) FROM requests";
+        let newest = async || Ok(sqlx::query_scalar(newest).fetch_one(&self.records).await?);
+        eventually("the newest request", ANSWER, newest).await
+    }
+
+    /// The number of deliveries that have not ended, of the requests up to one.
+    async fn open(&self, newest: i64) -> anyhow::Result<i64> {
+        let open = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL AND request_id <= $1";
+        Ok(sqlx::query_scalar(open).bind(newest).fetch_one(&self.records).await?)
     }
 
     /// The number of rows in the outbox.
