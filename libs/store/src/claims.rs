@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
-use throughline_snowflake::RequestId;
 
 use crate::deliveries::{self, Ended, Refusal};
+use crate::delivery_key::DeliveryKey;
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::index_predicates;
@@ -38,6 +38,14 @@ pub struct DueDelivery {
     pub counted_attempts: u32,
     /// When the delivery's time window began.
     pub window_started_at: DateTime<Utc>,
+}
+
+impl DueDelivery {
+    /// Returns the key of the delivery.
+    #[must_use]
+    pub fn key(&self) -> DeliveryKey {
+        DeliveryKey::new(self.request.id, self.destination.as_str())
+    }
 }
 
 /// Why a delivery is due.
@@ -71,14 +79,11 @@ impl Due {
 #[derive(Debug)]
 pub struct Claim {
     due: Vec<DueDelivery>,
-    keys: Vec<Key>,
+    keys: Vec<DeliveryKey>,
     /// The claim's end, which identifies its rows; `None` if there are none.
     until: Option<DateTime<Utc>>,
     store: Store,
 }
-
-/// A delivery's key.
-type Key = (RequestId, String);
 
 impl Claim {
     async fn of(
@@ -94,7 +99,7 @@ impl Claim {
         for row in claimed {
             let request = requests.get(&row.request_id).cloned();
             let request = request.ok_or_else(|| StoreError::foreign("delivery", "its request is missing"))?;
-            claim.keys.push((request.id, row.destination.clone()));
+            claim.keys.push(DeliveryKey::new(request.id, row.destination.as_str()));
             claim.due.push(DueDelivery {
                 request,
                 destination: row.destination,
@@ -119,7 +124,7 @@ impl Claim {
     /// If the database is unreachable or a statement fails. Deliveries that are not marked then stay due.
     pub async fn published(
         self,
-        deliveries: &[Key],
+        deliveries: &[DeliveryKey],
         refused: &[Refusal],
         now: DateTime<Utc>,
         due_at: DateTime<Utc>,
@@ -135,7 +140,7 @@ impl Claim {
     async fn note(
         &self,
         connection: &impl ConnectionTrait,
-        deliveries: &[Key],
+        deliveries: &[DeliveryKey],
         now: DateTime<Utc>,
         due_at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
@@ -180,7 +185,7 @@ impl Claim {
             update_own(dialect, "claimed_until = (SELECT ends_at FROM term)")
         );
         let renewed: Vec<Renewed> =
-            Self::rows(&self.keys).query(&connection, vec![dialect.time(until)], &sql).await?;
+            DeliveryKey::rows(&self.keys).query(&connection, vec![dialect.time(until)], &sql).await?;
         self.until = renewed.first().map(|row| row.until).or(self.until);
         Ok(())
     }
@@ -194,18 +199,12 @@ impl Claim {
         self.update(&connection, &self.keys, "claimed_until = NULL", Vec::new()).await
     }
 
-    fn rows(keys: &[Key]) -> Rows<'_, Key> {
-        Rows::of(keys)
-            .column("request_id", |(id, _)| *id)
-            .column("destination", |(_, destination)| destination.as_str())
-    }
-
     /// Updates the rows that still carry the claim; `$1` is its end. Rows are locked in the order of their keys, as in
     /// the recorder, which prevents deadlocks.
     async fn update(
         &self,
         connection: &impl ConnectionTrait,
-        keys: &[Key],
+        keys: &[DeliveryKey],
         set: &str,
         parameters: Vec<Value>,
     ) -> Result<(), StoreError> {
@@ -213,7 +212,7 @@ impl Claim {
         let dialect = Dialect::of(connection);
         let sql = format!(", {}", update_own(dialect, set));
         let parameters = [dialect.time(until)].into_iter().chain(parameters).collect();
-        Self::rows(keys).execute(connection, parameters, &sql).await?;
+        DeliveryKey::rows(keys).execute(connection, parameters, &sql).await?;
         Ok(())
     }
 }

@@ -6,12 +6,12 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use throughline_snowflake::RequestId;
 
+use crate::delivery_key::DeliveryKey;
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::order;
 use crate::requests::{number, request_id};
-use crate::rows::Rows;
 
 /// Selects dead letters. A field that is `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,9 +59,6 @@ pub struct DeadLetter {
     pub attempts: u32,
 }
 
-/// A position in the list of dead letters: directly behind this one.
-pub type Cursor = (RequestId, String);
-
 #[derive(FromQueryResult)]
 struct Row {
     request_id: i64,
@@ -84,7 +81,7 @@ pub struct Page {
     /// The dead letters that match the filter.
     pub letters: Vec<DeadLetter>,
     /// Where the next page begins; `None` if there are no more.
-    pub next: Option<Cursor>,
+    pub next: Option<DeliveryKey>,
 }
 
 /// Lists at most `limit` dead letters behind `after` that match the filter, the youngest requests first. One call scans
@@ -95,7 +92,7 @@ pub struct Page {
 pub async fn list(
     session: &impl Session,
     filter: &Filter,
-    after: Option<&Cursor>,
+    after: Option<&DeliveryKey>,
     limit: u64,
 ) -> Result<Page, StoreError> {
     let connection = &Operation::new(session, "list_dead_letters");
@@ -107,18 +104,20 @@ pub async fn list(
 async fn step(
     connection: &impl ConnectionTrait,
     filter: &Filter,
-    after: Option<&Cursor>,
+    after: Option<&DeliveryKey>,
     order: Order,
     limit: u64,
-) -> Result<(Vec<Key>, Option<Cursor>), StoreError> {
-    let after = after.map(|(id, destination)| (id.as_i64(), destination.as_str()));
+) -> Result<(Vec<DeliveryKey>, Option<DeliveryKey>), StoreError> {
+    let after = after.map(|key| (key.request_id.as_i64(), key.destination.as_str()));
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let Walked { meant, next, .. } = walk(connection, filter, after, order, limit).await?;
-    let next = next.map(|key| Ok::<_, StoreError>((request_id(key.request_id)?, key.destination)));
-    Ok((meant, next.transpose()?))
+    Ok((meant, next))
 }
 
-async fn letters(connection: &impl ConnectionTrait, keys: &[Key]) -> Result<Vec<DeadLetter>, StoreError> {
+async fn letters(
+    connection: &impl ConnectionTrait,
+    keys: &[DeliveryKey],
+) -> Result<Vec<DeadLetter>, StoreError> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -131,7 +130,7 @@ async fn letters(connection: &impl ConnectionTrait, keys: &[Key]) -> Result<Vec<
                  WHERE l.request_id = d.request_id AND l.destination = d.destination \
                  AND l.number = d.attempts) \
          WHERE d.state = 'dead' ORDER BY d.request_id DESC, d.destination DESC";
-    let found: Vec<Row> = rows(keys).query(connection, Vec::new(), sql).await?;
+    let found: Vec<Row> = DeliveryKey::rows(keys).query(connection, Vec::new(), sql).await?;
     found.into_iter().map(DeadLetter::try_from).collect()
 }
 
@@ -145,27 +144,14 @@ pub(crate) enum Order {
     YoungestFirst,
 }
 
-#[derive(Debug, Clone, FromQueryResult)]
-pub(crate) struct Key {
-    pub(crate) request_id: i64,
-    pub(crate) destination: String,
-}
-
-/// Returns keys as a table of a statement.
-pub(crate) fn rows(keys: &[Key]) -> Rows<'_, Key> {
-    Rows::of(keys)
-        .column("request_id", |key| key.request_id)
-        .column("destination", |key| key.destination.as_str())
-}
-
 /// A step of a walk through dead letters.
 pub(crate) struct Walked {
     /// The dead letters that match, in the walk's order.
-    pub(crate) meant: Vec<Key>,
+    pub(crate) meant: Vec<DeliveryKey>,
     /// How many were scanned.
     pub(crate) looked_at: usize,
     /// The last one that was scanned; `None` at the walk's end.
-    pub(crate) next: Option<Key>,
+    pub(crate) next: Option<DeliveryKey>,
 }
 
 /// Scans the dead letters behind `after` until `most` of them match, or one step is complete. A partial index holds
@@ -215,7 +201,7 @@ pub(crate) async fn walk(
     let mut rest = page.into_iter();
     for Seen { request_id, destination, is_meant } in rest.by_ref() {
         walked.looked_at += 1;
-        let key = Key { request_id, destination };
+        let key = DeliveryKey { request_id: self::request_id(request_id)?, destination };
         walked.next = Some(key.clone());
         if is_meant != 0 {
             walked.meant.push(key);
@@ -257,7 +243,7 @@ pub struct Purged {
     /// How many dead letters were deleted.
     pub purged: u64,
     /// Where the next step begins; `None` if there are no more.
-    pub next: Option<Cursor>,
+    pub next: Option<DeliveryKey>,
 }
 
 /// Deletes at most `limit` dead letters behind `after` that match the filter, with their attempts, the oldest requests
@@ -271,7 +257,7 @@ pub struct Purged {
 pub async fn purge(
     session: &impl Session,
     filter: &Filter,
-    after: Option<&Cursor>,
+    after: Option<&DeliveryKey>,
     limit: u64,
     now: DateTime<Utc>,
 ) -> Result<Purged, StoreError> {
@@ -290,19 +276,19 @@ pub async fn purge(
         meant.sql,
         dialect.lock_rows_of("d")
     );
-    let keys: Vec<Key> = rows(&found).query(connection, meant.parameters, &sql).await?;
+    let keys: Vec<DeliveryKey> = DeliveryKey::rows(&found).query(connection, meant.parameters, &sql).await?;
     if keys.is_empty() {
         return Ok(Purged { purged: 0, next });
     }
     let sql =
         "DELETE FROM deliveries WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)";
-    let purged = rows(&keys).execute(connection, Vec::new(), sql).await?;
+    let purged = DeliveryKey::rows(&keys).execute(connection, Vec::new(), sql).await?;
     let sql = "DELETE FROM requests WHERE id IN (SELECT request_id FROM r) \
          AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.request_id = requests.id) \
          AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.request_id = requests.id) \
          AND NOT EXISTS (SELECT 1 FROM idempotency_keys AS k \
              WHERE k.request_id = requests.id AND k.expires_at > $1)";
-    rows(&keys).execute(connection, vec![dialect.time(now)], sql).await?;
+    DeliveryKey::rows(&keys).execute(connection, vec![dialect.time(now)], sql).await?;
     Ok(Purged { purged, next })
 }
 
@@ -336,7 +322,8 @@ pub async fn replay(
     let parameters = [dialect.time(now)].into_iter().chain(key());
     let replayed = connection.execute_raw(dialect.statement(sql, parameters)).await?.rows_affected();
     if replayed > 0 {
-        order::queue(connection, &[(id, dialect::text(destination))]).await?;
+        order::queue(connection, &[DeliveryKey { request_id: id, destination: dialect::text(destination) }])
+            .await?;
         return Ok(Replayed::Yes);
     }
     let sql = "SELECT 1 FROM deliveries WHERE request_id = $1 AND destination = $2";

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 use throughline_snowflake::RequestId;
 
+use crate::delivery_key::DeliveryKey;
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::requests::{NewRequest, number, request_id};
@@ -22,12 +23,6 @@ use crate::rows::Rows;
 pub(crate) struct Group {
     pub(crate) ordering_group: String,
     pub(crate) destination: String,
-}
-
-#[derive(FromQueryResult)]
-struct Key {
-    request_id: i64,
-    destination: String,
 }
 
 /// Locks the ordering groups in which these requests have deliveries. Must be called before any of their rows is
@@ -51,7 +46,7 @@ pub(crate) async fn enter(
 pub(crate) async fn line_up(
     connection: &impl ConnectionTrait,
     requests: &[NewRequest],
-) -> Result<Vec<(RequestId, String)>, StoreError> {
+) -> Result<Vec<DeliveryKey>, StoreError> {
     let new: Vec<_> = requests
         .iter()
         .filter_map(|request| Some((request.id, request.ordering_group.as_deref()?)))
@@ -68,8 +63,9 @@ pub(crate) async fn line_up(
     }
     let in_groups = requests.iter().filter(|request| request.ordering_group.is_some());
     let keys = |request: &NewRequest| {
-        let id = request.id;
-        request.destinations.clone().into_iter().map(move |destination| (id, destination))
+        let request_id = request.id;
+        let key = move |destination| DeliveryKey { request_id, destination };
+        request.destinations.clone().into_iter().map(key)
     };
     queue(connection, &in_groups.flat_map(keys).collect::<Vec<_>>()).await
 }
@@ -78,8 +74,8 @@ pub(crate) async fn line_up(
 /// deliveries that begin together, the one with the lowest id is first.
 pub(crate) async fn queue(
     connection: &impl ConnectionTrait,
-    deliveries: &[(RequestId, String)],
-) -> Result<Vec<(RequestId, String)>, StoreError> {
+    deliveries: &[DeliveryKey],
+) -> Result<Vec<DeliveryKey>, StoreError> {
     let sql = "UPDATE deliveries SET deferred_by = 'order', published_at = NULL \
          WHERE (request_id, destination) IN (SELECT request_id, destination FROM r) AND EXISTS ( \
              SELECT 1 FROM deliveries AS other \
@@ -89,12 +85,7 @@ pub(crate) async fn queue(
                   OR (other.request_id, other.destination) NOT IN \
                      (SELECT request_id, destination FROM r))) \
          RETURNING request_id, destination";
-    let waiting: Vec<Key> = Rows::of(deliveries)
-        .column("request_id", |(id, _)| *id)
-        .column("destination", |(_, destination)| destination.as_str())
-        .query(connection, Vec::new(), sql)
-        .await?;
-    waiting.into_iter().map(|key| Ok((request_id(key.request_id)?, key.destination))).collect()
+    DeliveryKey::rows(deliveries).query(connection, Vec::new(), sql).await
 }
 
 /// Makes the next delivery of each group due at `now` if no earlier one is left; returns whether there was any. The

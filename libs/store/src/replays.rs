@@ -6,12 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-use crate::dead_letters::{Filter, Key, Order, REPLAYED, Walked, rows, walk};
+use crate::dead_letters::{Filter, Order, REPLAYED, Walked, walk};
+use crate::delivery_key::DeliveryKey;
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::order;
-use crate::requests::{number, request_id};
+use crate::requests::number;
 use crate::store::Store;
 
 /// Maximum number of dead letters that one step takes, whatever the rate, to keep the transaction short.
@@ -243,20 +244,19 @@ impl Row {
 async fn revive(
     connection: &impl ConnectionTrait,
     dialect: Dialect,
-    keys: &[Key],
+    keys: &[DeliveryKey],
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
     if keys.is_empty() {
         return Ok(0);
     }
-    let requests = keys.iter().map(|key| request_id(key.request_id)).collect::<Result<Vec<_>, _>>()?;
+    let requests: Vec<_> = keys.iter().map(|key| key.request_id).collect();
     order::enter(connection, &requests).await?;
     let dead = lock_dead(connection, dialect, keys).await?;
     let sql =
         format!("{REPLAYED} WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)");
-    let revived = rows(&dead).execute(connection, vec![dialect.time(now)], &sql).await?;
-    let revived_keys = dead.into_iter().map(|key| Ok((request_id(key.request_id)?, key.destination)));
-    order::queue(connection, &revived_keys.collect::<Result<Vec<_>, StoreError>>()?).await?;
+    let revived = DeliveryKey::rows(&dead).execute(connection, vec![dialect.time(now)], &sql).await?;
+    order::queue(connection, &dead).await?;
     Ok(revived)
 }
 
@@ -274,7 +274,7 @@ async fn save(
         TimeDelta::milliseconds(replay.rate_millis.saturating_mul(taken) / i64::from(replay.rate_count));
     let state = if walked.next.is_some() { "running" } else { "done" };
     let (last_request, last_destination) = match &walked.next {
-        Some(key) => (key.request_id, key.destination.as_str()),
+        Some(key) => (key.request_id.as_i64(), key.destination.as_str()),
         None => (replay.last_request_id, replay.last_destination.as_str()),
     };
     let sql = "UPDATE replays SET state = $7, replayed = replayed + $2, last_request_id = $3, \
@@ -298,13 +298,13 @@ async fn save(
 async fn lock_dead(
     connection: &impl ConnectionTrait,
     dialect: Dialect,
-    keys: &[Key],
-) -> Result<Vec<Key>, StoreError> {
+    keys: &[DeliveryKey],
+) -> Result<Vec<DeliveryKey>, StoreError> {
     let sql = format!(
         "SELECT d.request_id, d.destination FROM deliveries AS d \
          JOIN r ON d.request_id = r.request_id AND d.destination = r.destination WHERE d.state = 'dead' \
          ORDER BY d.request_id, d.destination {}",
         dialect.lock_rows_of("d")
     );
-    rows(keys).query(connection, Vec::new(), &sql).await
+    DeliveryKey::rows(keys).query(connection, Vec::new(), &sql).await
 }

@@ -10,6 +10,7 @@ use throughline_messages::{Origin, TraceContext};
 use throughline_snowflake::RequestId;
 
 use crate::deliveries::DeliveryState;
+use crate::delivery_key::DeliveryKey;
 use crate::dialect::Dialect;
 use crate::entity::{attempt, delivery, request};
 use crate::error::StoreError;
@@ -165,7 +166,7 @@ pub async fn insert(
     session: &impl Session,
     lease: &Lease,
     requests: &[NewRequest],
-) -> Result<Vec<(RequestId, String)>, StoreError> {
+) -> Result<Vec<DeliveryKey>, StoreError> {
     let connection = &Operation::new(session, "accept");
     if requests.is_empty() {
         return Ok(Vec::new());

@@ -14,6 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, RuntimeErr};
 use throughline_messages::DeferralCause;
 
+use crate::delivery_key::DeliveryKey;
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::index_predicates;
@@ -305,12 +306,6 @@ fn is_locked(error: &DbErr) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
-#[derive(Debug, FromQueryResult)]
-struct Key {
-    request_id: i64,
-    destination: String,
-}
-
 /// Releases at most `count` deliveries, the longest overdue first.
 async fn release_deliveries(
     connection: &impl ConnectionTrait,
@@ -327,13 +322,10 @@ async fn release_deliveries(
         index_predicates::is_free(dialect),
         dialect.lock_free_rows()
     );
-    let next = Key::find_by_statement(dialect.statement(sql, [destination.into(), dialect.time(now)]));
+    let next =
+        DeliveryKey::find_by_statement(dialect.statement(sql, [destination.into(), dialect.time(now)]));
     let next = next.all(connection).await?;
     let sql = "UPDATE deliveries SET deferred_by = NULL, due_at = $1, claimed_until = NULL \
          WHERE (request_id, destination) IN (SELECT request_id, destination FROM r)";
-    Rows::of(&next)
-        .column("request_id", |key| key.request_id)
-        .column("destination", |key| key.destination.as_str())
-        .execute(connection, vec![dialect.time(now)], sql)
-        .await
+    DeliveryKey::rows(&next).execute(connection, vec![dialect.time(now)], sql).await
 }

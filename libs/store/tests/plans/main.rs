@@ -21,8 +21,8 @@ use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::Cutoff;
 use throughline_store::{
-    Due, NewRequest, Refusal, Store, backlog, claims, deliveries, idempotency, nodes, outbox, outcomes,
-    replays, requests, retention, slow_starts,
+    DeliveryKey, Due, DueDelivery, NewRequest, Refusal, Store, backlog, claims, deliveries, idempotency,
+    nodes, outbox, outcomes, replays, requests, retention, slow_starts,
 };
 use throughline_testkit::leased;
 
@@ -156,8 +156,7 @@ async fn sweep(store: &Store) {
         let mut claim = claims::claim_due(store, due, at(500), 64).await.unwrap();
         let claimed = claim.take();
         assert_eq!(claimed.len(), 64);
-        let published: Vec<_> =
-            claimed[1..].iter().map(|due| (due.request.id, due.destination.clone())).collect();
+        let published: Vec<_> = claimed[1..].iter().map(DueDelivery::key).collect();
         let refused = [refusal(claimed[0].request.id.as_i64())];
         claim.published(&published, &refused, at(500), at(1400)).await.unwrap();
         assert!(claims::is_any_due(store.connection(), due, at(500)).await.unwrap());
@@ -236,7 +235,7 @@ async fn manage(store: &Store) {
     let connection = store.connection();
     requests::find(connection, id(7)).await.unwrap();
     requests::adopted(connection, &[[7; 32]]).await.unwrap();
-    let middle = (id(DEAD + OTHERS / 2), "three".to_owned());
+    let middle = DeliveryKey::new(id(DEAD + OTHERS / 2), "three");
     let route = Filter { route: Some("one".to_owned()), ..Filter::default() };
     let everything = Filter {
         destination: Some("three".to_owned()),

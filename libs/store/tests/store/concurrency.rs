@@ -11,8 +11,8 @@ use throughline_store::claims::{self, Claim};
 use throughline_store::dead_letters::{self, Filter, Replayed};
 use throughline_store::idempotency::{self, ClaimResult};
 use throughline_store::{
-    DeliveryState, Due, NewRequest, Store, StoreError, Transaction, nodes, outbox, outcomes, replays,
-    requests, slow_starts,
+    DeliveryKey, DeliveryState, Due, NewRequest, Store, StoreError, Transaction, nodes, outbox, outcomes,
+    replays, requests, slow_starts,
 };
 use throughline_testkit::{lease, leased};
 
@@ -260,7 +260,7 @@ fn a_rejection_does_not_end_a_delivery_that_another_replica_has_published() {
             // The first replica takes longer than its claim lasts.
             end_claims(&db.store).await;
             let other = claim_planned(&db.store, 10).await;
-            let published = [(id(1), "three".to_owned())];
+            let published = [DeliveryKey::new(id(1), "three")];
             other.published(&published, &[], at(12), at(912)).await.unwrap();
             joining.commit().await.unwrap();
         });

@@ -7,7 +7,8 @@ use throughline_store::dead_letters::{self, Filter, Replayed};
 use throughline_store::idempotency::{self, Claim};
 use throughline_store::retention::{self, Cutoff};
 use throughline_store::{
-    ConnectionTrait as _, DeliveryState, Due, NewRequest, Store, StoreError, claims, replays, requests,
+    ConnectionTrait as _, DeliveryKey, DeliveryState, Due, NewRequest, Store, StoreError, claims, replays,
+    requests,
 };
 
 use crate::databases::Db;
@@ -49,7 +50,7 @@ async fn dead(store: &Store, numbers: std::ops::RangeInclusive<i64>) {
 }
 
 async fn list(store: &Store, filter: &Filter, after: Option<i64>, limit: u64) -> Vec<i64> {
-    let after = after.map(|number| (id(number), "three".to_owned()));
+    let after = after.map(|number| DeliveryKey::new(id(number), "three"));
     let letters = dead_letters::list(store.connection(), filter, after.as_ref(), limit).await.unwrap();
     letters.letters.iter().map(|letter| letter.request_id.as_i64()).collect()
 }
@@ -68,7 +69,7 @@ pub(crate) async fn dead_letters_are_listed_by_page_newest_first(db: Db) {
     assert_eq!(list(&db.store, &any, Some(4), 2).await, [3, 2]);
     assert_eq!(list(&db.store, &any, Some(2), 2).await, [1]);
     let letters = dead_letters::list(db.store.connection(), &any, None, 1).await.unwrap();
-    assert_eq!(letters.next, Some((id(5), "three".to_owned())));
+    assert_eq!(letters.next, Some(DeliveryKey::new(id(5), "three")));
     let letter = &letters.letters[0];
     assert_eq!((letter.route.as_str(), letter.destination.as_str(), letter.attempts), ("one", "three", 1));
     assert_eq!((letter.reason.as_str(), letter.error_class.as_deref()), ("rejected", Some("client_error")));
@@ -107,7 +108,7 @@ pub(crate) async fn a_replayed_delivery_restarts_and_keeps_its_attempts(db: Db) 
     let mut claim = claims::claim_due(&db.store, Due::Planned, at(100), 9).await.unwrap();
     let due = claim.take().remove(0);
     assert_eq!((due.attempts, due.counted_attempts, due.window_started_at), (1, 0, at(100)));
-    claim.published(&[(id(1), "three".to_owned())], &[], at(100), at(1000)).await.unwrap();
+    claim.published(&[DeliveryKey::new(id(1), "three")], &[], at(100), at(1000)).await.unwrap();
     // Reports from before the replay do not count any more.
     record(&db.store, &[report(1, 1, retry(Some(5)))], 101).await;
     assert_eq!(delivery(&db.store, 1).await.due_at, Some(at(1000)));
@@ -238,7 +239,7 @@ pub(crate) async fn a_list_and_a_purge_with_few_matches_walk_many_rows_in_bounde
     assert!(pages >= DEAD.cast_unsigned() / STEP, "{pages}");
     let four = only(|filter| filter.destination = Some("four".to_owned()));
     assert_eq!(list(&db.store, &four, None, 50).await, [200_000, 150_000, 100_000, 50_000]);
-    let (mut purged, mut steps, mut after) = (0, 0_u64, None::<dead_letters::Cursor>);
+    let (mut purged, mut steps, mut after) = (0, 0_u64, None::<DeliveryKey>);
     loop {
         let step = dead_letters::purge(db.store.connection(), &two, after.as_ref(), 50, at(9)).await.unwrap();
         (purged, steps, after) = (purged + step.purged, steps + 1, step.next);

@@ -6,7 +6,8 @@ use throughline_snowflake::NodeId;
 use throughline_store::claims::{self, Claim};
 use throughline_store::deliveries::{self, Cancelled};
 use throughline_store::{
-    DeliveryState, Due, DueDelivery, NewRequest, OutboxRequest, Refusal, Store, nodes, outbox, outcomes,
+    DeliveryKey, DeliveryState, Due, DueDelivery, NewRequest, OutboxRequest, Refusal, Store, nodes, outbox,
+    outcomes,
 };
 
 use crate::databases::Db;
@@ -20,8 +21,8 @@ fn due_at(number: i64, seconds: i64) -> NewRequest {
     NewRequest { due_at: at(seconds), ..request(number) }
 }
 
-fn three(number: i64) -> (throughline_snowflake::RequestId, String) {
-    (id(number), "three".to_owned())
+fn three(number: i64) -> DeliveryKey {
+    DeliveryKey::new(id(number), "three")
 }
 
 async fn claim(store: &Store, now: i64, limit: u64) -> (Vec<i64>, Claim) {

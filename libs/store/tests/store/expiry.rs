@@ -2,7 +2,8 @@
 
 use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Outcome};
 use throughline_store::{
-    ConnectionTrait as _, DeliveryState, Due, NewRequest, Refusal, Store, claims, outbox, slow_starts,
+    ConnectionTrait as _, DeliveryKey, DeliveryState, Due, DueDelivery, NewRequest, Refusal, Store, claims,
+    outbox, slow_starts,
 };
 
 use crate::databases::Db;
@@ -53,11 +54,11 @@ async fn waiting(store: &Store, from: i64, to: i64, window_started_at: i64) {
 async fn deliver(store: &Store, now: i64) -> usize {
     slow_starts::release(store, at(now)).await.unwrap();
     let mut claim = claims::claim_due(store, Due::Planned, at(now), 10_000).await.unwrap();
-    let claimed: Vec<_> = claim.take().into_iter().map(|due| (due.request.id, due.destination)).collect();
+    let claimed: Vec<_> = claim.take().iter().map(DueDelivery::key).collect();
     claim.published(&claimed, &[], at(now), at(now + 900)).await.unwrap();
-    let delivered = |(id, _): &(throughline_snowflake::RequestId, String)| AttemptReport {
+    let delivered = |key: &DeliveryKey| AttemptReport {
         started_at: at(now),
-        ..report(id.as_i64(), 1, Outcome::Delivered)
+        ..report(key.request_id.as_i64(), 1, Outcome::Delivered)
     };
     record(store, &claimed.iter().map(delivered).collect::<Vec<_>>(), now).await;
     claimed.len()

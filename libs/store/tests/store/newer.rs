@@ -9,8 +9,8 @@ use throughline_snowflake::NodeId;
 use throughline_store::dead_letters::{self, Filter};
 use throughline_store::retention::{self, Cutoff};
 use throughline_store::{
-    Due, Store, backlog, claims, deliveries, idempotency, nodes, outbox, outcomes, replays, requests,
-    slow_starts,
+    Due, DueDelivery, Store, backlog, claims, deliveries, idempotency, nodes, outbox, outcomes, replays,
+    requests, slow_starts,
 };
 use throughline_testkit::unmeasured;
 
@@ -53,8 +53,7 @@ async fn works(store: &Store, first: i64) {
     record(store, first + 4, rejected()).await;
     for due in [Due::Planned, Due::Silent] {
         let mut claim = claims::claim_due(store, due, at(1000), 10).await.unwrap();
-        let published: Vec<_> =
-            claim.take().into_iter().map(|due| (due.request.id, due.destination)).collect();
+        let published: Vec<_> = claim.take().iter().map(DueDelivery::key).collect();
         assert!(!published.is_empty());
         claim.published(&published, &[], at(1000), at(5000)).await.unwrap();
     }

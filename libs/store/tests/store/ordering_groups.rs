@@ -1,7 +1,7 @@
 use throughline_messages::Outcome;
 use throughline_store::order::{self, Ahead};
 use throughline_store::{
-    DeliveryState, Due, NewRequest, Store, claims, dead_letters, deliveries, outbox, slow_starts,
+    DeliveryKey, DeliveryState, Due, NewRequest, Store, claims, dead_letters, deliveries, outbox, slow_starts,
 };
 
 use crate::databases::Db;
@@ -24,7 +24,7 @@ async fn published(store: &Store) -> Vec<(i64, Vec<String>)> {
 async fn swept(store: &Store, now: i64) -> Vec<i64> {
     let mut claim = claims::claim_due(store, Due::Planned, at(now), 100).await.unwrap();
     let due: Vec<_> = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
-    let keys: Vec<_> = due.iter().map(|number| (id(*number), "three".to_owned())).collect();
+    let keys: Vec<_> = due.iter().map(|number| DeliveryKey::new(id(*number), "three")).collect();
     claim.published(&keys, &[], at(now), at(now + 900)).await.unwrap();
     due
 }

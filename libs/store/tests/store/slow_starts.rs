@@ -1,6 +1,6 @@
 use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Outcome};
 use throughline_store::slow_starts::Release;
-use throughline_store::{Due, Store, claims, deliveries, slow_starts};
+use throughline_store::{DeliveryKey, Due, Store, claims, deliveries, slow_starts};
 
 use crate::databases::Db;
 use crate::fixtures::{at, deferred, delivery, id, publish, report, request, retry};
@@ -13,7 +13,7 @@ async fn sweep(store: &Store, now: i64) -> Vec<i64> {
     slow_starts::release(store, at(now)).await.unwrap();
     let mut claim = claims::claim_due(store, Due::Planned, at(now), 10_000).await.unwrap();
     let due: Vec<_> = claim.take().iter().map(|delivery| delivery.request.id.as_i64()).collect();
-    let keys: Vec<_> = due.iter().map(|number| (id(*number), "three".to_owned())).collect();
+    let keys: Vec<_> = due.iter().map(|number| DeliveryKey::new(id(*number), "three")).collect();
     claim.published(&keys, &[], at(now), at(now + 900)).await.unwrap();
     due
 }

@@ -18,7 +18,7 @@ use throughline_config::Rate;
 use throughline_snowflake::RequestId;
 use throughline_store::dead_letters::{self, DeadLetter, Filter, Replayed};
 use throughline_store::replays::{self, Replay};
-use throughline_store::{Store, StoreError};
+use throughline_store::{DeliveryKey, Store, StoreError};
 
 use super::problem::Problem;
 use super::status;
@@ -150,7 +150,7 @@ pub(super) async fn list(
 async fn walk(
     store: &Store,
     filter: &Filter,
-    after: Option<dead_letters::Cursor>,
+    after: Option<DeliveryKey>,
     limit: u64,
 ) -> Result<dead_letters::Page, StoreError> {
     let mut found = dead_letters::Page { letters: Vec::new(), next: after };
@@ -183,20 +183,21 @@ impl FromStr for Limit {
     }
 }
 
-fn cursor((id, destination): dead_letters::Cursor) -> String {
-    format!("{id}.{destination}")
+fn cursor(DeliveryKey { request_id, destination }: DeliveryKey) -> String {
+    format!("{request_id}.{destination}")
 }
 
 /// A position in the list; the default is its beginning.
 #[derive(Default)]
-struct Cursor(Option<dead_letters::Cursor>);
+struct Cursor(Option<DeliveryKey>);
 
 impl FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (id, destination) = text.split_once('.').ok_or(())?;
-        Ok(Self(Some((id.parse().map_err(|_| ())?, destination.to_owned()))))
+        let request_id = id.parse().map_err(|_| ())?;
+        Ok(Self(Some(DeliveryKey { request_id, destination: destination.to_owned() })))
     }
 }
 
@@ -224,7 +225,7 @@ pub(super) async fn purge(
             "`before` is required: only deliveries that died before this time are purged".to_owned(),
         ));
     }
-    let batch = async |after: Option<&dead_letters::Cursor>| {
+    let batch = async |after: Option<&DeliveryKey>| {
         let transaction = operations.store.begin().await?;
         let now = operations.clock.now();
         let batch = dead_letters::purge(&transaction, &filter, after, PURGE_BATCH, now).await?;

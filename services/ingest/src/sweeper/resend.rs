@@ -11,9 +11,8 @@ use throughline_clock::Clock;
 use throughline_kafka::{Outgoing, Position, SendError};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{DeadReason, ErrorClass, Headers, Keys, Kind, RetryRecord, RouteRecord};
-use throughline_snowflake::RequestId;
 use throughline_store::claims::{self, Claim, Due, DueDelivery};
-use throughline_store::{OutboxRequest, Refusal, Store};
+use throughline_store::{DeliveryKey, OutboxRequest, Refusal, Store};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
@@ -114,9 +113,10 @@ impl Resender {
         let mut sent = Sent::default();
         let mut under_way = FuturesUnordered::new();
         for delivery in claimed {
-            let key = (delivery.request.id, delivery.destination.clone());
+            let key =
+                DeliveryKey { request_id: delivery.request.id, destination: delivery.destination.clone() };
             let size = size_of(&delivery.request);
-            let mut permit = pin!(timeout_at(deadline, self.in_flight.acquire(key.0, size)));
+            let mut permit = pin!(timeout_at(deadline, self.in_flight.acquire(key.request_id, size)));
             let permit = loop {
                 tokio::select! {
                     permit = &mut permit => break permit,
@@ -175,7 +175,7 @@ pub(super) fn retry(due: DueDelivery) -> (OutboxRequest, impl FnOnce(RouteRecord
 
 /// A record that the broker has answered, or has not answered in time.
 struct Answered {
-    key: (RequestId, String),
+    key: DeliveryKey,
     stub: Stub,
     in_time: Result<Result<Position, SendError>, Elapsed>,
 }
@@ -183,7 +183,7 @@ struct Answered {
 /// The result of publishing a batch.
 #[derive(Default)]
 struct Sent {
-    published: Vec<(RequestId, String)>,
+    published: Vec<DeliveryKey>,
     refused: Vec<(Refusal, Stub)>,
     /// Why the remaining deliveries are not published and stay due.
     failure: Option<SweepError>,
@@ -203,7 +203,8 @@ impl Sent {
         }
     }
 
-    fn failed(&mut self, (request_id, destination): (RequestId, String), stub: Stub, error: SendError) {
+    fn failed(&mut self, key: DeliveryKey, stub: Stub, error: SendError) {
+        let DeliveryKey { request_id, destination } = key;
         if !error.is_refusal() {
             self.failure = Some(error.into());
             return;

@@ -19,7 +19,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use throughline_clock::Clock;
 use throughline_snowflake::{Generator, RequestId};
 use throughline_store::idempotency::{self, Claim};
-use throughline_store::{NewRequest, OutboxRequest, Store, StoreError, Transaction, requests};
+use throughline_store::{DeliveryKey, NewRequest, OutboxRequest, Store, StoreError, Transaction, requests};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -198,7 +198,7 @@ impl Writer {
         }
     }
 
-    async fn transact(&self, rows: &Rows) -> Result<(Vec<CommitResult>, Vec<Deferred>), NotCommitted> {
+    async fn transact(&self, rows: &Rows) -> Result<(Vec<CommitResult>, Vec<DeliveryKey>), NotCommitted> {
         let deadline = Instant::now() + self.context.deadline;
         let overdue = |_| Cause::Overdue(self.context.deadline);
         let prepared = timeout_at(deadline, self.prepare(rows)).await.map_err(overdue);
@@ -209,12 +209,12 @@ impl Writer {
         Ok((results, deferred))
     }
 
-    /// Claims the idempotency keys and inserts the new requests; also returns which requests are deferred by the order,
-    /// and at which destinations.
+    /// Claims the idempotency keys and inserts the new requests; also returns the deliveries that are deferred by
+    /// the order.
     async fn prepare(
         &self,
         rows: &Rows,
-    ) -> Result<(Transaction, Vec<CommitResult>, Vec<Deferred>), StoreError> {
+    ) -> Result<(Transaction, Vec<CommitResult>, Vec<DeliveryKey>), StoreError> {
         let transaction = self.store.begin_within(self.context.deadline).await?;
         let results = claim(&transaction, rows, self.keys_clock.now()).await?;
         let new = new_of(&rows.requests, &results);
@@ -250,9 +250,6 @@ fn log(refuses: Option<Refuses>) {
     }
 }
 
-/// A request, and a destination at which its turn has not come.
-type Deferred = (RequestId, String);
-
 /// Returns the new requests. Repeated ones are rare: without any, nothing is cloned.
 fn new_of<'a>(requests: &'a [NewRequest], results: &[CommitResult]) -> Cow<'a, [NewRequest]> {
     if results.iter().all(is_new) {
@@ -270,11 +267,11 @@ fn is_new(result: &CommitResult) -> bool {
 fn to_publish(
     requests: Vec<NewRequest>,
     results: &[CommitResult],
-    deferred: Vec<Deferred>,
+    deferred: Vec<DeliveryKey>,
 ) -> Vec<OutboxRequest> {
     let mut deferred_of: HashMap<RequestId, Vec<String>> = HashMap::new();
-    for (id, destination) in deferred {
-        deferred_of.entry(id).or_default().push(destination);
+    for DeliveryKey { request_id, destination } in deferred {
+        deferred_of.entry(request_id).or_default().push(destination);
     }
     let to_publish = |request: NewRequest| {
         let mut request = OutboxRequest::from(request);
