@@ -57,6 +57,10 @@ impl Schema {
         Ok(Self { document, validator })
     }
 
+    pub(crate) fn document(&self) -> &Json {
+        &self.document
+    }
+
     pub(crate) fn root(&self) -> Node<'_> {
         Node(&self.document)
     }
@@ -135,6 +139,10 @@ fn adapt(schema: &mut Json) {
 pub(crate) struct Node<'a>(&'a Json);
 
 impl<'a> Node<'a> {
+    pub(crate) fn new(schema: &'a Json) -> Self {
+        Self(schema)
+    }
+
     /// Returns the schema of the variant that a value has, or the schema itself if it has no variants.
     pub(crate) fn variant_of(self, value: Option<&Value>) -> Node<'a> {
         let entries = value.and_then(Value::as_dict);

@@ -22,6 +22,7 @@ pub fn variants(default: &str, variants: impl IntoIterator<Item = (&'static str,
         "properties": {
             TYPE: {
                 "type": "string",
+                "description": "The kind, which selects the further keys.",
                 "enum": variants.keys().collect::<Vec<_>>(),
                 "default": default,
                 "x-expected": format!("one of {}", names.join(", ")),

@@ -54,6 +54,15 @@ pub fn load_over(defaults: &str, flags: &Flags) -> Result<Loaded, Problems> {
     load_in(flags, Some(defaults), &Environment::of_process())
 }
 
+/// Returns the reference of all settings, in Markdown.
+///
+/// # Errors
+/// If the schema of the settings is invalid.
+pub fn reference() -> Result<String, String> {
+    let settings = throughline_config::reference::<Settings>()?;
+    Ok(format!("{}\n{settings}", include_str!("reference.md")))
+}
+
 fn load_in(flags: &Flags, defaults: Option<&str>, environment: &Environment) -> Result<Loaded, Problems> {
     let sources = Sources { defaults, file: flags.config.clone(), flags: flags.values() };
     throughline_config::load(sources, environment)

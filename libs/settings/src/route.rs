@@ -21,7 +21,7 @@ pub struct Route {
     /// a string, a number or a boolean of at most 255 characters; a longer one is rejected with 422.
     #[serde(default)]
     pub ordering_key: Option<String>,
-    /// Whether later requests with the same ordering key wait while a failed one is retried. Default `continue`.
+    /// Whether later requests with the same ordering key wait while a failed one is retried. Default `relaxed`.
     #[serde(default)]
     pub ordering: Ordering,
     /// Names of request headers that are stored with the request.

@@ -93,7 +93,7 @@ pub struct Http {
     /// Default 4096, half of the limit on all connections.
     pub connections_per_address: NonZeroU32,
     /// Maximum size of an accepted body. As a Kafka record, with its headers, it must fit into `message.max.bytes`
-    /// (see [`kafka::Settings::largest_record`]). Default 1 MiB.
+    /// of `kafka.properties`. Default 1 MiB.
     #[serde(with = "SizeText")]
     pub body_limit: ByteSize,
     /// How long a body may take to arrive before the response is 408, and then how long the commit may take before

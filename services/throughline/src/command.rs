@@ -41,6 +41,8 @@ enum ConfigAction {
     Check(ConfigFlags),
     /// Print the effective values, each with its source, without secrets.
     Show(ConfigFlags),
+    /// Print the reference of all settings, in Markdown.
+    Reference,
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +74,10 @@ impl Command {
             }
             Action::Config(ConfigAction::Show(ConfigFlags { flags })) => {
                 say(load(&flags)?.show().trim_end());
+                Ok(())
+            }
+            Action::Config(ConfigAction::Reference) => {
+                say(throughline_settings::reference().map_err(anyhow::Error::msg)?.trim_end());
                 Ok(())
             }
         }
