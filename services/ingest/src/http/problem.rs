@@ -10,8 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use throughline_snowflake::RequestId;
 
-use super::body;
-use crate::admission::Violation;
+use crate::accept::Violation;
 
 const TYPE_BASE: &str = "https://throughline.dev/problems/";
 
@@ -28,8 +27,11 @@ pub(crate) enum Problem {
     BodyTooLarge {
         limit: u64,
     },
+    /// The body must arrive within `deadline` and, after `grace`, at `rate` bytes per second on average.
     BodyTimeout {
         deadline: Duration,
+        grace: Duration,
+        rate: u32,
     },
     BodyBroken,
     IdempotencyKeyInvalid,
@@ -197,11 +199,11 @@ impl Problem {
                 "The error was logged. The request may have been stored: with an Idempotency-Key, a retry is safe."
                     .to_owned(),
             ),
-            Self::BodyTimeout { deadline } => Some(format!(
+            Self::BodyTimeout { deadline, grace, rate } => Some(format!(
                 "The body must be complete within {}. After {} s, its average rate must be at least {} KiB/s.",
                 humantime::format_duration(*deadline),
-                body::GRACE.as_secs(),
-                body::SLOWEST >> 10,
+                grace.as_secs(),
+                rate >> 10,
             )),
             Self::SchemaViolation(_)
             | Self::BodyBroken

@@ -1,27 +1,24 @@
-//! Checks a body before it is stored: it must be JSON, match its route's schema, and have a valid ordering key.
+//! Checks a payload before it is stored: it must be JSON, match its route's schema, and have a valid ordering key.
 
 use bytes::Bytes;
+use http::HeaderValue;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use throughline_settings::Route;
 
+use super::AcceptError;
 use crate::error::StartError;
 
-/// The compiled requirements of a route for bodies.
+/// The compiled requirements of a route for payloads.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(super) struct Check {
     schema: Option<jsonschema::Validator>,
     ordering_key: Option<String>,
 }
 
-/// Why a body is not accepted.
+/// The route does not accept the media type.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The body is not JSON; holds the position and the reason.
-    NotJson(String),
-    /// The body is JSON, but violates the route's requirements.
-    Violation(Vec<Violation>),
-}
+pub(crate) struct UnsupportedMediaType;
 
 /// A position in the body that violates the route's requirements, and the reason.
 #[derive(Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
@@ -39,10 +36,10 @@ pub(crate) const LONGEST_ORDERING_KEY: usize = 255;
 /// Maximum number of violations listed for a body: enough to correct it, too few to flood an answer.
 const MOST_VIOLATIONS: usize = 20;
 
-impl Admission {
+impl Check {
     /// # Errors
     /// If the route's schema does not compile.
-    pub(crate) fn new(name: &str, route: &Route) -> Result<Self, StartError> {
+    pub(super) fn new(name: &str, route: &Route) -> Result<Self, StartError> {
         let compile = |schema| {
             jsonschema::validator_for(schema)
                 .map_err(|error| StartError::Schema { route: name.to_owned(), problem: error.to_string() })
@@ -53,13 +50,31 @@ impl Admission {
         })
     }
 
-    /// Checks a body and returns its ordering key.
+    /// Returns the media type of a payload whose sender declares this one, as declared.
     ///
-    /// The body itself is never rewritten. It is parsed into a tree only if the route needs its content.
-    pub(crate) fn check(&self, body: &Bytes) -> Result<Option<String>, Refusal> {
+    /// # Errors
+    /// If it is not the media type of JSON: `application/json`, or one that ends in `+json` (RFC 6839).
+    pub(super) fn media_type(&self, declared: Option<&str>) -> Result<String, UnsupportedMediaType> {
+        let text = declared.unwrap_or_default();
+        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let is_json = essence == "application/json" || (essence.contains('/') && essence.ends_with("+json"));
+        if is_json { Ok(text.to_owned()) } else { Err(UnsupportedMediaType) }
+    }
+
+    /// Returns the media type of a payload whose sender may declare any: the declared one, if HTTP can carry it to a
+    /// third party.
+    pub(super) fn media_type_or_default(&self, declared: Option<&str>) -> String {
+        let declared = declared.filter(|declared| HeaderValue::from_str(declared).is_ok());
+        declared.unwrap_or("application/json").to_owned()
+    }
+
+    /// Checks a payload and returns its ordering key.
+    ///
+    /// The payload itself is never rewritten. It is parsed into a tree only if the route needs its content.
+    pub(super) fn payload(&self, body: &Bytes) -> Result<Option<String>, AcceptError> {
         let text =
-            std::str::from_utf8(body).map_err(|error| Refusal::NotJson(format!("not UTF-8: {error}")))?;
-        serde_json::from_str::<IgnoredAny>(text).map_err(|error| Refusal::NotJson(error.to_string()))?;
+            std::str::from_utf8(body).map_err(|error| AcceptError::NotJson(format!("not UTF-8: {error}")))?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| AcceptError::NotJson(error.to_string()))?;
         if self.schema.is_none() && self.ordering_key.is_none() {
             return Ok(None);
         }
@@ -70,7 +85,7 @@ impl Admission {
         self.find_ordering_key(&tree)
     }
 
-    fn check_schema(&self, tree: &Value) -> Result<(), Refusal> {
+    fn check_schema(&self, tree: &Value) -> Result<(), AcceptError> {
         let Some(schema) = &self.schema else { return Ok(()) };
         let violations: Vec<_> = schema
             .iter_errors(tree)
@@ -80,10 +95,10 @@ impl Admission {
                 detail: error.masked().to_string(),
             })
             .collect();
-        if violations.is_empty() { Ok(()) } else { Err(Refusal::Violation(violations)) }
+        if violations.is_empty() { Ok(()) } else { Err(AcceptError::Violation(violations)) }
     }
 
-    fn find_ordering_key(&self, tree: &Value) -> Result<Option<String>, Refusal> {
+    fn find_ordering_key(&self, tree: &Value) -> Result<Option<String>, AcceptError> {
         let Some(pointer) = &self.ordering_key else { return Ok(None) };
         let key = match tree.pointer(pointer) {
             None | Some(Value::Null) => return Ok(None),
@@ -102,8 +117,8 @@ impl Admission {
     }
 }
 
-fn violation(pointer: &str, detail: String) -> Refusal {
-    Refusal::Violation(vec![Violation { pointer: pointer.to_owned(), detail }])
+fn violation(pointer: &str, detail: String) -> AcceptError {
+    AcceptError::Violation(vec![Violation { pointer: pointer.to_owned(), detail }])
 }
 
 #[cfg(test)]
@@ -111,20 +126,20 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn admission(schema: Option<Value>, ordering_key: Option<&str>) -> Admission {
-        Admission {
+    fn requirements(schema: Option<Value>, ordering_key: Option<&str>) -> Check {
+        Check {
             schema: schema.map(|schema| jsonschema::validator_for(&schema).unwrap()),
             ordering_key: ordering_key.map(str::to_owned),
         }
     }
 
-    fn check(admission: &Admission, body: &str) -> Result<Option<String>, Refusal> {
-        admission.check(&Bytes::copy_from_slice(body.as_bytes()))
+    fn check(check: &Check, body: &str) -> Result<Option<String>, AcceptError> {
+        check.payload(&Bytes::copy_from_slice(body.as_bytes()))
     }
 
     #[test]
     fn any_json_is_accepted_without_schema_and_ordering_key() {
-        let open = admission(None, None);
+        let open = requirements(None, None);
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         for body in
             ["{}", " [1e400, 1.0, -0] ", r#"{"a":1,"a":2}"#, r#""\ud83d\ude00""#, "null", "\n\t1\r\n", &deep]
@@ -134,23 +149,37 @@ mod tests {
     }
 
     #[test]
-    fn invalid_json_is_rejected_with_its_position() {
-        let open = admission(None, None);
-        for body in ["", "{", "{'a':1}", "[1,]", "01", "{} {}", "\u{feff}{}", "nul", "\"\t\""] {
-            assert!(matches!(check(&open, body), Err(Refusal::NotJson(_))), "{body:?}");
+    fn json_media_types_are_accepted_and_kept_as_sent() {
+        let open = requirements(None, None);
+        for sent in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json"] {
+            assert_eq!(open.media_type(Some(sent)).as_deref(), Ok(sent));
         }
-        let Err(Refusal::NotJson(detail)) = check(&open, "{\"a\":\n tru}") else { panic!() };
+        for sent in
+            ["", "text/plain", "text/json", "application/jsonp", "+json", "application/x-www-form-urlencoded"]
+        {
+            assert_eq!(open.media_type(Some(sent)), Err(UnsupportedMediaType), "{sent}");
+        }
+        assert_eq!(open.media_type(None), Err(UnsupportedMediaType));
+    }
+
+    #[test]
+    fn invalid_json_is_rejected_with_its_position() {
+        let open = requirements(None, None);
+        for body in ["", "{", "{'a':1}", "[1,]", "01", "{} {}", "\u{feff}{}", "nul", "\"\t\""] {
+            assert!(matches!(check(&open, body), Err(AcceptError::NotJson(_))), "{body:?}");
+        }
+        let Err(AcceptError::NotJson(detail)) = check(&open, "{\"a\":\n tru}") else { panic!() };
         assert!(detail.contains("line 2"), "{detail}");
-        let not_utf8 = open.check(&Bytes::from_static(b"\"\xff\""));
-        assert!(matches!(not_utf8, Err(Refusal::NotJson(_))));
+        let not_utf8 = open.payload(&Bytes::from_static(b"\"\xff\""));
+        assert!(matches!(not_utf8, Err(AcceptError::NotJson(_))));
     }
 
     #[test]
     fn every_violation_of_the_schema_is_reported_with_its_pointer_and_without_the_value() {
         let schema =
             json!({"type": "object", "required": ["id"], "properties": {"age": {"type": "integer"}}});
-        let Err(Refusal::Violation(violations)) =
-            check(&admission(Some(schema), None), r#"{"age":"s3cret"}"#)
+        let Err(AcceptError::Violation(violations)) =
+            check(&requirements(Some(schema), None), r#"{"age":"s3cret"}"#)
         else {
             panic!()
         };
@@ -162,8 +191,8 @@ mod tests {
 
     #[test]
     fn json_beyond_the_limits_of_a_tree_is_rejected_only_if_a_tree_is_needed() {
-        let keyed = admission(None, Some("/user"));
-        let Err(Refusal::Violation(violations)) = check(&keyed, r#"{"user":"u","n":1e400}"#) else {
+        let keyed = requirements(None, Some("/user"));
+        let Err(AcceptError::Violation(violations)) = check(&keyed, r#"{"user":"u","n":1e400}"#) else {
             panic!()
         };
         assert!(violations[0].detail.contains("cannot be checked"), "{violations:?}");
@@ -171,22 +200,22 @@ mod tests {
 
     #[test]
     fn the_ordering_key_is_a_scalar_of_the_body() {
-        let keyed = admission(None, Some("/user/id"));
+        let keyed = requirements(None, Some("/user/id"));
         assert_eq!(check(&keyed, r#"{"user":{"id":"u-1"}}"#), Ok(Some("u-1".to_owned())));
         assert_eq!(check(&keyed, r#"{"user":{"id":7}}"#), Ok(Some("7".to_owned())));
         assert_eq!(check(&keyed, r#"{"user":{"id":null}}"#), Ok(None));
         assert_eq!(check(&keyed, "[]"), Ok(None));
-        assert!(matches!(check(&keyed, r#"{"user":{"id":[]}}"#), Err(Refusal::Violation(_))));
+        assert!(matches!(check(&keyed, r#"{"user":{"id":[]}}"#), Err(AcceptError::Violation(_))));
     }
 
     /// A longer key might not fit into an index, and the database would refuse the whole batch.
     #[test]
     fn an_ordering_key_has_at_most_255_characters() {
-        let keyed = admission(None, Some("/user"));
+        let keyed = requirements(None, Some("/user"));
         for character in ["x", "\u{1f600}"] {
             let body = |length| format!(r#"{{"user":"{}"}}"#, character.repeat(length));
             assert_eq!(check(&keyed, &body(255)), Ok(Some(character.repeat(255))));
-            let Err(Refusal::Violation(violations)) = check(&keyed, &body(256)) else {
+            let Err(AcceptError::Violation(violations)) = check(&keyed, &body(256)) else {
                 panic!("{character}")
             };
             assert_eq!(violations[0].pointer, "/user");
