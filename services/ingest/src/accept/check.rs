@@ -1,10 +1,11 @@
-//! Checks a payload before it is stored: it must be JSON, match its route's schema, and have a valid ordering key.
+//! Checks a payload before it is stored: unless the route accepts any content, it must be JSON, match the route's schema,
+//! and have a valid ordering key.
 
 use bytes::Bytes;
 use http::HeaderValue;
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use throughline_settings::Route;
+use throughline_settings::{Content, Route};
 
 use super::AcceptError;
 use crate::error::StartError;
@@ -12,13 +13,14 @@ use crate::error::StartError;
 /// The compiled requirements of a route for payloads.
 #[derive(Debug)]
 pub(super) struct Check {
+    content: Content,
     schema: Option<jsonschema::Validator>,
     ordering_key: Option<String>,
 }
 
-/// The route does not accept the media type.
+/// The route does not accept the media type; holds the content that it accepts.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct UnsupportedMediaType;
+pub(crate) struct UnsupportedMediaType(pub(crate) Content);
 
 /// A position in the body that violates the route's requirements, and the reason.
 #[derive(Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
@@ -45,33 +47,62 @@ impl Check {
                 .map_err(|error| StartError::Schema { route: name.to_owned(), problem: error.to_string() })
         };
         Ok(Self {
+            content: route.content,
             schema: route.schema.as_ref().map(|schema| compile(schema.document())).transpose()?,
             ordering_key: route.ordering_key.clone(),
         })
     }
 
-    /// Returns the media type of a payload whose sender declares this one, as declared.
+    /// Returns the media type of a payload whose sender declares this one, as declared, or the default if the sender
+    /// declares none and the route accepts any content.
     ///
     /// # Errors
-    /// If it is not the media type of JSON: `application/json`, or one that ends in `+json` (RFC 6839).
+    /// If the route accepts JSON, and this is not its media type: `application/json`, or one that ends in `+json`
+    /// (RFC 6839). Or if it is not a media type at all.
     pub(super) fn media_type(&self, declared: Option<&str>) -> Result<String, UnsupportedMediaType> {
-        let text = declared.unwrap_or_default();
-        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let is_json = essence == "application/json" || (essence.contains('/') && essence.ends_with("+json"));
-        if is_json { Ok(text.to_owned()) } else { Err(UnsupportedMediaType) }
+        let unsupported = UnsupportedMediaType(self.content);
+        let Some(declared) = declared else {
+            return if self.content == Content::Any {
+                Ok(self.default_media_type())
+            } else {
+                Err(unsupported)
+            };
+        };
+        let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let Some((kind, subtype)) = essence.split_once('/') else { return Err(unsupported) };
+        let is_accepted = match self.content {
+            Content::Json => essence == "application/json" || subtype.ends_with("+json"),
+            Content::Any => is_token(kind) && is_token(subtype),
+        };
+        if is_accepted { Ok(declared.to_owned()) } else { Err(unsupported) }
     }
 
     /// Returns the media type of a payload whose sender may declare any: the declared one, if HTTP can carry it to a
-    /// third party.
+    /// third party, or else the default.
     pub(super) fn media_type_or_default(&self, declared: Option<&str>) -> String {
         let declared = declared.filter(|declared| HeaderValue::from_str(declared).is_ok());
-        declared.unwrap_or("application/json").to_owned()
+        declared.map_or_else(|| self.default_media_type(), str::to_owned)
+    }
+
+    fn default_media_type(&self) -> String {
+        let default = match self.content {
+            Content::Json => "application/json",
+            Content::Any => "application/octet-stream",
+        };
+        default.to_owned()
     }
 
     /// Checks a payload and returns its ordering key.
     ///
     /// The payload itself is never rewritten. It is parsed into a tree only if the route needs its content.
     pub(super) fn payload(&self, body: &Bytes) -> Result<Option<String>, AcceptError> {
+        match self.content {
+            Content::Json => self.json(body),
+            Content::Any => Ok(None),
+        }
+    }
+
+    fn json(&self, body: &Bytes) -> Result<Option<String>, AcceptError> {
         let text =
             std::str::from_utf8(body).map_err(|error| AcceptError::NotJson(format!("not UTF-8: {error}")))?;
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| AcceptError::NotJson(error.to_string()))?;
@@ -117,6 +148,12 @@ impl Check {
     }
 }
 
+/// Returns whether this is a token (RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
 fn violation(pointer: &str, detail: String) -> AcceptError {
     AcceptError::Violation(vec![Violation { pointer: pointer.to_owned(), detail }])
 }
@@ -128,6 +165,7 @@ mod tests {
 
     fn requirements(schema: Option<Value>, ordering_key: Option<&str>) -> Check {
         Check {
+            content: Content::Json,
             schema: schema.map(|schema| jsonschema::validator_for(&schema).unwrap()),
             ordering_key: ordering_key.map(str::to_owned),
         }
@@ -157,9 +195,37 @@ mod tests {
         for sent in
             ["", "text/plain", "text/json", "application/jsonp", "+json", "application/x-www-form-urlencoded"]
         {
-            assert_eq!(open.media_type(Some(sent)), Err(UnsupportedMediaType), "{sent}");
+            assert_eq!(open.media_type(Some(sent)), Err(UnsupportedMediaType(Content::Json)), "{sent}");
         }
-        assert_eq!(open.media_type(None), Err(UnsupportedMediaType));
+        assert_eq!(open.media_type(None), Err(UnsupportedMediaType(Content::Json)));
+    }
+
+    #[test]
+    fn a_route_for_any_content_accepts_every_media_type_and_payload() {
+        let any = Check { content: Content::Any, ..requirements(None, None) };
+        for sent in ["application/json", "text/csv; charset=utf-8", "Image/PNG", "application/vnd.a.b+xml"] {
+            assert_eq!(any.media_type(Some(sent)).as_deref(), Ok(sent));
+        }
+        assert_eq!(any.media_type(None).as_deref(), Ok("application/octet-stream"));
+        for sent in ["", "text", "/", "text/", "/csv", "text/c sv", "text/c,sv", ";a/b"] {
+            assert_eq!(any.media_type(Some(sent)), Err(UnsupportedMediaType(Content::Any)), "{sent}");
+        }
+        for payload in [&b""[..], b"\xff\0", b"{}", b"a,b\r\n"] {
+            assert_eq!(any.payload(&Bytes::from_static(payload)), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_default_replaces_a_media_type_that_http_cannot_carry() {
+        for (content, default) in
+            [(Content::Json, "application/json"), (Content::Any, "application/octet-stream")]
+        {
+            let check = Check { content, ..requirements(None, None) };
+            for declared in [None, Some("text/plain\n"), Some("a\u{1}b")] {
+                assert_eq!(check.media_type_or_default(declared), default, "{declared:?}");
+            }
+            assert_eq!(check.media_type_or_default(Some("text/plain")), "text/plain");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ const PROBLEMS: [(u16, &str); 13] = [
     (408, "The body did not arrive in time."),
     (409, "Conflicts with the current state, or a request with this Idempotency-Key is still in progress."),
     (413, "The body is too large."),
-    (415, "The media type is not JSON."),
+    (415, "The route does not accept the media type."),
     (
         422,
         "The body violates the requirements of the route, or the Idempotency-Key was used with another body.",

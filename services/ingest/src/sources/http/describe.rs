@@ -1,13 +1,13 @@
 //! The description of a route's path in `/openapi.json`.
 
 use serde_json::{Value, json};
-use throughline_settings::Route;
+use throughline_settings::{Content, Route};
 
 use crate::accept::LONGEST_ORDERING_KEY;
 use crate::http::openapi::{header, json_content, problems};
 
 /// Returns the Path Item of a route.
-pub(super) fn path_item(name: &str, route: &Route) -> Value {
+pub(super) fn path_item(name: &str, path: &str, route: &Route) -> Value {
     let mut responses = problems(&[400, 408, 409, 413, 415, 422, 431, 500, 503]);
     if route.rate.is_some() {
         responses.extend(problems(&[429]));
@@ -43,9 +43,12 @@ pub(super) fn path_item(name: &str, route: &Route) -> Value {
             ),
         ],
         "requestBody": {
-            "required": true,
+            "required": route.content == Content::Json,
             "description": body_description(route),
-            "content": { "application/json": { "schema": body_schema(route) } },
+            "content": match route.content {
+                Content::Json => json!({ "application/json": { "schema": body_schema(path, route) } }),
+                Content::Any => json!({ "*/*": {} }),
+            },
         },
         "responses": responses,
     } })
@@ -53,8 +56,11 @@ pub(super) fn path_item(name: &str, route: &Route) -> Value {
 
 /// Describes requirements on a body that a schema cannot express.
 fn body_description(route: &Route) -> String {
-    let mut description =
-        "The body is stored byte for byte. Media types that end in `+json` are accepted too.".to_owned();
+    let mut description = "The body is stored byte for byte. ".to_owned();
+    description.push_str(match route.content {
+        Content::Json => "Media types that end in `+json` are accepted too.",
+        Content::Any => "Without a Content-Type, its media type is `application/octet-stream`.",
+    });
     if let Some(pointer) = &route.ordering_key {
         let ordering_key = format!(
             " Requests with the same value at `{pointer}` are delivered in order: a string, a number or a boolean of at \
@@ -67,11 +73,11 @@ fn body_description(route: &Route) -> String {
 
 /// Returns the route's own schema, as a separate resource: references in it begin at its root, not at that of the whole
 /// description.
-fn body_schema(route: &Route) -> Value {
+fn body_schema(path: &str, route: &Route) -> Value {
     let Some(schema) = &route.schema else { return json!({}) };
     let mut schema = schema.document().clone();
     if let Some(members) = schema.as_object_mut().filter(|members| !members.contains_key("$id")) {
-        members.insert("$id".to_owned(), format!("urn:throughline:route:{}", route.path).into());
+        members.insert("$id".to_owned(), format!("urn:throughline:route:{path}").into());
     }
     schema
 }

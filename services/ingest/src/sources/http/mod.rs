@@ -46,18 +46,18 @@ struct Accepted {
     request_id: RequestId,
 }
 
-/// Returns the paths of all routes.
+/// Returns the paths of all routes that have one.
 pub(crate) fn endpoints(settings: &Settings, acceptors: &Acceptors) -> Documented {
     let mut endpoints = Documented::default().schema::<Accepted>();
     for (name, route) in &settings.routes {
-        let Some(acceptor) = acceptors.get(name) else { continue };
+        let (Some(path), Some(acceptor)) = (&route.path, acceptors.get(name)) else { continue };
         let methods =
             post(accept).fallback(other_method).with_state(Endpoint::new(settings, route, acceptor));
-        let item = describe::path_item(name, route);
+        let item = describe::path_item(name, path, route);
         endpoints = if settings.clients.is_empty() {
-            endpoints.path(&route.path, methods, item)
+            endpoints.path(path, methods, item)
         } else {
-            endpoints.path_for_clients(&route.path, methods, item)
+            endpoints.path_for_clients(path, methods, item)
         };
     }
     endpoints
@@ -132,8 +132,8 @@ impl From<AcceptError> for Problem {
 }
 
 impl From<UnsupportedMediaType> for Problem {
-    fn from(UnsupportedMediaType: UnsupportedMediaType) -> Self {
-        Self::UnsupportedMediaType
+    fn from(UnsupportedMediaType(accepted): UnsupportedMediaType) -> Self {
+        Self::UnsupportedMediaType(accepted)
     }
 }
 
