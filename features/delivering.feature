@@ -53,6 +53,13 @@ Feature: Delivering a request
       | another JSON type     | application/vnd.api+json        | {"data":[]}                       |
       | a charset parameter   | application/json; charset=UTF-8 | {}                                |
 
+  Scenario: A body that is not JSON arrives byte for byte, with its media type, at every attempt
+    Given the third party answers 503, 200 in turn at /flaky
+    When a client posts the bytes "89 50 4e 47 0d 0a 1a 0a 00 ff" to /files as image/png
+    Then the request is known with the route "files" and the media type "image/png"
+    And the delivery to "flaky" is delivered, after attempts that were answered 503, 200
+    And each call at /flaky has the body byte for byte as it was posted, and the media type "image/png"
+
   Scenario: A request is produced to a Kafka topic, from which another route adopts it
     When a client with the trace 5bf92f3577b34da6a3ce929d0e0e4735 posts to /archived
       """

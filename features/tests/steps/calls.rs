@@ -49,6 +49,19 @@ async fn called_with_same_bytes(world: &mut World, path: String) -> Step {
     Ok(())
 }
 
+#[then(
+    regex = r#"^each call at (/\S+) has the body byte for byte as it was posted, and the media type "(.+)"$"#
+)]
+async fn calls_have_same_bytes(world: &mut World, path: String, media_type: String) -> Step {
+    let calls = world.stage.third_party().calls().await?;
+    assert!(!calls.is_empty());
+    for call in calls {
+        assert_eq!((call.path.as_str(), &call.body[..]), (path.as_str(), &world.body[..]));
+        assert_eq!(call.header("content-type"), Some(media_type.as_str()));
+    }
+    Ok(())
+}
+
 #[then(regex = r#"^the call's body contains the request's id, its metadata, and as "(.+)"$"#)]
 fn body_is_transformed(world: &mut World, step: &gherkin::Step, key: String) -> Step {
     let body: Value = serde_json::from_slice(&world.call()?.body)?;

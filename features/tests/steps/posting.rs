@@ -49,6 +49,13 @@ async fn send_as(
     send(world, question).await
 }
 
+#[when(regex = r#"^a client posts the bytes "([0-9a-f ]+)" to (/\S+) as (\S+)$"#)]
+async fn post_these_bytes(world: &mut World, bytes: String, path: String, media_type: String) -> Step {
+    let bytes = bytes.split(' ').map(|byte| u8::from_str_radix(byte, 16));
+    let question = Question::post(&path, bytes.collect::<Result<Vec<_>, _>>()?);
+    send(world, Question { media_type: &media_type, ..question }).await
+}
+
 #[when(regex = r"^a client posts (\d+) bytes to (/\S+)$")]
 async fn post_bytes(world: &mut World, size: usize, path: String) -> Step {
     let quotes = 2;

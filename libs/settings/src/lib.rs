@@ -22,7 +22,7 @@ pub use flags::Flags;
 pub use links::Links;
 pub use node_ids::NodeIds;
 pub use retention::Retention;
-pub use route::{Ordering, Route, SchemaSource};
+pub use route::{Content, Ordering, Route, SchemaSource};
 pub use settings::{Dispatch, Http, Ingest, Settings};
 
 /// Settings that were loaded and checked.

@@ -7,10 +7,16 @@ use throughline_config::Rate;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// The path that requests are posted to, for example `/one`.
-    pub path: String,
-    /// The topic that requests are published to.
+    /// The path that requests are posted to, for example `/one`. Without a path, the route accepts only records that
+    /// other producers put onto its topic.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// The topic that requests are published to. Records that other producers put onto it are adopted.
     pub topic: String,
+    /// The bodies that the route accepts: `json`, or `any` for bodies of every media type. `any` excludes `schema`,
+    /// `ordering_key` and destinations with a `filter`, which require JSON. Default `json`.
+    #[serde(default)]
+    pub content: Content,
     /// Names of the destinations, at least one.
     #[serde(default)]
     pub destinations: Vec<String>,
@@ -32,6 +38,18 @@ pub struct Route {
     /// all callers share the rate. Default none.
     #[serde(default)]
     pub rate: Option<Rate>,
+}
+
+/// The bodies that a route accepts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(extend("x-expected" = "`json` or `any`"))]
+pub enum Content {
+    /// JSON, with the media type `application/json` or one that ends in `+json`.
+    #[default]
+    Json,
+    /// Any bytes, with any media type.
+    Any,
 }
 
 /// Whether later requests with the same ordering key wait while a failed one is retried at a destination.

@@ -1,24 +1,23 @@
 //! Ingest: HTTP in, one commit, Kafka out; and outcomes from Kafka back into the database.
 //!
 //! ```text
-//! http ─┐                 ┌─ memory ─┐
-//!       ├─ intake ─ writer ┤          ├─ publisher ─ Kafka (routes' topics)
-//! adopter ┘               └─ outbox ─┘
+//! sources
+//! http ─────┐                 ┌─ memory ─┐
+//! adoption ─┴ accept ─ writer ┤          ├─ publisher ─ Kafka (routes' topics)
+//!                             └─ outbox ─┘
 //! recorder ◀─ Kafka (outcomes)      sweeper ─ Kafka (retries)
 //! ```
 //!
-//! Each part is a supervised task of its own. At shutdown, the parts end in the direction of the flow: the server stops
+//! Each part is a supervised task of its own. At shutdown, the parts end in the direction of the flow: the sources stop
 //! accepting, the writer commits the queued requests, the publisher publishes the committed ones, and finally the node
 //! id is released.
 
-mod admission;
-mod adopter;
+mod accept;
 mod backoff;
 mod error;
 mod expired_keys;
 mod explain;
 mod http;
-mod intake;
 mod liveness;
 mod loss_detector;
 mod metrics;
@@ -28,6 +27,7 @@ mod publisher;
 mod recorder;
 mod refusals;
 mod sampler;
+mod sources;
 mod start;
 mod sweeper;
 mod topics;

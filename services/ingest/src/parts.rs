@@ -17,11 +17,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
-use crate::adopter::{self, Adopter};
+use crate::accept::{Acceptors, Clients, acceptors};
 use crate::error::StartError;
 use crate::expired_keys::ExpiredKeys;
 use crate::http::{Bounds, Health, health_router, router, serve};
-use crate::intake::{Intakes, intakes};
 use crate::liveness::{Liveness, Pulse};
 use crate::loss_detector::{ConsumerProgress, LossDetector};
 use crate::metrics::Metrics;
@@ -30,6 +29,8 @@ use crate::publisher::{self, InFlightLimit, publisher};
 use crate::recorder::Recorder;
 use crate::refusals::DeadLetters;
 use crate::sampler::{self, Sampler};
+use crate::sources::adoption::{self, Adopter};
+use crate::sources::http::endpoints;
 use crate::sweeper::{Expirer, Operations, Replayer, Republisher, Resender, Sweeper, Wake};
 use crate::topics::{self, PendingTopics};
 use crate::writer::{self, Writer};
@@ -152,12 +153,17 @@ impl Parts {
         let liveness = Liveness { lease: lease.clone(), writer, recorder };
         let (queue, writer) =
             Writer::new(self.store.clone(), lease.clone(), local.clone(), context, publish_queue);
-        let intakes = intakes(&self.settings, &queue)?;
+        let known = Clients::new(&self.settings);
+        let acceptors = acceptors(&self.settings, known.as_ref(), &queue)?;
+        // The writer ends after the last source, so only the sources may submit.
         drop(queue);
 
         let health = Arc::new(self.health(liveness, local));
-        let router = router(&self.settings, &intakes, &self.operations(), Arc::clone(&health), &self.meter);
-        let adopter = self.adopter(intakes)?;
+        let endpoints = endpoints(&self.settings, &acceptors);
+        let operations = self.operations();
+        let router =
+            router(&self.settings, known.as_ref(), endpoints, &operations, Arc::clone(&health), &self.meter);
+        let adopter = self.adopter(acceptors)?;
         let recorder = self.recorder()?;
         let republisher = self.republisher()?;
         let (sweeper, expirer, replayer) = (self.sweeper(), self.expirer(), self.replayer());
@@ -167,18 +173,13 @@ impl Parts {
         let mut tasks = Tasks::new(self.shutdown.clone());
         let http = &self.settings.http;
         let bounds = Bounds::of_clients(http.connections_per_address.get() as usize, 2 * http.timeout);
-        let all_answered = CancellationToken::new();
-        let answering = all_answered.clone().drop_guard();
         let server = serve(bounds, clients, router, self.shutdown.soft().clone());
         // Health checks are answered until all accepted requests are published or left to the next owner.
         let health = health_router(health);
         tasks.spawn("health", serve(Bounds::of_health_checks(), health_checks, health, all_is_out.clone()));
-        tasks.spawn("http server", async move {
-            let _answering = answering;
-            server.await
-        });
+        tasks.spawn("http server", server);
         tasks.spawn("adopter", adopter.run());
-        tasks.spawn("writer", writer.run(all_answered));
+        tasks.spawn("writer", writer.run());
         tasks.spawn("publisher", publisher.run());
         let done = all_is_out.clone().drop_guard();
         tasks.spawn("outbox cleaner", async move {
@@ -263,10 +264,10 @@ impl Parts {
         }
     }
 
-    fn adopter(&self, intakes: Intakes) -> Result<Adopter, StartError> {
+    fn adopter(&self, acceptors: Acceptors) -> Result<Adopter, StartError> {
         Ok(Adopter {
-            consumer: self.consumer("adopter", &self.topics.adoptions, adopter::BATCH)?,
-            intakes,
+            consumer: self.consumer("adopter", &self.topics.adoptions, adoption::BATCH)?,
+            acceptors,
             dead_letters: self.dead_letters(),
             keys: self.keys.clone(),
             shutdown: self.shutdown.clone(),

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::HeaderName;
 use http::uri::PathAndQuery;
 
-use crate::{Ordering, Route, SchemaSource, Settings};
+use crate::{Content, Ordering, Route, SchemaSource, Settings};
 use throughline_config::{Findings, Path};
 use throughline_kafka::is_topic_name;
 
@@ -24,11 +24,17 @@ pub(super) fn check(
     let (mut paths, mut topics) = (BTreeMap::new(), BTreeMap::new());
     for (name, route) in &settings.routes {
         let path = Path::of(&["routes", name]);
-        check_path(&route.path, &path, findings);
+        if let Some(value) = &route.path {
+            check_path(value, &path, findings);
+        }
         check_topic(&route.topic, &settings.kafka.prefix, &path.key("topic"), findings);
         check_destinations(&route.destinations, destinations, &path, findings);
         check_details(route, &path, findings);
-        for (key, value, taken) in [("path", &route.path, &mut paths), ("topic", &route.topic, &mut topics)] {
+        check_content(route, settings, &path, findings);
+        let topic = Some(&route.topic);
+        for (key, value, taken) in [("path", route.path.as_ref(), &mut paths), ("topic", topic, &mut topics)]
+        {
+            let Some(value) = value else { continue };
             if let Some(other) = taken.insert(value.as_str(), name) {
                 findings.add(path.key(key), format!("`{value}` is already the {key} of route `{other}`"));
             }
@@ -99,12 +105,44 @@ fn check_details(route: &Route, path: &Path, findings: &mut Findings) {
         || path.key("ordering"),
         "`strict` keeps requests in order and requires an `ordering_key`",
     );
+    for (key, is_set) in [("rate", route.rate.is_some()), ("keep_headers", !route.keep_headers.is_empty())] {
+        findings.expect(
+            route.path.is_some() || !is_set,
+            || path.key(key),
+            "applies to requests over HTTP, and the route has no `path`; add a `path`, or remove this key",
+        );
+    }
     for (index, name) in route.keep_headers.iter().enumerate() {
         findings.expect(
             HeaderName::try_from(name).is_ok(),
             || path.key("keep_headers").index(index),
             "is not a valid HTTP header name",
         );
+    }
+}
+
+/// Checks that nothing requires JSON if the route accepts other bodies.
+fn check_content(route: &Route, settings: &Settings, path: &Path, findings: &mut Findings) {
+    if route.content == Content::Json {
+        return;
+    }
+    for (key, is_set) in [("schema", route.schema.is_some()), ("ordering_key", route.ordering_key.is_some())]
+    {
+        findings.expect(
+            !is_set,
+            || path.key(key),
+            "requires JSON bodies, and the route has `content: any`; remove this key, or set `content: json`",
+        );
+    }
+    for name in &route.destinations {
+        let destination = settings.destinations.get(name);
+        if destination.is_some_and(|destination| destination.filter.is_some()) {
+            let message = format!(
+                "`any` accepts bodies that are not JSON, and destinations.{name}.filter requires JSON; set `content: \
+                 json`, or use a destination without a filter"
+            );
+            findings.add(path.key("content"), message);
+        }
     }
 }
 

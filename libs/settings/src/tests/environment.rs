@@ -51,7 +51,7 @@ fn entries_are_found_whatever_their_case_and_punctuation() {
         .loaded()
         .settings;
     assert_eq!(settings.routes.keys().collect::<Vec<_>>(), ["GitHub-hooks", "five", "one"]);
-    assert_eq!(settings.routes["GitHub-hooks"].path, "/github");
+    assert_eq!(settings.routes["GitHub-hooks"].path.as_deref(), Some("/github"));
     assert_eq!(settings.routes["one"].destinations, ["three", "four"]);
     assert_eq!(settings.kafka.properties["socket.timeout.ms"].expose(), "2");
     assert_eq!(settings.kafka.properties["ssl.ca.location"].expose(), "/ca");

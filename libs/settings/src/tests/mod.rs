@@ -86,9 +86,9 @@ fn http(destination: &Settings) -> http::Settings {
 
 /// That exactly these problems are reported, in any order.
 #[track_caller]
-fn assert_problems(case: &Case, expected: &[&str]) {
+fn assert_problems(case: &Case, expected: &[impl AsRef<str>]) {
     let mut problems = case.problems();
-    let mut expected: Vec<_> = expected.iter().map(|problem| (*problem).to_owned()).collect();
+    let mut expected: Vec<_> = expected.iter().map(|problem| problem.as_ref().to_owned()).collect();
     problems.sort();
     expected.sort();
     assert_eq!(problems, expected, "{problems:#?}");

@@ -1,4 +1,5 @@
 use super::{Case, LEAST, assert_problems};
+use crate::Content;
 
 #[test]
 fn all_problems_are_reported_together() {
@@ -79,7 +80,7 @@ fn a_problem_in_one_place_is_not_reported_elsewhere() {
             r"
 routes:
   one: {path: 7, destinations: [1]}
-  two: {topic: two, destinations: [four]}
+  two: {path: /two, destinations: [four]}
 destinations:
   four: {url: nonsense}
 kafka: {bootstrap_servers: [a]}
@@ -88,7 +89,7 @@ kafka: {bootstrap_servers: [a]}
         &[
             "routes.one.path: expected a string; found 7 (enclose it in quotes)  [throughline.yaml]",
             "routes.one.destinations[0]: expected a string; found 1 (enclose it in quotes)  [throughline.yaml]",
-            "routes.two.path: is missing; expected a string  [throughline.yaml]",
+            "routes.two.topic: is missing; expected a string  [throughline.yaml]",
             "destinations.four.url: expected a URL, such as `https://api.example.com/three`; found a different string  [throughline.yaml]",
             "kafka.bootstrap_servers: expected a string; found a list  [throughline.yaml]",
         ],
@@ -153,6 +154,53 @@ fn paths_are_plain_and_not_reserved() {
     ] {
         assert_eq!(route("path", &format!("'{path}'")).len(), 1, "{path}");
     }
+}
+
+#[test]
+fn a_route_without_a_path_has_no_settings_for_http() {
+    let without_path = |more: &str| {
+        Case::over(&format!(
+            "routes: {{two: {{topic: two, destinations: [three]{more}}}, three: {{topic: three, destinations: [three]}}}}"
+        ))
+    };
+    let loaded = without_path("").loaded();
+    assert_eq!(loaded.settings.routes["two"].path, None);
+    assert_problems(
+        &without_path(", rate: 1/s, keep_headers: [x-tenant]"),
+        &["rate", "keep_headers"].map(|key| {
+            format!(
+                "routes.two.{key}: applies to requests over HTTP, and the route has no `path`; add a `path`, or \
+                 remove this key  [throughline.yaml]"
+            )
+        }),
+    );
+}
+
+#[test]
+fn nothing_requires_json_of_a_route_that_accepts_any_content() {
+    let any = |more: &str, filter: &str| {
+        Case::over(&format!(
+            "routes: {{two: {{path: /two, topic: two, destinations: [four], content: any{more}}}}}\n\
+             destinations: {{four: {{url: http://localhost/four{filter}}}}}"
+        ))
+    };
+    assert_eq!(any("", "").loaded().settings.routes["two"].content, Content::Any);
+    assert_eq!(any("", "").loaded().settings.routes["one"].content, Content::Json);
+    assert_problems(
+        &any(", schema: {type: object}, ordering_key: /user, ordering: strict", ", filter: ."),
+        &[
+            "routes.two.schema: requires JSON bodies, and the route has `content: any`; remove this key, or set \
+             `content: json`  [throughline.yaml]",
+            "routes.two.ordering_key: requires JSON bodies, and the route has `content: any`; remove this key, or set \
+             `content: json`  [throughline.yaml]",
+            "routes.two.content: `any` accepts bodies that are not JSON, and destinations.four.filter requires JSON; \
+             set `content: json`, or use a destination without a filter  [throughline.yaml]",
+        ],
+    );
+    assert_problems(
+        &Case::over("routes: {one: {content: text}}"),
+        &["routes.one.content: expected `json` or `any`; found \"text\"  [throughline.yaml]"],
+    );
 }
 
 #[test]

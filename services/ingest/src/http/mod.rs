@@ -1,8 +1,6 @@
-//! Ingest's HTTP server: the routes' paths, `/v1`, health, and the description of all paths.
+//! Ingest's HTTP server: `/v1`, health, the endpoints that it is given, and the description of all paths.
 
-mod accept;
 mod accept_header;
-mod body;
 mod clients;
 mod connections;
 mod dead_letters;
@@ -14,9 +12,8 @@ mod header_limits;
 mod health;
 mod management;
 mod metrics;
-mod openapi;
+pub(crate) mod openapi;
 mod problem;
-mod rate;
 mod server;
 mod status;
 mod trace;
@@ -34,49 +31,37 @@ use throughline_settings::Settings;
 use throughline_store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::accept::RouteState;
-use self::clients::{Access, Authorizer, Clients};
-use self::documented::Documented;
+pub(crate) use self::clients::{api_key, note_client};
+pub(crate) use self::documented::Documented;
 use self::explain::Explainer;
 pub(crate) use self::health::Health;
 use self::management::Rules;
 use self::metrics::Measures;
 use self::openapi::management as description;
-use self::problem::Problem;
-use self::rate::Limits;
+pub(crate) use self::problem::Problem;
 pub(crate) use self::server::{Bounds, serve};
-use crate::intake::{Intake, Intakes};
+use crate::accept::{Access, Authorizer, Clients};
 use crate::sweeper::Operations;
 
-/// Returns the router for clients.
+/// Returns the router for clients, which also serves the `endpoints` of sources.
 pub(crate) fn router(
     settings: &Settings,
-    intakes: &Intakes,
+    clients: Option<&Arc<Clients>>,
+    endpoints: Documented,
     operations: &Operations,
     health: Arc<Health>,
     meter: &Meter,
 ) -> Router {
-    let clients = Clients::new(settings);
-    let authorizer = |access| clients.as_ref().map(|clients| clients.authorizer(access));
+    let authorizer = clients.map(|clients| clients.authorizer(Access::Management));
     let explainer = Explainer::new(settings, operations);
     let rules = Rules::new(settings);
-    let mut api = management(operations, explainer, authorizer(Access::Management).as_ref());
+    let mut api = management(operations, explainer, authorizer.as_ref());
     api.router = rules.protect(api.router);
-    for (name, route) in &settings.routes {
-        let Some(intake) = intakes.get(name) else { continue };
-        let accept =
-            post(accept::accept).fallback(|| only("POST")).with_state(route_state(settings, route, intake));
-        api = api.guarded(
-            &route.path,
-            accept,
-            openapi::accept(name, route),
-            authorizer(Access::Route(name.clone())).as_ref(),
-        );
-    }
+    let api = api.merge(endpoints);
     let health = health_endpoints(health);
     // No other path exists under /v1, but only permitted callers may learn that.
     let mut unknown = Router::new().fallback(|| async { Problem::NotFound });
-    if let Some(authorizer) = authorizer(Access::Management) {
+    if let Some(authorizer) = authorizer {
         unknown = unknown.layer(from_fn_with_state(authorizer, clients::admit));
     }
     unknown = rules.protect(unknown);
@@ -138,15 +123,6 @@ fn health_endpoints(health: Arc<Health>) -> Documented {
     let live = get(health::live).fallback(|| only("GET, HEAD")).with_state(Arc::clone(&health));
     let ready = get(health::ready).fallback(|| only("GET, HEAD")).with_state(health);
     Documented::default().path("/healthz", live, openapi::live()).path("/readyz", ready, openapi::readiness())
-}
-
-fn route_state(settings: &Settings, route: &throughline_settings::Route, intake: &Arc<Intake>) -> RouteState {
-    RouteState {
-        intake: Arc::clone(intake),
-        limits: route.rate.map(|rate| Arc::new(Limits::new(rate, settings))),
-        bounds: body::Bounds { limit: settings.http.body_limit.as_u64(), deadline: settings.http.timeout },
-        timeout: settings.http.timeout,
-    }
 }
 
 fn only(allow: &'static str) -> Ready<Problem> {

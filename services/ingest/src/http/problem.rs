@@ -8,10 +8,10 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
+use throughline_settings::Content;
 use throughline_snowflake::RequestId;
 
-use super::body;
-use crate::admission::Violation;
+use crate::accept::Violation;
 
 const TYPE_BASE: &str = "https://throughline.dev/problems/";
 
@@ -24,12 +24,16 @@ const RETRY_AFTER_SECONDS: u16 = 1;
 pub(crate) enum Problem {
     NotJson(String),
     SchemaViolation(Vec<Violation>),
-    UnsupportedMediaType,
+    /// Holds the content that the route accepts.
+    UnsupportedMediaType(Content),
     BodyTooLarge {
         limit: u64,
     },
+    /// The body must arrive within `deadline` and, after `grace`, at `rate` bytes per second on average.
     BodyTimeout {
         deadline: Duration,
+        grace: Duration,
+        rate: u32,
     },
     BodyBroken,
     IdempotencyKeyInvalid,
@@ -123,7 +127,7 @@ impl Problem {
                 (StatusCode::REQUEST_TIMEOUT, "body-timeout", "Body did not arrive in time")
             }
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),
-            Self::UnsupportedMediaType => {
+            Self::UnsupportedMediaType(_) => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
             }
             Self::SchemaViolation(_) => (
@@ -158,8 +162,13 @@ impl Problem {
         match self {
             Self::NotJson(why) | Self::QueryInvalid(why) => Some(why.clone()),
             Self::BodyTooLarge { limit } => Some(format!("The limit is {limit} bytes.")),
-            Self::UnsupportedMediaType => Some(
+            Self::UnsupportedMediaType(Content::Json) => Some(
                 "Send JSON with the content type application/json, or with one that ends in +json.".to_owned(),
+            ),
+            Self::UnsupportedMediaType(Content::Any) => Some(
+                "The Content-Type is not a media type. Send one such as text/plain, or none for \
+                 application/octet-stream."
+                    .to_owned(),
             ),
             Self::IdempotencyKeyInvalid => Some("Send 1 to 255 visible ASCII characters.".to_owned()),
             Self::RequestIdInvalid(id) => Some(format!("A request id has 20 digits; received `{id}`.")),
@@ -197,11 +206,11 @@ impl Problem {
                 "The error was logged. The request may have been stored: with an Idempotency-Key, a retry is safe."
                     .to_owned(),
             ),
-            Self::BodyTimeout { deadline } => Some(format!(
+            Self::BodyTimeout { deadline, grace, rate } => Some(format!(
                 "The body must be complete within {}. After {} s, its average rate must be at least {} KiB/s.",
                 humantime::format_duration(*deadline),
-                body::GRACE.as_secs(),
-                body::SLOWEST >> 10,
+                grace.as_secs(),
+                rate >> 10,
             )),
             Self::SchemaViolation(_)
             | Self::BodyBroken

@@ -432,4 +432,35 @@ mod tests {
         // Closed, or reset because of the unread bytes.
         let _ = rest(slow).await;
     }
+
+    /// A request that outlives the server would keep its handler's state, and the writer waits for the end of that.
+    #[tokio::test]
+    async fn no_request_outlives_the_server() {
+        for client in [reqwest::Client::builder(), reqwest::Client::builder().http2_prior_knowledge()] {
+            let (held, begun) = (Arc::new(()), Arc::new(Semaphore::new(0)));
+            let (left, on_request) = (Arc::downgrade(&held), Arc::clone(&begun));
+            let handler = move || {
+                let held = Arc::clone(&held);
+                on_request.add_permits(1);
+                async move {
+                    pending::<()>().await;
+                    drop(held);
+                }
+            };
+            let bounds = Bounds { drain: Duration::from_millis(50), ..BOUNDS };
+            let (running, stop, address) = serving(bounds, Router::new().route("/", get(handler))).await;
+            let request = client.build().unwrap().get(format!("http://{address}/"));
+            let request = tokio::spawn(request.send());
+            timeout(SOON, begun.acquire()).await.expect("the request begins").unwrap().forget();
+            stop.cancel();
+            timeout(SOON, running).await.expect("the server ends").unwrap();
+            assert!(timeout(SOON, request).await.expect("the client is cut off").unwrap().is_err());
+            let released = async {
+                while left.strong_count() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(SOON, released).await.expect("nothing holds the handler");
+        }
+    }
 }

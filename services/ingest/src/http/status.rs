@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use http::header::CONTENT_TYPE;
+use http::HeaderName;
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use schemars::JsonSchema;
 use serde::Serialize;
 use throughline_messages::TraceContext;
@@ -99,12 +100,16 @@ pub(super) async fn request(
     status(&store, parse(id)?).await
 }
 
+/// A browser runs no script of a body, which may be of any media type and from any client.
+const INERT: [(HeaderName, &str); 2] =
+    [(CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+
 /// `GET /v1/requests/{id}/body`: returns the body, byte for byte as it arrived.
 pub(super) async fn body(State(store): State<Store>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = parse(id)?;
     let found = requests::body(store.connection(), id).await.map_err(|error| failed(&error, id))?;
     let (content_type, body) = found.ok_or(Problem::RequestUnknown(id))?;
-    Ok(([(CONTENT_TYPE, content_type)], body).into_response())
+    Ok((INERT, [(CONTENT_TYPE, content_type)], body).into_response())
 }
 
 /// `POST /v1/requests/{id}/cancel`: cancels the deliveries that have not ended, and returns the request's status.

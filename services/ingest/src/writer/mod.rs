@@ -21,12 +21,11 @@ use throughline_snowflake::{Generator, RequestId};
 use throughline_store::idempotency::{self, Claim};
 use throughline_store::{DeliveryKey, NewRequest, OutboxRequest, Store, StoreError, Transaction, requests};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use self::plan::{Plan, Rows};
 use self::queue::Queued;
-pub(crate) use self::queue::{BodyPermit, CommitResult, Queue, Submission};
+pub(crate) use self::queue::{BodyPermit, CommitResult, Payload, Queue, Route, Submission};
 use self::waiting::Waiting;
 use crate::liveness::Pulse;
 use crate::metrics::Metrics;
@@ -85,19 +84,12 @@ impl Writer {
         (queue, Self { waiting, store, lease, refuses: None, ids, clock, keys_clock, context, publish_queue })
     }
 
-    /// Runs until every [`Queue`] is dropped, or until `closing` is cancelled (the server serves no more clients) and
-    /// the requests queued by then are answered.
-    pub(crate) async fn run(mut self, closing: CancellationToken) -> Result<(), std::convert::Infallible> {
-        loop {
-            let batch = if let Some(batch) = closing.run_until_cancelled(self.waiting.next_batch()).await {
-                batch
-            } else {
-                self.waiting.close();
-                self.waiting.next_batch().await
-            };
-            let Some(batch) = batch else { return Ok(()) };
+    /// Runs until every [`Queue`] is dropped, so until all sources have ended, and all queued requests are answered.
+    pub(crate) async fn run(mut self) -> Result<(), std::convert::Infallible> {
+        while let Some(batch) = self.waiting.next_batch().await {
             self.step(batch).await;
         }
+        Ok(())
     }
 
     /// Commits a batch and answers its requests.

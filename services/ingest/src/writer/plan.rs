@@ -105,33 +105,30 @@ impl Rows {
         now: DateTime<Utc>,
         context: &Context,
     ) -> BodyPermit {
-        self.claims.push(submission.idempotency.map(|(key, fingerprint)| Claim {
+        let Submission { route, payload, client, ordering_key, idempotency } = submission;
+        self.claims.push(idempotency.map(|(key, fingerprint)| Claim {
             key,
             request_id: id,
             fingerprint,
             expires_at: now + context.idempotency_window,
         }));
-        let ordering_group = |key: &String| format!("{}/{key}", submission.route);
+        let ordering_group = |key: &String| format!("{}/{key}", route.name);
         self.requests.push(NewRequest {
             id,
-            ordering_group: submission
-                .ordering_key
-                .as_ref()
-                .filter(|_| submission.keeps_order)
-                .map(ordering_group),
-            route: submission.route,
-            ordering_key: submission.ordering_key,
-            body: submission.body,
-            content_type: submission.content_type,
-            headers: submission.headers,
-            trace: submission.trace,
-            client: submission.client,
-            origin: submission.origin,
+            ordering_group: ordering_key.as_ref().filter(|_| route.keeps_order).map(ordering_group),
+            route: route.name.clone(),
+            ordering_key,
+            body: payload.body,
+            content_type: payload.content_type,
+            headers: payload.headers,
+            trace: payload.trace,
+            client,
+            origin: payload.origin,
             accepted_at: now,
-            destinations: submission.destinations.to_vec(),
+            destinations: route.destinations.clone(),
             due_at: now + context.redelivery_timeout,
         });
-        submission.permit
+        payload.permit
     }
 }
 

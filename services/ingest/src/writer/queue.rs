@@ -14,25 +14,37 @@ use super::waiting::Waiting;
 /// The unit of a permit, 1 KiB: a semaphore counts in 32 bits.
 const PERMIT_UNIT: u64 = 1 << 10;
 
-/// A request that has passed all checks and is to be stored.
-pub(crate) struct Submission {
-    pub(crate) route: String,
-    pub(crate) destinations: Arc<[String]>,
+/// A payload as a source received it.
+pub(crate) struct Payload {
     pub(crate) body: Bytes,
     pub(crate) content_type: String,
+    /// The headers that the route keeps.
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) ordering_key: Option<String>,
-    /// Whether the request waits for earlier requests with its ordering key, even while they are retried.
-    pub(crate) keeps_order: bool,
     pub(crate) trace: Option<TraceContext>,
-    /// The name of the client that sent the request.
-    pub(crate) client: Option<String>,
     /// The record from which the request is adopted.
     pub(crate) origin: Option<Adopted>,
-    /// The idempotency key, and the fingerprint of the body that the key stands for.
-    pub(crate) idempotency: Option<(Key, [u8; 32])>,
     /// The permit for the body's bytes.
     pub(crate) permit: BodyPermit,
+}
+
+/// A request that has passed all checks and is to be stored.
+pub(crate) struct Submission {
+    pub(crate) route: Arc<Route>,
+    pub(crate) payload: Payload,
+    /// The name of the client that sent the request.
+    pub(crate) client: Option<String>,
+    pub(crate) ordering_key: Option<String>,
+    /// The idempotency key, and the fingerprint of the body that the key stands for.
+    pub(crate) idempotency: Option<(Key, [u8; 32])>,
+}
+
+/// A route as its requests are stored.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) name: String,
+    pub(crate) destinations: Vec<String>,
+    /// Whether a request waits for earlier requests with its ordering key, even while they are retried.
+    pub(crate) keeps_order: bool,
 }
 
 /// The result of a submission.

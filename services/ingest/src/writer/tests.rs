@@ -28,18 +28,23 @@ pub(super) fn context() -> Context {
 }
 
 pub(super) fn submission(queue: &Queue) -> Submission {
+    submission_of("application/json", queue)
+}
+
+fn submission_of(content_type: &str, queue: &Queue) -> Submission {
+    let route = Route { name: "one".to_owned(), destinations: vec!["three".to_owned()], keeps_order: false };
     Submission {
-        permit: queue.reserve(1).unwrap(),
-        route: "one".to_owned(),
-        destinations: ["three".to_owned()].into(),
-        body: "{}".into(),
-        content_type: "application/json".to_owned(),
-        headers: Vec::new(),
-        ordering_key: None,
-        keeps_order: false,
-        trace: None,
+        route: route.into(),
+        payload: Payload {
+            body: "{}".into(),
+            content_type: content_type.to_owned(),
+            headers: Vec::new(),
+            trace: None,
+            origin: None,
+            permit: queue.reserve(1).unwrap(),
+        },
         client: None,
-        origin: None,
+        ordering_key: None,
         idempotency: None,
     }
 }
@@ -52,15 +57,10 @@ async fn valid_lease(store: &Store) -> Lease {
     lease
 }
 
-/// Runs the writer until `awaited` completes.
-async fn while_writing<T>(writer: Writer, awaited: impl Future<Output = T>) -> T {
-    let closing = CancellationToken::new();
-    let awaited = async {
-        let output = awaited.await;
-        closing.cancel();
-        output
-    };
-    let (output, _) = tokio::join!(awaited, writer.run(closing.clone()));
+/// Runs the writer until `awaited` completes, and drops the queue then.
+async fn while_writing<T>(writer: Writer, queue: Queue, awaited: impl AsyncFnOnce(&Queue) -> T) -> T {
+    let awaited = async move { awaited(&queue).await };
+    let (output, _) = tokio::join!(awaited, writer.run());
     output
 }
 
@@ -82,12 +82,11 @@ async fn a_bad_request_is_found_by_halves_and_the_others_are_published_from_memo
     let context = Context { batch: 64, queue: 64, metrics: Metrics::new(&measured.meter()), ..context() };
     let (queue, writer) =
         Writer::new(store.clone(), valid_lease(&store).await, Clock::system(), context, publish_queue);
-    let submissions = (0..=GOOD).map(|number| Submission {
-        content_type: if number == 17 { "poison" } else { "application/json" }.to_owned(),
-        ..submission(&queue)
-    });
-    let answers = join_all(submissions.map(|submission| queue.submit(submission)));
-    let results = while_writing(writer, answers).await;
+    let results = while_writing(writer, queue, async |queue| {
+        let content_type = |number| if number == 17 { "poison" } else { "application/json" };
+        join_all((0..=GOOD).map(|number| queue.submit(submission_of(content_type(number), queue)))).await
+    })
+    .await;
 
     let results: Vec<_> = results.into_iter().map(Option::unwrap).collect();
     let mut accepted = Vec::new();
@@ -121,8 +120,10 @@ async fn an_error_that_all_requests_of_a_batch_meet_costs_one_transaction() {
         PublishQueue::unread(),
     );
     store.connection().execute_unprepared("ALTER TABLE requests RENAME TO others").await.unwrap();
-    let answers = join_all((0..8).map(|_| queue.submit(submission(&queue))));
-    let results = while_writing(writer, answers).await;
+    let results = while_writing(writer, queue, async |queue| {
+        join_all((0..8).map(|_| queue.submit(submission(queue)))).await
+    })
+    .await;
     assert_eq!(results, [Some(CommitResult::Misconfigured); 8]);
     let begun = measured.count("db.client.operation.duration", &[("db.operation.name", "begin")]);
     assert_eq!(begun.unwrap(), 1);
@@ -143,7 +144,7 @@ async fn a_request_whose_client_disconnects_before_its_commit_is_not_committed()
     for _ in 0..3 {
         assert_eq!(queue.submit(submission(&queue)).now_or_never(), None, "it waits");
     }
-    let result = while_writing(writer, queue.submit(submission(&queue))).await;
+    let result = while_writing(writer, queue, async |queue| queue.submit(submission(queue)).await).await;
     assert!(matches!(result, Some(CommitResult::Accepted(_))), "{result:?}");
     assert_eq!(committed(&store).await, 1);
     assert_eq!(measured.value("throughline.requests.accepted", &[]).unwrap(), 1);
@@ -162,12 +163,12 @@ async fn a_request_whose_client_disconnects_during_its_commit_is_counted_as_acce
         PublishQueue::unread(),
     );
     let held = store.begin().await.unwrap();
-    let goes = async {
-        let gone = tokio::time::timeout(Duration::from_millis(50), queue.submit(submission(&queue))).await;
+    while_writing(writer, queue, async |queue| {
+        let gone = tokio::time::timeout(Duration::from_millis(50), queue.submit(submission(queue))).await;
         assert!(gone.is_err(), "the commit waits for the database");
         drop(held);
-    };
-    while_writing(writer, goes).await;
+    })
+    .await;
     assert_eq!(committed(&store).await, 1);
     assert_eq!(measured.value("throughline.requests.accepted", &[]).unwrap(), 1);
 }
@@ -185,7 +186,7 @@ async fn a_commit_counts_as_answered_for_liveness_also_by_an_error() {
         context,
         PublishQueue::unread(),
     );
-    let writing = tokio::spawn(writer.run(CancellationToken::new()));
+    let writing = tokio::spawn(writer.run());
     let submit = async || queue.submit(submission(&queue)).await.unwrap();
     for refuses in [false, true] {
         let held = store.begin().await.unwrap();
@@ -229,10 +230,10 @@ async fn the_rest_of_a_batch_is_not_tried_once_the_database_does_not_respond() {
         PublishQueue::unread(),
     );
     let types = ["application/json", "poison", "application/json", "application/json"];
-    let submissions =
-        types.map(|content_type| Submission { content_type: content_type.to_owned(), ..submission(&queue) });
-    let answers = join_all(submissions.into_iter().map(|submission| queue.submit(submission)));
-    let results = while_writing(writer, answers).await;
+    let results = while_writing(writer, queue, async |queue| {
+        join_all(types.map(|content_type| queue.submit(submission_of(content_type, queue)))).await
+    })
+    .await;
     assert!(matches!(results[0], Some(CommitResult::Accepted(_))), "{results:?}");
     assert_eq!(results[1..], [Some(CommitResult::Unavailable); 3]);
     // All four, the first half, and each of its two.
@@ -251,7 +252,7 @@ async fn without_a_valid_lease_requests_are_refused_and_the_change_is_logged_onc
     throughline_testkit::leased(&store, lease.node()).await.unwrap();
     let (clock, publish_queue) = (Clock::system(), PublishQueue::unread());
     let (queue, writer) = Writer::new(store.clone(), lease.clone(), clock, context(), publish_queue);
-    let writing = tokio::spawn(writer.run(CancellationToken::new()));
+    let writing = tokio::spawn(writer.run());
     let submit = async || queue.submit(submission(&queue)).await.unwrap();
 
     for _ in 0..2 {
@@ -286,4 +287,23 @@ fn new_requests_are_copied_only_if_others_are_not_new() {
     for other in [CommitResult::Repeated(id(3)), CommitResult::KeyReused] {
         assert_eq!(*of([other, CommitResult::Accepted(id(2))]), requests[1..]);
     }
+}
+
+#[tokio::test]
+async fn the_writer_ends_after_the_last_source_and_answers_the_queued_requests_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(folder.path(), &unmeasured()).await.unwrap();
+    let (lease, publish_queue) = (valid_lease(&store).await, PublishQueue::unread());
+    let (first, writer) = Writer::new(store.clone(), lease, Clock::system(), context(), publish_queue);
+    let second = first.clone();
+    let mut writing = tokio::spawn(writer.run());
+    assert!(matches!(first.submit(submission(&first)).await, Some(CommitResult::Accepted(_))));
+    drop(first);
+    assert_eq!((&mut writing).now_or_never().map(drop), None, "a source is left");
+    let queued = submission(&second);
+    // The source ends while its request is queued.
+    let answer = async move { second.submit(queued).await };
+    assert!(matches!(answer.await, Some(CommitResult::Accepted(_))));
+    tokio::time::timeout(SOON, writing).await.expect("the writer ends").unwrap().unwrap();
+    assert_eq!(committed(&store).await, 2);
 }

@@ -39,13 +39,8 @@ impl Waiting {
         Self { entries, batch, backlog_since: None, is_overloaded: false }
     }
 
-    /// Closes the queue to new requests; queued requests can still be taken.
-    pub(super) fn close(&mut self) {
-        self.entries.close();
-    }
-
-    /// Waits for a request and takes a batch of the queued ones; returns `None` once the queue is empty and either
-    /// closed or without senders. Drops requests of clients that have disconnected.
+    /// Waits for a request and takes a batch of the queued ones; returns `None` once the queue is empty and
+    /// all its senders are dropped. Drops requests of clients that have disconnected.
     pub(super) async fn next_batch(&mut self) -> Option<Vec<Queued>> {
         loop {
             let first = self.entries.recv().await?;
@@ -89,11 +84,11 @@ impl Waiting {
 
     /// Takes a batch of the oldest requests, in order of arrival; also returns how many stay queued.
     fn oldest(&mut self, first: Queued) -> (Vec<Queued>, usize) {
-        let mut bytes = first.submission.body.len();
+        let mut bytes = first.submission.payload.body.len();
         let mut batch = vec![first];
         while batch.len() < self.batch && bytes < BATCH_BYTES {
             let Some(queued) = self.pop() else { break };
-            bytes += queued.submission.body.len();
+            bytes += queued.submission.payload.body.len();
             batch.push(queued);
         }
         (batch, self.entries.len())
@@ -109,7 +104,7 @@ impl Waiting {
         let mut bytes = 0;
         let youngest = batch.iter().rev().take(self.batch).take_while(|queued| {
             let fits = bytes < BATCH_BYTES;
-            bytes += queued.submission.body.len();
+            bytes += queued.submission.payload.body.len();
             fits
         });
         let refused = batch.len() - youngest.count();
@@ -250,7 +245,7 @@ mod tests {
     }
 
     fn names(batch: &[Queued]) -> Vec<String> {
-        batch.iter().map(|queued| queued.submission.content_type.clone()).collect()
+        batch.iter().map(|queued| queued.submission.payload.content_type.clone()).collect()
     }
 
     /// Returns the answer to a queued request with this name.
@@ -264,7 +259,8 @@ mod tests {
         body: Bytes,
     ) -> Pin<Box<impl Future<Output = Option<CommitResult>> + use<>>> {
         let content_type = name.to_owned();
-        let submission = super::super::Submission { body, content_type, ..submission(queue) };
+        let mut submission = submission(queue);
+        (submission.payload.body, submission.payload.content_type) = (body, content_type);
         let queue = queue.clone();
         let mut answer = Box::pin(async move { queue.submit(submission).await });
         assert_eq!((&mut answer).now_or_never(), None);

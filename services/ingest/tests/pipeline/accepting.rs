@@ -2,10 +2,10 @@ use std::path::Path;
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use throughline_messages::{RouteRecord, TraceContext};
+use throughline_messages::{RequestRecord, RouteRecord, TraceContext};
 use throughline_testkit::Program;
 
-use crate::world::{TOPIC, World, id_of, says};
+use crate::world::{FILES, FILES_TOPIC, TOPIC, World, id_of, says};
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -30,6 +30,43 @@ async fn a_body_reaches_kafka_byte_for_byte_with_its_trace() {
     assert!(traceparent.contains("0af7651916cd43dd8448eb211c80319c"), "{traceparent}");
     assert_ne!(traceparent, TRACEPARENT, "the parent is ingest's own span");
     assert_eq!(tracestate.as_deref(), Some("vendor=1"));
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_route_for_any_content_keeps_bodies_and_media_types() {
+    let world = World::new(FILES);
+    let ingest = world.start().await;
+    let post = async |body: &'static [u8], media_type: Option<&str>| {
+        let mut request = world.http.post(format!("{}/files", ingest.base)).header("idempotency-key", "k-1");
+        if let Some(media_type) = media_type {
+            request = request.header("content-type", media_type);
+        }
+        request.body(body).send().await.unwrap()
+    };
+    let id = id_of(post(b"\xff\0{", Some("image/png; q=1")).await).await;
+    assert_eq!(id_of(post(b"\xff\0{", Some("image/png; q=1")).await).await, id, "repeated");
+    assert_eq!(post(b"\xff\0", Some("image/png; q=1")).await.status(), 422, "another body for the same key");
+    let problem: Value = post(b"\xff\0", Some("png")).await.json().await.unwrap();
+    assert_eq!(problem["type"], "https://throughline.dev/problems/unsupported-media-type");
+    assert!(problem["detail"].as_str().unwrap().contains("not a media type"), "{problem}");
+
+    // Without a body, and without a media type.
+    let empty = world.http.post(format!("{}/files", ingest.base)).send().await.unwrap();
+    assert_eq!(empty.status(), 201);
+    let expected = [("image/png; q=1", &b"\xff\0{"[..]), ("application/octet-stream", &b""[..])];
+    for (record, (media_type, body)) in world.records(FILES_TOPIC, 2).await.into_iter().zip(expected) {
+        let request = RequestRecord::from_headers(&record.headers).unwrap();
+        assert_eq!((&record.payload[..], request.content_type.as_str()), (body, media_type));
+        let url = format!("{}/v1/requests/{}/body", ingest.base, request.id);
+        let stored = world.http.get(url).send().await.unwrap();
+        let header = |name| stored.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("content-type"), media_type);
+        // A browser must not run it in the origin of the management API.
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert!(header("content-security-policy").contains("sandbox"));
+        assert_eq!(stored.bytes().await.unwrap(), body);
+    }
     ingest.stop().await;
 }
 

@@ -7,7 +7,7 @@ use throughline_messages::{Adoption, DeadReason, Keys, Kind, Origin, RequestReco
 use throughline_store::ConnectionTrait as _;
 use throughline_testkit::{eventually, unmeasured};
 
-use crate::world::{DEADLINE, TOPIC, World, ids};
+use crate::world::{DEADLINE, FILES, FILES_TOPIC, TOPIC, World, ids};
 
 /// As dispatch forwards it.
 fn adoption(offset: i64) -> Adoption {
@@ -143,6 +143,26 @@ async fn a_media_type_that_is_invalid_in_http_becomes_application_json() {
         .collect();
     types.sort_unstable();
     assert_eq!(types, ["application/json", "application/json", "application/vnd.api+json"]);
+    ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_route_without_a_path_adopts_records_of_any_content() {
+    let world = World::new(&FILES.replace("path: /files, ", ""));
+    let ingest = world.start().await;
+    let nowhere = world.http.post(format!("{}/files", ingest.base)).send().await.unwrap();
+    assert_eq!(nowhere.status(), 404);
+    for (offset, content_type) in [(1, Some("text/csv")), (2, None), (3, Some("a\u{1}b"))] {
+        let content_type = content_type.map(str::to_owned);
+        let adoption = Adoption { route: "files".to_owned(), content_type, ..adoption(offset) };
+        world.forward(&adoption, b"\xff,\0".as_slice()).await;
+    }
+    let records = world.records(FILES_TOPIC, 3).await;
+    assert!(records.iter().all(|record| record.payload == b"\xff,\0".as_slice()));
+    let read = |record: &Record| RequestRecord::from_headers(&record.headers).unwrap().content_type;
+    let mut types: Vec<_> = records.iter().map(read).collect();
+    types.sort_unstable();
+    assert_eq!(types, ["application/octet-stream", "application/octet-stream", "text/csv"]);
     ingest.stop().await;
 }
 

@@ -19,6 +19,8 @@ clients:
 routes:
   one: {rate: 3/h}
   Zwei und mehr: {path: /zwei/~2.x, topic: two-requests, destinations: [three]}
+  files: {path: /files, topic: files-requests, destinations: [three], content: any}
+  adopted: {topic: adopted-requests, destinations: [three]}
   orders:
     path: /orders
     topic: orders-requests
@@ -134,7 +136,8 @@ async fn every_served_path_is_described_and_every_described_path_is_served() {
     let mut names: Vec<_> =
         paths.keys().map(String::as_str).filter(|path| !path.starts_with("/v1/")).collect();
     names.sort_unstable();
-    let described = ["/docs", "/healthz", "/one", "/openapi.json", "/orders", "/readyz", "/zwei/~2.x"];
+    let described =
+        ["/docs", "/files", "/healthz", "/one", "/openapi.json", "/orders", "/readyz", "/zwei/~2.x"];
     assert_eq!(names, described);
     let dead = dead(&world, &ingest).await.to_string();
     for (path, item) in paths {
@@ -172,6 +175,8 @@ async fn every_refusal_matches_its_description() {
         (Method::POST, "/one", "/one", 400, shop, json, "", "{"),
         (Method::POST, "/one", "/one", 415, shop, "text/plain", "", "{}"),
         (Method::POST, "/one", "/one", 429, shop, json, "", "{}"),
+        (Method::POST, "/files", "/files", 201, shop, "text/plain", "", "{"),
+        (Method::POST, "/files", "/files", 415, shop, "plain", "", "{"),
         (Method::POST, "/orders", "/orders", 413, shop, json, "", &long),
         (Method::POST, "/orders", "/orders", 422, shop, json, "", r#"{"id":7}"#),
         (Method::GET, "/v1/requests/{id}", "/v1/requests/7", 400, operator, json, "", ""),
@@ -220,6 +225,11 @@ async fn the_description_reflects_the_configuration() {
     assert!(open["components"].get("securitySchemes").is_none());
     assert!(of(&closed, "/one")["responses"]["429"].is_object());
     assert!(of(&closed, "/orders")["responses"]["429"].is_null());
+
+    let body = |path: &str| of(&closed, path)["requestBody"].clone();
+    assert_eq!(body("/one")["content"], json!({ "application/json": { "schema": {} } }));
+    assert_eq!(body("/files")["content"], json!({ "*/*": {} }));
+    assert_eq!((&body("/one")["required"], &body("/files")["required"]), (&json!(true), &json!(false)));
 
     // A route's schema is a resource of its own, so that its references resolve within it.
     let schema = &of(&closed, "/orders")["requestBody"]["content"]["application/json"]["schema"];

@@ -275,6 +275,11 @@ pub(crate) async fn says(ingest: &Running, bytes: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// A route that accepts any content.
+pub(crate) const FILES: &str =
+    "routes: {files: {path: /files, topic: files-requests, destinations: [three], content: any}}";
+pub(crate) const FILES_TOPIC: &str = "files-requests";
+
 pub(crate) async fn id_of(response: reqwest::Response) -> RequestId {
     let body: serde_json::Value = response.json().await.unwrap();
     body["request_id"].as_str().expect("a request id").parse().unwrap()

@@ -117,13 +117,14 @@ fn defaults(dev: &DevFlags, broker: &str, sandbox: SocketAddr) -> String {
 }
 
 fn greet(settings: &Settings, broker: &str, ingest: SocketAddr, dispatch: SocketAddr, sandbox: SocketAddr) {
-    let routes: Vec<_> = settings.routes.values().map(|route| format!("POST {}", route.path)).collect();
-    let path = settings.routes.values().next().map_or("/one", |route| route.path.as_str());
+    let paths: Vec<_> = settings.routes.values().filter_map(|route| route.path.as_deref()).collect();
+    let routes: String = paths.iter().map(|path| format!("POST {path}, ")).collect();
+    let path = paths.first().copied().unwrap_or("/one");
     say(&format!(
         "\
 Throughline is running.
 
-  ingest     http://{ingest}   {routes}, /v1/requests/<id>, /docs
+  ingest     http://{ingest}   {routes}/v1/requests/<id>, /docs
   dispatch   http://{dispatch}   /readyz
   sandbox    http://{sandbox}   third party: POST /token, POST /three; GET /three lists the calls received
   broker     {bootstrap}   {broker}
@@ -136,7 +137,6 @@ Try:
 
 The outcome of each attempt appears below. Press Ctrl-C to stop.
 ",
-        routes = routes.join(", "),
         bootstrap = settings.kafka.bootstrap_servers,
         database = settings.database.display_url(),
     ));

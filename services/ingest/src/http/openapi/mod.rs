@@ -10,12 +10,9 @@ use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
-use throughline_settings::Route;
 
-use super::accept::Accepted;
 use super::documented::Documented;
 use super::{dead_letters, explain, only, problem, status};
-use crate::admission::LONGEST_ORDERING_KEY;
 
 const DOCS: &str = include_str!("docs.html");
 /// The page loads nothing but the description.
@@ -34,7 +31,7 @@ const PROBLEMS: [(u16, &str); 13] = [
     (408, "The body did not arrive in time."),
     (409, "Conflicts with the current state, or a request with this Idempotency-Key is still in progress."),
     (413, "The body is too large."),
-    (415, "The media type is not JSON."),
+    (415, "The route does not accept the media type."),
     (
         422,
         "The body violates the requirements of the route, or the Idempotency-Key was used with another body.",
@@ -51,7 +48,7 @@ pub(super) fn documents(api: &Documented, health: &Documented) -> Documented {
     let mut paths = api.paths.clone();
     paths.extend(health.paths.clone());
     paths.extend(own.iter().map(|(path, item)| ((*path).to_owned(), item.clone())));
-    let document = Bytes::from(document(&paths, api.is_guarded).to_string());
+    let document = Bytes::from(document(&paths, api).to_string());
     let json = move || ready(([(CONTENT_TYPE, "application/json")], document.clone()));
     let html = [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, DOCS_POLICY)];
     let [(document_path, document_item), (docs_path, docs_item)] = own;
@@ -62,9 +59,9 @@ pub(super) fn documents(api: &Documented, health: &Documented) -> Documented {
     )
 }
 
-fn document(paths: &Map<String, Value>, is_guarded: bool) -> Value {
-    let mut components = json!({ "schemas": schemas(), "responses": responses() });
-    if is_guarded {
+fn document(paths: &Map<String, Value>, api: &Documented) -> Value {
+    let mut components = json!({ "schemas": schemas(api), "responses": responses() });
+    if api.is_guarded {
         let scheme = json!({
             "type": "http",
             "scheme": "bearer",
@@ -89,76 +86,6 @@ fn document(paths: &Map<String, Value>, is_guarded: bool) -> Value {
         "paths": paths,
         "components": components,
     })
-}
-
-/// Returns the Path Item of a route.
-pub(super) fn accept(name: &str, route: &Route) -> Value {
-    let mut responses = problems(&[400, 408, 409, 413, 415, 422, 431, 500, 503]);
-    if route.rate.is_some() {
-        responses.extend(problems(&[429]));
-    }
-    let of_the_request = json!({ "id": "$response.body#/request_id" });
-    let link = |operation: &str| json!({ "operationId": operation, "parameters": of_the_request });
-    let created = json!({
-        "description": "The request is durable; its deliveries are attempted until each one has ended.",
-        "links": {
-            "request": link("get-request"),
-            "body": link("get-request-body"),
-            "story": link("explain-request"),
-            "cancel": link("cancel-request"),
-        },
-        "headers": { "Location": { "description": "URL of the request.", "schema": { "type": "string" } } },
-        "content": json_content("Accepted"),
-    });
-    responses.insert("201".to_owned(), created);
-    json!({ "post": {
-        "operationId": format!("accept-{name}"),
-        "tags": ["routes"],
-        "summary": format!("Submit a request to the route {name}"),
-        "parameters": [
-            header(
-                "Idempotency-Key",
-                "Makes retries safe: repeating the same body with the same key returns the first response.",
-                &json!({ "type": "string", "maxLength": 255, "pattern": "^[!-~]([\\t -~]*[!-~])?$" }),
-            ),
-            header(
-                "traceparent",
-                "Trace that the request joins (W3C Trace Context). An invalid value is ignored.",
-                &json!({ "type": "string" }),
-            ),
-        ],
-        "requestBody": {
-            "required": true,
-            "description": body_description(route),
-            "content": { "application/json": { "schema": body_schema(route) } },
-        },
-        "responses": responses,
-    } })
-}
-
-/// Describes requirements on a body that a schema cannot express.
-fn body_description(route: &Route) -> String {
-    let mut description =
-        "The body is stored byte for byte. Media types that end in `+json` are accepted too.".to_owned();
-    if let Some(pointer) = &route.ordering_key {
-        let ordering_key = format!(
-            " Requests with the same value at `{pointer}` are delivered in order: a string, a number or a boolean of at \
-             most {LONGEST_ORDERING_KEY} characters."
-        );
-        description.push_str(&ordering_key);
-    }
-    description
-}
-
-/// Returns the route's own schema, as a separate resource: references in it begin at its root, not at that of the whole
-/// description.
-fn body_schema(route: &Route) -> Value {
-    let Some(schema) = &route.schema else { return json!({}) };
-    let mut schema = schema.document().clone();
-    if let Some(members) = schema.as_object_mut().filter(|members| !members.contains_key("$id")) {
-        members.insert("$id".to_owned(), format!("urn:throughline:route:{}", route.path).into());
-    }
-    schema
 }
 
 /// `/healthz`.
@@ -209,15 +136,15 @@ pub(super) fn for_clients(mut item: Value) -> Value {
     item
 }
 
-fn header(name: &str, description: &str, schema: &Value) -> Value {
+pub(crate) fn header(name: &str, description: &str, schema: &Value) -> Value {
     json!({ "name": name, "in": "header", "description": description, "schema": schema })
 }
 
-fn json_content(schema: &str) -> Value {
+pub(crate) fn json_content(schema: &str) -> Value {
     json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })
 }
 
-fn problems(statuses: &[u16]) -> Map<String, Value> {
+pub(crate) fn problems(statuses: &[u16]) -> Map<String, Value> {
     let problem =
         |status: &u16| (status.to_string(), json!({ "$ref": format!("#/components/responses/{status}") }));
     statuses.iter().map(problem).collect()
@@ -247,12 +174,14 @@ fn problem_header(status: u16) -> Option<(&'static str, &'static str, &'static s
 }
 
 /// Returns the schemas of all bodies, from their types.
-fn schemas() -> Map<String, Value> {
+fn schemas(api: &Documented) -> Map<String, Value> {
     let settings = SchemaSettings::draft2020_12()
         .for_serialize()
         .with(|settings| settings.definitions_path = "/components/schemas".into());
     let mut generator = settings.into_generator();
-    generator.subschema_for::<Accepted>();
+    for add in &api.schemas {
+        add(&mut generator);
+    }
     generator.subschema_for::<status::Status>();
     generator.subschema_for::<explain::Explanation>();
     generator.subschema_for::<dead_letters::Page>();

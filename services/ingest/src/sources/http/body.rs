@@ -13,15 +13,14 @@ use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::problem::Problem;
-use crate::writer::{BodyPermit, Queue};
-
-pub(super) const BUSY: &str = "Too many requests are waiting to be stored.";
+use super::BUSY;
+use crate::accept::BodyPermit;
+use crate::http::Problem;
 
 /// Minimum rate of a body in bytes per second, on average and after [`GRACE`]: an eighth of the rate of 3G.
-pub(super) const SLOWEST: u32 = 16 << 10;
+const SLOWEST: u32 = 16 << 10;
 /// Long enough for a lost packet to be retransmitted twice.
-pub(super) const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The limits of a body.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +44,7 @@ pub(super) fn announced(headers: &HeaderMap, limit: u64) -> Result<u64, Problem>
     }
 }
 
-/// Reads a body of at most `announced` bytes, and returns it with its permit.
+/// Reads a body of at most `announced` bytes, and returns it with its permit, which grows as the body arrives.
 ///
 /// # Errors
 /// [`Problem`] if the body is too large, too slow or broken, or if the budget is used up.
@@ -53,18 +52,17 @@ pub(super) async fn receive(
     mut body: Body,
     announced: u64,
     bounds: Bounds,
-    queue: &Queue,
+    mut permit: BodyPermit,
 ) -> Result<(Bytes, BodyPermit), Problem> {
     let most = usize::try_from(announced).unwrap_or(usize::MAX);
     let limit = usize::try_from(bounds.limit).unwrap_or(usize::MAX);
     let began = Instant::now();
-    let mut permit = queue.reserve(0).ok_or(Problem::Unavailable(BUSY))?;
     // Copied: a frame from the connection may keep a far larger buffer alive.
     let mut bytes = Vec::new();
     loop {
         let due = began + time_for(bytes.len()).min(bounds.deadline);
         let in_time = timeout_at(due, body.frame()).await;
-        let frame = in_time.map_err(|_| Problem::BodyTimeout { deadline: bounds.deadline })?;
+        let frame = in_time.map_err(|_| too_slow(bounds))?;
         let Some(frame) = frame else { break };
         // Any other frame holds trailers.
         let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
@@ -82,6 +80,10 @@ pub(super) async fn receive(
         bytes.extend_from_slice(&data);
     }
     Ok((bytes.into(), permit))
+}
+
+fn too_slow(bounds: Bounds) -> Problem {
+    Problem::BodyTimeout { deadline: bounds.deadline, grace: GRACE, rate: SLOWEST }
 }
 
 /// Returns the deadline of the next bytes, measured from the start of the body, after `arrived` bytes.
@@ -124,8 +126,8 @@ mod tests {
         bounds: Bounds,
     ) -> (JoinHandle<Received>, mpsc::UnboundedSender<usize>) {
         let (body, client) = body();
-        let queue = queue.clone();
-        let received = tokio::spawn(async move { receive(body, announced, bounds, &queue).await });
+        let permit = queue.reserve(0).unwrap();
+        let received = tokio::spawn(receive(body, announced, bounds, permit));
         (received, client)
     }
 

@@ -1,7 +1,6 @@
-//! Accepts foreign records, which dispatch has found on a route's topic, as if they had arrived over HTTP.
+//! The adoption source: foreign records, which other producers put onto a route's topic and dispatch forwards.
 
 use futures_util::future::join_all;
-use http::HeaderValue;
 use throughline_kafka::{Consumer, KafkaError, Received, Record};
 use throughline_lifecycle::Shutdown;
 use throughline_messages::{Adoption, DeadReason, Keys, Kind, Malformed, TraceContext};
@@ -10,10 +9,9 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
 use crate::CLOSE_DEADLINE;
+use crate::accept::{AcceptError, Acceptors, Admission, BodyPermit, Payload};
 use crate::backoff::{Backoff, Warning};
-use crate::intake::{AcceptError, IncomingRequest, Intake, Intakes};
 use crate::refusals::{DeadLetters, Refusal};
-use crate::writer::BodyPermit;
 
 const ADOPTION_DELAYED: Warning =
     Warning { event: "adoption.delayed", message: "cannot adopt a foreign record yet" };
@@ -23,7 +21,7 @@ pub(crate) const BATCH: usize = 64;
 
 pub(crate) struct Adopter {
     pub(crate) consumer: Consumer,
-    pub(crate) intakes: Intakes,
+    pub(crate) acceptors: Acceptors,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) keys: Keys,
     pub(crate) shutdown: Shutdown,
@@ -32,15 +30,18 @@ pub(crate) struct Adopter {
 impl Adopter {
     /// Runs until shutdown; records received by then are accepted.
     pub(crate) async fn run(mut self) -> Result<(), KafkaError> {
-        loop {
-            let batch = self.shutdown.soft().run_until_cancelled(self.consumer.recv_batch(BATCH)).await;
-            match batch {
-                Some(batch) if !batch.is_empty() => {
-                    join_all(batch.into_iter().map(|received| self.step(received))).await;
-                }
-                _ => return self.consumer.close(CLOSE_DEADLINE).await,
-            }
+        while let Some(batch) = self.next_batch().await {
+            join_all(batch.into_iter().map(|received| self.step(received))).await;
         }
+        // The writer need not wait while the broker confirms the end of the consumer.
+        drop(self.acceptors);
+        self.consumer.close(CLOSE_DEADLINE).await
+    }
+
+    /// Returns the next records; `None` once there are no more.
+    async fn next_batch(&mut self) -> Option<Vec<Received>> {
+        let batch = self.shutdown.soft().run_until_cancelled(self.consumer.recv_batch(BATCH)).await?;
+        (!batch.is_empty()).then_some(batch)
     }
 
     /// Accepts one record, or sends it to dead letters.
@@ -72,17 +73,19 @@ impl Adopter {
     /// If the record can never be accepted.
     async fn adopt(&self, record: &Record, adoption: Adoption) -> Result<bool, Refusal> {
         let never = |reason, error| Refusal::new(reason, error, adoption.origin.clone());
-        let Some(intake) = self.intakes.get(&adoption.route) else {
+        let Some(acceptor) = self.acceptors.get(&adoption.route) else {
             let error = format!("the configuration has no route {}", adoption.route);
             return Err(never(DeadReason::Unroutable, error));
         };
         let malformed = |error| never(DeadReason::Malformed, error);
+        // The broker has authorized the producer, and dispatch has signed the record.
+        let admission = acceptor.admit_verified();
         let mut backoff = Backoff::default();
         let mut tried = false;
         loop {
-            let not_now = match intake.queue().reserve(record.payload.len() as u64) {
+            let not_now = match admission.reserve(record.payload.len() as u64) {
                 Some(permit) => {
-                    submit(intake, record, &adoption, permit, &mut tried).await.map_err(malformed)?
+                    submit(&admission, record, &adoption, permit, &mut tried).await.map_err(malformed)?
                 }
                 None => Some("the memory for bodies is full"),
             };
@@ -103,26 +106,24 @@ impl Adopter {
 /// # Errors
 /// A message, if the record can never be accepted.
 async fn submit(
-    intake: &Intake,
+    admission: &Admission<'_>,
     record: &Record,
     adoption: &Adoption,
     permit: BodyPermit,
     tried: &mut bool,
 ) -> Result<Option<&'static str>, String> {
-    let incoming = IncomingRequest {
+    let payload = Payload {
         body: record.payload.clone(),
-        content_type: media_type(adoption).to_owned(),
+        content_type: admission.media_type_or_default(adoption.content_type.as_deref()),
         headers: Vec::new(),
-        trace: throughline_telemetry::context_of(&Span::current()).or_else(|| adoption.trace.clone()),
-        client: None,
+        trace: adoption.trace.clone(),
         origin: Some(Adopted {
             origin: adoption.origin.clone(),
             identity: adoption.identity(&record.payload),
         }),
-        idempotency_key: None,
         permit,
     };
-    match intake.take(incoming).await {
+    match admission.submit(payload, None).await {
         Ok(id) => {
             Span::current().record("throughline.request.id", tracing::field::display(id));
             tracing::info!(
@@ -145,13 +146,6 @@ async fn submit(
             Err("it cannot be stored".to_owned())
         }
     }
-}
-
-/// Returns the media type that the record declares. Only a JSON body is adopted, so `application/json` replaces a media
-/// type that is missing, or that no HTTP request could carry to a third party.
-fn media_type(adoption: &Adoption) -> &str {
-    let said = adoption.content_type.as_deref();
-    said.filter(|said| HeaderValue::from_str(said).is_ok()).unwrap_or("application/json")
 }
 
 fn process_span(record: &Record) -> Span {
@@ -181,7 +175,7 @@ mod tests {
     use throughline_settings::Settings;
 
     use super::*;
-    use crate::intake::intakes;
+    use crate::accept::acceptors;
     use crate::writer::{CommitResult, Queue};
 
     /// Returns the results of three tries of a record while the writer returns `result`.
@@ -189,7 +183,7 @@ mod tests {
         let route = json!({"path": "/one", "topic": "requests", "destinations": ["three"]});
         let routes = [("one".to_owned(), serde_json::from_value(route).unwrap())].into();
         let queue = Queue::answered(result);
-        let intakes = intakes(&Settings { routes, ..Settings::default() }, &queue).unwrap();
+        let acceptors = acceptors(&Settings { routes, ..Settings::default() }, None, &queue).unwrap();
         let origin = Origin { topic: "requests".to_owned(), partition: 0, offset: 1 };
         let record = Record {
             topic: "adoptions".to_owned(),
@@ -207,7 +201,8 @@ mod tests {
         let mut all = Vec::new();
         for _ in 0..3 {
             let permit = queue.reserve(2).unwrap();
-            all.push(submit(&intakes["one"], &record, &adoption, permit, &mut tried).await);
+            let admission = acceptors["one"].admit_verified();
+            all.push(submit(&admission, &record, &adoption, permit, &mut tried).await);
         }
         all.try_into().unwrap()
     }
