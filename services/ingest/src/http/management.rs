@@ -3,16 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::{Router, http::Uri};
-use http::header::{HOST, ORIGIN};
-use http::uri::Authority;
-use http::{HeaderMap, Method};
 use throughline_settings::Settings;
 use tokio::sync::Semaphore;
 
+use super::origin;
 use super::problem::Problem;
 
 /// Maximum number of concurrent requests: four for each connection to the database that they share, so that dashboards
@@ -47,11 +45,7 @@ impl Rules {
         if self.is_local && !is_from_here(request) {
             return Err(Problem::NotLocal);
         }
-        let host = authority(request.uri(), request.headers());
-        if !is_safe(request.method()) && is_cross_origin(request.headers(), host.as_ref()) {
-            return Err(Problem::CrossOrigin);
-        }
-        Ok(())
+        origin::check(request.method(), request.uri(), request.headers())
     }
 }
 
@@ -66,7 +60,7 @@ async fn pass(State(rules): State<Rules>, request: Request, next: Next) -> Resul
 fn is_from_here(request: &Request) -> bool {
     let is_peer =
         request.extensions().get::<Peer>().is_some_and(|Peer(peer)| peer.to_canonical().is_loopback());
-    let host = authority(request.uri(), request.headers());
+    let host = origin::authority(request.uri(), request.headers());
     is_peer && host.is_some_and(|host| is_address_or_localhost(host.host()))
 }
 
@@ -75,64 +69,12 @@ fn is_address_or_localhost(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-/// Returns the host and port that the client addressed.
-fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
-    uri.authority().cloned().or_else(|| headers.get(HOST)?.to_str().ok()?.parse().ok())
-}
-
-/// Returns whether a method is safe (RFC 9110, 9.2.1).
-fn is_safe(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
-}
-
-/// Returns whether a browser sends a request for a page of another origin. Browsers declare it in `Sec-Fetch-Site`,
-/// those of before 2023 at least in `Origin`; other programs send neither. (The rule is that of Go's
-/// `http.CrossOriginProtection`.)
-fn is_cross_origin(headers: &HeaderMap, host: Option<&Authority>) -> bool {
-    if let Some(site) = headers.get("sec-fetch-site") {
-        return site != "same-origin" && site != "none";
-    }
-    let Some(origin) = headers.get(ORIGIN) else { return false };
-    let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-    // The scheme is not compared: a proxy in front of ingest may terminate TLS.
-    origin.and_then(|origin| origin.authority().cloned()).as_ref() != host || host.is_none()
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
     use tower::ServiceExt as _;
 
     use super::*;
-
-    fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
-        let header = |&(name, value): &(&'static str, &'static str)| {
-            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
-        };
-        all.iter().map(header).collect()
-    }
-
-    #[test]
-    fn only_a_browser_request_for_a_page_of_another_origin_is_cross_origin() {
-        let host = "ingest.example.com:8099".parse().unwrap();
-        for (sent, expected) in [
-            (&[][..], false),
-            (&[("sec-fetch-site", "same-origin"), ("origin", "https://other.example.com")], false),
-            (&[("sec-fetch-site", "none")], false),
-            (&[("sec-fetch-site", "same-site"), ("origin", "http://ingest.example.com:8099")], true),
-            (&[("sec-fetch-site", "cross-site")], true),
-            (&[("sec-fetch-site", "")], true),
-            (&[("origin", "http://ingest.example.com:8099")], false),
-            (&[("origin", "https://INGEST.example.com:8099")], false),
-            (&[("origin", "http://ingest.example.com")], true),
-            (&[("origin", "http://ingest.example.com:8099.evil.example")], true),
-            (&[("origin", "null")], true),
-            (&[("origin", "")], true),
-        ] {
-            assert_eq!(is_cross_origin(&headers(sent), Some(&host)), expected, "{sent:?}");
-        }
-        assert!(is_cross_origin(&headers(&[("origin", "null")]), None));
-    }
 
     #[test]
     fn a_request_is_local_if_its_peer_and_its_host_are_local() {

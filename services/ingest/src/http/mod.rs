@@ -13,6 +13,7 @@ mod health;
 mod management;
 mod metrics;
 pub(crate) mod openapi;
+pub(crate) mod origin;
 mod problem;
 mod server;
 mod status;

@@ -51,6 +51,9 @@ async fn a_route_for_any_content_keeps_bodies_and_media_types() {
     assert_eq!(problem["type"], "https://throughline.dev/problems/unsupported-media-type");
     assert!(problem["detail"].as_str().unwrap().contains("not a media type"), "{problem}");
 
+    let elsewhere = world.http.post(format!("{}/files", ingest.base)).header("origin", "https://example.com");
+    assert_eq!(elsewhere.send().await.unwrap().status(), 403, "a page of another origin");
+
     // Without a body, and without a media type.
     let empty = world.http.post(format!("{}/files", ingest.base)).send().await.unwrap();
     assert_eq!(empty.status(), 201);

@@ -118,13 +118,14 @@ fn defaults(dev: &DevFlags, broker: &str, sandbox: SocketAddr) -> String {
 
 fn greet(settings: &Settings, broker: &str, ingest: SocketAddr, dispatch: SocketAddr, sandbox: SocketAddr) {
     let paths: Vec<_> = settings.routes.values().filter_map(|route| route.path.as_deref()).collect();
-    let routes: String = paths.iter().map(|path| format!("POST {path}, ")).collect();
+    let posts = paths.iter().map(|path| format!("POST {path}"));
+    let paths_served = posts.chain(["/v1/requests/<id>".to_owned()]).collect::<Vec<_>>().join(", ");
     let path = paths.first().copied().unwrap_or("/one");
     say(&format!(
         "\
 Throughline is running.
 
-  ingest     http://{ingest}   {routes}/v1/requests/<id>, /docs
+  ingest     http://{ingest}   {paths_served}, /docs
   dispatch   http://{dispatch}   /readyz
   sandbox    http://{sandbox}   third party: POST /token, POST /three; GET /three lists the calls received
   broker     {bootstrap}   {broker}

@@ -12,6 +12,9 @@ pub(super) fn path_item(name: &str, path: &str, route: &Route) -> Value {
     if route.rate.is_some() {
         responses.extend(problems(&[429]));
     }
+    if route.content == Content::Any {
+        responses.extend(problems(&[403]));
+    }
     let of_the_request = json!({ "id": "$response.body#/request_id" });
     let link = |operation: &str| json!({ "operationId": operation, "parameters": of_the_request });
     let created = json!({

@@ -14,13 +14,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use schemars::JsonSchema;
 use serde::Serialize;
-use throughline_settings::{Route, Settings};
+use throughline_settings::{Content, Route, Settings};
 use throughline_snowflake::RequestId;
 use tokio::time::timeout;
 use tracing::Span;
 
 use crate::accept::{AcceptError, Acceptor, Acceptors, Payload, UnsupportedMediaType};
-use crate::http::{Documented, Problem, api_key, note_client};
+use crate::http::{Documented, Problem, api_key, note_client, origin};
 
 const NO_ANSWER: &str = "The database did not answer in time. The request may have been stored: retry with the same \
                     Idempotency-Key.";
@@ -30,6 +30,7 @@ const BUSY: &str = "Too many requests are waiting to be stored.";
 #[derive(Clone)]
 struct Endpoint {
     acceptor: Arc<Acceptor>,
+    content: Content,
     /// Names of the headers that the route keeps.
     keep_headers: Arc<[String]>,
     /// The limits of a body.
@@ -68,6 +69,7 @@ impl Endpoint {
         let http = &settings.http;
         Self {
             acceptor: Arc::clone(acceptor),
+            content: route.content,
             keep_headers: route.keep_headers.clone().into(),
             bounds: body::Bounds { limit: http.body_limit.as_u64(), deadline: http.timeout },
             timeout: http.timeout,
@@ -77,7 +79,10 @@ impl Endpoint {
 
 async fn accept(State(endpoint): State<Endpoint>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    let Endpoint { acceptor, keep_headers, bounds, timeout: deadline } = &endpoint;
+    let Endpoint { acceptor, content, keep_headers, bounds, timeout: deadline } = &endpoint;
+    if *content == Content::Any {
+        origin::check(&head.method, &head.uri, &head.headers)?;
+    }
     let admission = acceptor.admit(api_key(&head.headers))?;
     if let Some(client) = admission.client() {
         note_client(client);
