@@ -117,7 +117,7 @@ impl Acceptor {
     /// # Errors
     /// If the client is unknown, may not use the route, or exceeds its rate.
     pub(crate) fn admit(&self, api_key: Option<&str>) -> Result<Admission<'_>, Denied> {
-        let client = self.authenticate(api_key)?;
+        let client = self.client(api_key)?;
         if let Some(limits) = &self.limits {
             limits.take(client).map_err(|retry_after| Denied::RateExceeded { retry_after })?;
         }
@@ -129,21 +129,21 @@ impl Acceptor {
         Admission { acceptor: self, client: None }
     }
 
-    /// Returns the name of the client with this API key, if clients are configured.
+    /// Checks that the caller that sent this API key, or none, may use the route.
     ///
     /// # Errors
     /// If the client is unknown or may not use the route.
-    pub(crate) fn authenticate(&self, api_key: Option<&str>) -> Result<Option<&str>, Denied> {
+    pub(crate) fn authenticate(&self, api_key: Option<&str>) -> Result<(), Denied> {
+        self.client(api_key).map(drop)
+    }
+
+    /// Returns the name of the client with this API key, if clients are configured.
+    fn client(&self, api_key: Option<&str>) -> Result<Option<&str>, Denied> {
         self.authorizer.as_ref().map(|authorizer| authorizer.authorize(api_key)).transpose()
     }
 }
 
 impl Admission<'_> {
-    /// Returns the name of the client that submits, if clients are configured.
-    pub(crate) fn client(&self) -> Option<&str> {
-        self.client
-    }
-
     /// Returns the media type of a payload whose sender declares this one, as declared.
     ///
     /// # Errors

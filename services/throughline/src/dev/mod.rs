@@ -118,13 +118,14 @@ fn defaults(dev: &DevFlags, broker: &str, sandbox: SocketAddr) -> String {
 
 fn greet(settings: &Settings, broker: &str, ingest: SocketAddr, dispatch: SocketAddr, sandbox: SocketAddr) {
     let paths: Vec<_> = settings.routes.values().filter_map(|route| route.path.as_deref()).collect();
-    let routes: String = paths.iter().map(|path| format!("POST {path}, ")).collect();
+    let mut endpoints: Vec<_> = paths.iter().map(|path| format!("POST {path}")).collect();
+    endpoints.extend(["/v1/requests/<id>", "/docs"].map(str::to_owned));
     let path = paths.first().copied().unwrap_or("/one");
     say(&format!(
         "\
 Throughline is running.
 
-  ingest     http://{ingest}   {routes}/v1/requests/<id>, /docs
+  ingest     http://{ingest}   {endpoints}
   dispatch   http://{dispatch}   /readyz
   sandbox    http://{sandbox}   third party: POST /token, POST /three; GET /three lists the calls received
   broker     {bootstrap}   {broker}
@@ -137,6 +138,7 @@ Try:
 
 The outcome of each attempt appears below. Press Ctrl-C to stop.
 ",
+        endpoints = endpoints.join(", "),
         bootstrap = settings.kafka.bootstrap_servers,
         database = settings.database.display_url(),
     ));
