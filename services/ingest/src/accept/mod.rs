@@ -202,3 +202,33 @@ impl Admission<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: &str = r#"{
+        "clients": {"shop": {"key": "the-key-of-the-shop"}, "crm": {"key": "the-key-of-the-crm", "routes": []}},
+        "routes": {"one": {"topic": "requests", "destinations": ["three"], "rate": "1/h"}}
+    }"#;
+
+    #[tokio::test]
+    async fn a_caller_needs_a_key_and_a_permit_of_its_rate_and_a_verified_request_neither() {
+        let settings: Settings = serde_json::from_str(SETTINGS).unwrap();
+        let (clients, queue) = (Clients::new(&settings), Queue::of_bytes(1));
+        let acceptors = acceptors(&settings, clients.as_ref(), &queue).unwrap();
+        let acceptor = &acceptors["one"];
+        let admitted = |key| acceptor.admit(key).map(|admission| admission.client);
+        for _ in 0..2 {
+            assert_eq!(admitted(None), Err(Denied::Unauthenticated));
+            assert!(matches!(admitted(Some("the-key-of-the-crm")), Err(Denied::Forbidden { .. })));
+            assert_eq!(acceptor.authenticate(Some("the-key-of-the-shop")), Ok(()));
+        }
+        assert_eq!(admitted(Some("the-key-of-the-shop")), Ok(Some("shop")), "the first that counts");
+        let exceeded = admitted(Some("the-key-of-the-shop"));
+        assert!(matches!(exceeded, Err(Denied::RateExceeded { retry_after: 1.. })), "{exceeded:?}");
+        for _ in 0..3 {
+            assert_eq!(acceptor.admit_verified().client, None);
+        }
+    }
+}
