@@ -590,6 +590,15 @@ func TestTheNotesSendAKeyIfClientsAreConfigured(t *testing.T) {
 	}
 }
 
+func TestTheNotesPostOnlyToRoutesWithAPath(t *testing.T) {
+	const adopted = "config.routes.adopted.topic=adopted,config.routes.adopted.destinations[0]=three"
+	for _, call := range found(t, `curl -i localhost:8099(\S*)`, notes(t, "--set", adopted)) {
+		if call[1] == "" {
+			t.Errorf("the notes post to a route without a path: %s", call[0])
+		}
+	}
+}
+
 func TestTheNotesWarnIfExternalRequestsAreBlocked(t *testing.T) {
 	const outside = "ingest.ingress.enabled=true,ingest.ingress.hosts[0].host=a,ingest.ingress.hosts[0].paths[0]=/one"
 	for values, tells := range map[string]bool{

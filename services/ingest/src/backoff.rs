@@ -53,11 +53,11 @@ impl Backoff {
 
     fn log(&mut self, Warning { event, message }: Warning, error: &impl Display) {
         let now = Instant::now();
-        let failing = self.failing.get_or_insert(Failing { since: now, event: "", logged: now });
-        if failing.event != event || now - failing.logged >= LOG_INTERVAL {
-            let failing_for = (now - failing.since).as_secs();
-            warn!(event, %error, failing_for, "{message}; retrying");
-            (failing.event, failing.logged) = (event, now);
+        let since = self.failing.as_ref().map_or(now, |failing| failing.since);
+        let is_logged = |failing: &Failing| failing.event == event && now - failing.logged < LOG_INTERVAL;
+        if !self.failing.as_ref().is_some_and(is_logged) {
+            warn!(event, %error, failing_for = (now - since).as_secs(), "{message}; retrying");
+            self.failing = Some(Failing { since, event, logged: now });
         }
     }
 
@@ -85,8 +85,8 @@ mod tests {
 
     use super::*;
 
-    const DOWN: Warning = Warning { event: "test.down", message: "the database does not answer" };
-    const SLOW: Warning = Warning { event: "test.slow", message: "the database is slow" };
+    const READ: Warning = Warning { event: "outbox.read_failed", message: "cannot read the outbox" };
+    const PUBLISH: Warning = Warning { event: "requests.publish_failed", message: "cannot publish requests" };
 
     /// The `event` and `failure` fields of each line that was logged.
     #[derive(Clone, Default)]
@@ -119,18 +119,24 @@ mod tests {
         backoff.reset();
         let start = Instant::now();
         while start.elapsed() < LOG_INTERVAL * 2 {
-            assert!(backoff.pause(&stop, DOWN, &"refused").await);
+            assert!(backoff.pause(&stop, READ, &"refused").await);
         }
-        assert!(backoff.pause(&stop, SLOW, &"timed out").await);
+        assert!(backoff.pause(&stop, PUBLISH, &"timed out").await);
         assert!(backoff.is_trying());
         backoff.reset();
         assert!(!backoff.is_trying());
         backoff.reset();
         let again = Instant::now();
-        assert!(backoff.pause(&stop, DOWN, &"refused").await);
+        assert!(backoff.pause(&stop, READ, &"refused").await);
         assert_eq!(again.elapsed(), FIRST, "the pauses start over");
         let lines = lines.0.lock().unwrap();
-        let expected = ["test.down", "test.down", "test.slow", "retries.succeeded test.slow", "test.down"];
+        let expected = [
+            "outbox.read_failed",
+            "outbox.read_failed",
+            "requests.publish_failed",
+            "retries.succeeded requests.publish_failed",
+            "outbox.read_failed",
+        ];
         assert_eq!(*lines, expected);
     }
 
@@ -138,6 +144,6 @@ mod tests {
     async fn a_stop_ends_a_pause() {
         let stop = CancellationToken::new();
         stop.cancel();
-        assert!(!Backoff::default().pause(&stop, DOWN, &"refused").await);
+        assert!(!Backoff::default().pause(&stop, READ, &"refused").await);
     }
 }

@@ -1,4 +1,4 @@
-//! Ingest: HTTP in, one commit, Kafka out; and outcomes from Kafka back into the database.
+//! Ingest: requests in, one commit, Kafka out; and outcomes from Kafka back into the database.
 //!
 //! ```text
 //! sources

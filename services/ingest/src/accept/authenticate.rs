@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use throughline_settings::Settings;
+use tracing::Span;
 
 use super::Denied;
 
@@ -59,7 +60,7 @@ impl Clients {
 }
 
 impl Authorizer {
-    /// Returns the name of the client with this key, if it is admitted.
+    /// Returns the name of the client with this key, if it is admitted, and records it in the current span.
     ///
     /// # Errors
     /// If the key is missing or unknown, or if its client may not use the resource.
@@ -73,7 +74,11 @@ impl Authorizer {
             }
             Access::Management => (client.manages, "the paths under /v1".to_owned()),
         };
-        if may { Ok(&client.name) } else { Err(Denied::Forbidden { client: client.name.clone(), resource }) }
+        if !may {
+            return Err(Denied::Forbidden { client: client.name.clone(), resource });
+        }
+        Span::current().record("throughline.client", &client.name);
+        Ok(&client.name)
     }
 }
 

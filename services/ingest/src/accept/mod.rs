@@ -117,7 +117,7 @@ impl Acceptor {
     /// # Errors
     /// If the client is unknown, may not use the route, or exceeds its rate.
     pub(crate) fn admit(&self, api_key: Option<&str>) -> Result<Admission<'_>, Denied> {
-        let client = self.authenticate(api_key)?;
+        let client = self.client(api_key)?;
         if let Some(limits) = &self.limits {
             limits.take(client).map_err(|retry_after| Denied::RateExceeded { retry_after })?;
         }
@@ -129,21 +129,21 @@ impl Acceptor {
         Admission { acceptor: self, client: None }
     }
 
-    /// Returns the name of the client with this API key, if clients are configured.
+    /// Checks that the caller that sent this API key, or none, may use the route.
     ///
     /// # Errors
     /// If the client is unknown or may not use the route.
-    pub(crate) fn authenticate(&self, api_key: Option<&str>) -> Result<Option<&str>, Denied> {
+    pub(crate) fn authenticate(&self, api_key: Option<&str>) -> Result<(), Denied> {
+        self.client(api_key).map(drop)
+    }
+
+    /// Returns the name of the client with this API key, if clients are configured.
+    fn client(&self, api_key: Option<&str>) -> Result<Option<&str>, Denied> {
         self.authorizer.as_ref().map(|authorizer| authorizer.authorize(api_key)).transpose()
     }
 }
 
 impl Admission<'_> {
-    /// Returns the name of the client that submits, if clients are configured.
-    pub(crate) fn client(&self) -> Option<&str> {
-        self.client
-    }
-
     /// Returns the media type of a payload whose sender declares this one, as declared.
     ///
     /// # Errors
@@ -199,6 +199,36 @@ impl Admission<'_> {
             CommitResult::Unavailable => Err(AcceptError::Unavailable),
             CommitResult::Failed => Err(AcceptError::Failed),
             CommitResult::Misconfigured => Err(AcceptError::Misconfigured),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: &str = r#"{
+        "clients": {"shop": {"key": "the-key-of-the-shop"}, "crm": {"key": "the-key-of-the-crm", "routes": []}},
+        "routes": {"one": {"topic": "requests", "destinations": ["three"], "rate": "1/h"}}
+    }"#;
+
+    #[tokio::test]
+    async fn a_caller_needs_a_key_and_a_permit_of_its_rate_and_a_verified_request_neither() {
+        let settings: Settings = serde_json::from_str(SETTINGS).unwrap();
+        let (clients, queue) = (Clients::new(&settings), Queue::of_bytes(1));
+        let acceptors = acceptors(&settings, clients.as_ref(), &queue).unwrap();
+        let acceptor = &acceptors["one"];
+        let admitted = |key| acceptor.admit(key).map(|admission| admission.client);
+        for _ in 0..2 {
+            assert_eq!(admitted(None), Err(Denied::Unauthenticated));
+            assert!(matches!(admitted(Some("the-key-of-the-crm")), Err(Denied::Forbidden { .. })));
+            assert_eq!(acceptor.authenticate(Some("the-key-of-the-shop")), Ok(()));
+        }
+        assert_eq!(admitted(Some("the-key-of-the-shop")), Ok(Some("shop")), "the first that counts");
+        let exceeded = admitted(Some("the-key-of-the-shop"));
+        assert!(matches!(exceeded, Err(Denied::RateExceeded { retry_after: 1.. })), "{exceeded:?}");
+        for _ in 0..3 {
+            assert_eq!(acceptor.admit_verified().client, None);
         }
     }
 }

@@ -5,7 +5,6 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use tracing::Span;
 
 use super::problem::Problem;
 use crate::accept::{Authorizer, Denied};
@@ -16,13 +15,8 @@ pub(super) async fn admit(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    note_client(authorizer.authorize(api_key(request.headers()))?);
+    authorizer.authorize(api_key(request.headers()))?;
     Ok(next.run(request).await)
-}
-
-/// Records the name of the client in the span of its request.
-pub(crate) fn note_client(name: &str) {
-    Span::current().record("throughline.client", name);
 }
 
 /// Returns the token of the only `Authorization: Bearer …` header; the scheme is case-insensitive (RFC 9110, 11.1).

@@ -32,7 +32,7 @@ use throughline_settings::Settings;
 use throughline_store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use self::clients::{api_key, note_client};
+pub(crate) use self::clients::api_key;
 pub(crate) use self::documented::Documented;
 use self::explain::Explainer;
 pub(crate) use self::health::Health;

@@ -118,14 +118,14 @@ fn defaults(dev: &DevFlags, broker: &str, sandbox: SocketAddr) -> String {
 
 fn greet(settings: &Settings, broker: &str, ingest: SocketAddr, dispatch: SocketAddr, sandbox: SocketAddr) {
     let paths: Vec<_> = settings.routes.values().filter_map(|route| route.path.as_deref()).collect();
-    let posts = paths.iter().map(|path| format!("POST {path}"));
-    let paths_served = posts.chain(["/v1/requests/<id>".to_owned()]).collect::<Vec<_>>().join(", ");
+    let mut endpoints: Vec<_> = paths.iter().map(|path| format!("POST {path}")).collect();
+    endpoints.extend(["/v1/requests/<id>", "/docs"].map(str::to_owned));
     let path = paths.first().copied().unwrap_or("/one");
     say(&format!(
         "\
 Throughline is running.
 
-  ingest     http://{ingest}   {paths_served}, /docs
+  ingest     http://{ingest}   {endpoints}
   dispatch   http://{dispatch}   /readyz
   sandbox    http://{sandbox}   third party: POST /token, POST /three; GET /three lists the calls received
   broker     {bootstrap}   {broker}
@@ -138,6 +138,7 @@ Try:
 
 The outcome of each attempt appears below. Press Ctrl-C to stop.
 ",
+        endpoints = endpoints.join(", "),
         bootstrap = settings.kafka.bootstrap_servers,
         database = settings.database.display_url(),
     ));

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tracing::Span;
 
 use crate::accept::{AcceptError, Acceptor, Acceptors, Payload, UnsupportedMediaType};
-use crate::http::{Documented, Problem, api_key, note_client, origin};
+use crate::http::{Documented, Problem, api_key, origin};
 
 const NO_ANSWER: &str = "The database did not answer in time. The request may have been stored: retry with the same \
                     Idempotency-Key.";
@@ -84,9 +84,6 @@ async fn accept(State(endpoint): State<Endpoint>, request: Request) -> Result<Re
         origin::check(&head.method, &head.uri, &head.headers)?;
     }
     let admission = acceptor.admit(api_key(&head.headers))?;
-    if let Some(client) = admission.client() {
-        note_client(client);
-    }
     let content_type = admission.media_type(content_type(&head.headers))?;
     let idempotency_key = idempotency_key(&head.headers)?;
     let announced = body::announced(&head.headers, bounds.limit)?;
@@ -108,10 +105,7 @@ async fn accept(State(endpoint): State<Endpoint>, request: Request) -> Result<Re
 /// Answers requests with other methods; only permitted clients learn which methods there are.
 async fn other_method(State(endpoint): State<Endpoint>, headers: HeaderMap) -> Problem {
     match endpoint.acceptor.authenticate(api_key(&headers)) {
-        Ok(client) => {
-            client.inspect(|name| note_client(name));
-            Problem::MethodNotAllowed { allow: "POST" }
-        }
+        Ok(()) => Problem::MethodNotAllowed { allow: "POST" },
         Err(denied) => denied.into(),
     }
 }
