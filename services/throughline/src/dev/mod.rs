@@ -58,6 +58,8 @@ pub(crate) async fn run(dev: DevFlags) -> anyhow::Result<()> {
     })?;
     let ended = pipeline(settings, &broker, sandbox, &telemetry).await;
     telemetry.shutdown().await;
+    // The process exits now. Clients that end in the background until then would log that the broker is gone.
+    std::mem::forget(broker);
     ended
 }
 
