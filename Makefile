@@ -1,6 +1,6 @@
 # The tasks of a developer and of CI.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-api test-faults test-observability bench-telemetry features lint dashboards programs up down logs smoke migrate
+.PHONY: help setup run test test-api test-faults test-observability bench-telemetry features lint docs dashboards programs up down logs smoke migrate
 ARGS ?=
 # Only from the command line: some shells set an environment variable of this name for themselves.
 ENV := $(if $(filter command,$(origin ENV)),$(ENV))
@@ -56,6 +56,9 @@ lint: setup ## Check formatting, lints, documentation, scripts, deployment files
 	@$(call with,cargo-deny,cargo deny check --allow unused-wrapper bans licenses sources)
 	@if git ls-remote --quiet --exit-code $(advisories) HEAD >/dev/null 2>&1; then $(call with,cargo-deny,cargo deny check advisories); \
 	else echo 'SKIPPED, $(advisories) is unreachable: cargo deny check advisories'; fi
+
+docs: setup ## Regenerate the tables of docs/configuration.md from the settings
+	UPDATE_DOCS=1 cargo test --quiet --package throughline-settings the_configuration_reference_is_current
 
 dashboards: ## Regenerate the Grafana dashboards from deploy/grafana/generate
 	cd deploy/grafana/generate && go run .

@@ -21,7 +21,7 @@ pub struct Retry {
     pub base: Duration,
     /// The factor by which each backoff is longer than the previous one; at least 1. Default 2.
     pub factor: f64,
-    /// The longest backoff. Default 60 s. The actual pause is drawn uniformly from zero to the backoff.
+    /// The longest backoff. The actual pause is drawn uniformly from zero to the backoff. Default 60 s.
     #[serde(with = "DurationText")]
     pub max: Duration,
     /// Explicit pauses instead, such as `[5s, 5m, 30m, 2h, 5h, 10h]`, used without jitter.

@@ -119,8 +119,8 @@ pub struct Topics {
     pub create: bool,
     /// Number of partitions of a created topic. Default 12.
     pub partitions: NonZeroU32,
-    /// Replication factor of a created topic. Default 1. With three or more, two replicas must store a record before
-    /// it counts as published (`min.insync.replicas`).
+    /// Replication factor of a created topic. With three or more, two replicas must store a record before it counts as
+    /// published (`min.insync.replicas`). Default 1.
     pub replication: NonZeroU32,
 }
 

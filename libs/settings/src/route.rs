@@ -11,7 +11,7 @@ pub struct Route {
     pub path: String,
     /// The topic that requests are published to.
     pub topic: String,
-    /// Names of the destinations, at least one.
+    /// Names of the destinations of the requests, at least one. Required.
     #[serde(default)]
     pub destinations: Vec<String>,
     /// A JSON Schema that bodies must match: inline, or `{file: PATH}`.
@@ -21,7 +21,8 @@ pub struct Route {
     /// a string, a number or a boolean of at most 255 characters; a longer one is rejected with 422.
     #[serde(default)]
     pub ordering_key: Option<String>,
-    /// Whether later requests with the same ordering key wait while a failed one is retried. Default `continue`.
+    /// What a request that fails means for later ones with the same ordering key. `relaxed`: they are delivered
+    /// meanwhile. `strict`: they wait until it has ended. Default `relaxed`.
     #[serde(default)]
     pub ordering: Ordering,
     /// Names of request headers that are stored with the request.

@@ -92,8 +92,8 @@ pub struct Http {
     /// active request are closed. A proxy counts as one address: in front of ingest, it must not open more than this.
     /// Default 4096, half of the limit on all connections.
     pub connections_per_address: NonZeroU32,
-    /// Maximum size of an accepted body. As a Kafka record, with its headers, it must fit into `message.max.bytes`
-    /// (see [`kafka::Settings::largest_record`]). Default 1 MiB.
+    /// Maximum size of an accepted body. As a Kafka record, with its headers, it must fit into `message.max.bytes` of
+    /// `kafka.properties` (8 MiB if it is not set there). Default 1 MiB.
     #[serde(with = "SizeText")]
     pub body_limit: ByteSize,
     /// How long a body may take to arrive before the response is 408, and then how long the commit may take before

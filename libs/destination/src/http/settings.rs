@@ -26,7 +26,7 @@ pub struct Settings {
     /// Headers sent with each call, by name; a value may be a secret.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// How calls are authorised. Default none.
+    /// OAuth2 client credentials, which authorise the calls. Default none.
     #[serde(default)]
     pub oauth2: Option<OAuth2>,
     /// Timeout for establishing a connection, including name resolution and TLS. Default 2 s.

@@ -97,7 +97,7 @@ fn check_details(route: &Route, path: &Path, findings: &mut Findings) {
     findings.expect(
         route.ordering == Ordering::Relaxed || route.ordering_key.is_some(),
         || path.key("ordering"),
-        "`hold` keeps requests in order and requires an `ordering_key`",
+        "`strict` keeps requests with the same ordering key in order, and requires an `ordering_key`",
     );
     for (index, name) in route.keep_headers.iter().enumerate() {
         findings.expect(

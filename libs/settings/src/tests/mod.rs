@@ -2,6 +2,7 @@ mod destinations;
 mod environment;
 mod loading;
 mod problems;
+mod reference;
 mod references;
 mod resilience;
 mod showing;

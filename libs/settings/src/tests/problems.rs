@@ -200,6 +200,14 @@ fn ordering_keys_are_json_pointers() {
 }
 
 #[test]
+fn strict_order_requires_an_ordering_key() {
+    let problems = route("ordering", "strict");
+    let message = "routes.one.ordering: `strict` keeps requests with the same ordering key in order, and requires an \
+        `ordering_key`";
+    assert!(problems.len() == 1 && problems[0].starts_with(message), "{problems:?}");
+}
+
+#[test]
 fn a_schema_that_does_not_compile_is_reported_with_its_position_and_nothing_is_fetched() {
     for (schema, place) in [
         ("{type: objekt}", "routes.one.schema.type"),
