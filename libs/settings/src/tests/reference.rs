@@ -33,8 +33,7 @@ fn the_configuration_reference_is_current() {
 fn reference() -> String {
     let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let schema = generator.into_generator().into_root_schema_for::<Settings>().to_value();
-    let (sections, top): (Vec<_>, Vec<_>) =
-        settings(&schema).into_iter().partition(|setting| setting.is_section());
+    let (sections, top): (Vec<_>, Vec<_>) = settings(&schema).into_iter().partition(Setting::is_section);
     let mut text = "\n## Top level\n".to_owned();
     table(&mut text, &top);
     for section in sections {

@@ -5,7 +5,7 @@ use throughline_config::{Environment, Sources, load};
 use throughline_settings::Settings;
 
 use super::markdown::{Block, project};
-use super::{assert_none, blocks};
+use super::{assert_none, blocks, queries};
 
 /// The configuration under each fragment.
 const LEAST: &str = "
@@ -78,8 +78,8 @@ fn problem(block: &Block) -> Option<String> {
     let check = |value: Json| match block.info.as_str() {
         "yaml" if is_of_the_chart => values(value),
         "yaml" => configuration(&block.text),
-        // The configuration of another program.
-        "yaml prometheus-adapter" => Ok(()),
+        // The rules of another program, with queries of our metrics.
+        "yaml prometheus-adapter" => queries::promql(&block.text),
         other => Err(format!("no test checks blocks in `{other}`")),
     };
     let parsed = serde_saphyr::from_str(&block.text).map_err(|error| error.to_string());

@@ -95,9 +95,9 @@ impl Document {
                 Event::End(TagEnd::Heading(_)) => {
                     document.add_anchor(&heading.take().unwrap_or_default());
                 }
-                Event::Text(part) => heading.iter_mut().for_each(|heading| heading.push_str(&part)),
+                Event::Text(part) => heading = heading.map(|heading| heading + &part),
                 Event::Code(part) => {
-                    heading.iter_mut().for_each(|heading| heading.push_str(&part));
+                    heading = heading.map(|heading| heading + &part);
                     document.spans.push(block(range.start, "", &part));
                 }
                 _ => {}

@@ -21,9 +21,12 @@ fn blocks(language: &str) -> Vec<Block> {
     blocks.filter(|block| block.language() == language).collect()
 }
 
+/// Checks the text of a block.
+type Check = fn(&str) -> Result<(), String>;
+
 #[test]
 fn every_block_in_the_documents_is_in_a_language_that_a_test_checks() {
-    let checks: [(&str, fn(&str) -> Result<(), String>); 9] = [
+    let checks: [(&str, Check); 10] = [
         ("sh", |_| Ok(())),
         ("sql", |_| Ok(())),
         ("yaml", |_| Ok(())),
@@ -33,6 +36,7 @@ fn every_block_in_the_documents_is_in_a_language_that_a_test_checks() {
         ("json", json),
         ("logql", queries::logql),
         ("mermaid", mermaid),
+        ("promql", queries::promql),
     ];
     let mut problems = Vec::new();
     for block in documents().into_values().flat_map(|document| document.blocks) {
