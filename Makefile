@@ -58,7 +58,7 @@ lint: setup ## Check formatting, lints, documentation, scripts, deployment files
 	else echo 'SKIPPED, $(advisories) is unreachable: cargo deny check advisories'; fi
 
 docs: setup ## Regenerate the tables of docs/configuration.md from the settings
-	UPDATE_DOCS=1 cargo test --quiet --package throughline-settings the_configuration_reference_is_current
+	UPDATE_DOCS=1 cargo test --quiet --workspace --lib the_configuration_reference_is_current
 
 dashboards: ## Regenerate the Grafana dashboards from deploy/grafana/generate
 	cd deploy/grafana/generate && go run .
