@@ -8,8 +8,6 @@
 mod command;
 mod dead_letters;
 mod dev;
-#[cfg(test)]
-mod documents;
 mod explain;
 mod purge;
 mod remote;

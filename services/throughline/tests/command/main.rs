@@ -1,6 +1,8 @@
-//! The `throughline` command, run as a program.
+//! The `throughline` command, run as a program; and the documents, whose commands it must accept.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod documents;
 
 use std::fs::Permissions;
 use std::net::TcpListener;
