@@ -116,10 +116,7 @@ pub fn load<S: Configuration>(
     sources: Sources<'_>,
     environment: &Environment,
 ) -> Result<Loaded<S>, Problems> {
-    let schema = Schema::of::<S>().map_err(|error| {
-        let message = format!("the built-in schema does not compile: {error}");
-        Problems::new(vec![Problem { path: String::new(), message, source: None }])
-    })?;
+    let schema = Schema::of::<S>()?;
     let (merged, mut problems) =
         Merged::read::<S>(sources, environment, &schema).map_err(|problem| Problems::new(vec![problem]))?;
     let (settings, mut findings) = settings::<S>(&merged, environment, &schema);

@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::load::Configuration;
 use crate::path::{Path, Segment};
+use crate::problems::{Problem, Problems};
 use crate::text::{self, DurationText, Rate, SizeText};
 use crate::variants;
 
@@ -39,7 +40,9 @@ pub(crate) enum Fault {
 }
 
 impl Schema {
-    pub(crate) fn of<S: Configuration>() -> Result<Self, String> {
+    /// # Errors
+    /// If the schema does not compile.
+    pub(crate) fn of<S: Configuration>() -> Result<Self, Problems> {
         let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
         let mut document = generator.into_generator().into_root_schema_for::<S>().to_value();
         adapt(&mut document);
@@ -53,7 +56,10 @@ impl Schema {
         for &(name, is_of_format) in S::FORMATS {
             options = options.with_format(name, is_of_format);
         }
-        let validator = options.offline().build(&document).map_err(|error| error.to_string())?;
+        let validator = options.offline().build(&document).map_err(|error| {
+            let message = format!("the built-in schema does not compile: {error}");
+            Problems::new(vec![Problem { path: String::new(), message, source: None }])
+        })?;
         Ok(Self { document, validator })
     }
 

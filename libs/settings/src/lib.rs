@@ -57,8 +57,8 @@ pub fn load_over(defaults: &str, flags: &Flags) -> Result<Loaded, Problems> {
 /// Returns the reference of all settings, in Markdown.
 ///
 /// # Errors
-/// If the schema of the settings is invalid.
-pub fn reference() -> Result<String, String> {
+/// If the schema of the settings does not compile.
+pub fn reference() -> Result<String, Problems> {
     let settings = throughline_config::reference::<Settings>()?;
     Ok(format!("{}\n{settings}", include_str!("reference.md")))
 }

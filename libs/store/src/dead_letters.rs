@@ -201,7 +201,7 @@ pub(crate) async fn walk(
     let mut rest = page.into_iter();
     for Seen { request_id, destination, is_meant } in rest.by_ref() {
         walked.looked_at += 1;
-        let key = DeliveryKey { request_id: self::request_id(request_id)?, destination };
+        let key = DeliveryKey::new(self::request_id(request_id)?, destination);
         walked.next = Some(key.clone());
         if is_meant != 0 {
             walked.meant.push(key);
@@ -322,8 +322,7 @@ pub async fn replay(
     let parameters = [dialect.time(now)].into_iter().chain(key());
     let replayed = connection.execute_raw(dialect.statement(sql, parameters)).await?.rows_affected();
     if replayed > 0 {
-        order::queue(connection, &[DeliveryKey { request_id: id, destination: dialect::text(destination) }])
-            .await?;
+        order::queue(connection, &[DeliveryKey::new(id, dialect::text(destination))]).await?;
         return Ok(Replayed::Yes);
     }
     let sql = "SELECT 1 FROM deliveries WHERE request_id = $1 AND destination = $2";

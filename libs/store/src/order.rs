@@ -63,9 +63,8 @@ pub(crate) async fn line_up(
     }
     let in_groups = requests.iter().filter(|request| request.ordering_group.is_some());
     let keys = |request: &NewRequest| {
-        let request_id = request.id;
-        let key = move |destination| DeliveryKey { request_id, destination };
-        request.destinations.clone().into_iter().map(key)
+        let id = request.id;
+        request.destinations.clone().into_iter().map(move |destination| DeliveryKey::new(id, destination))
     };
     queue(connection, &in_groups.flat_map(keys).collect::<Vec<_>>()).await
 }

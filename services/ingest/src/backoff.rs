@@ -20,17 +20,15 @@ pub(crate) struct Warning {
     pub(crate) message: &'static str,
 }
 
-/// Pauses that double from 50 ms to 2 s. Logs the first failure, then one per minute and kind, and the success that ends
-/// them.
+/// Pauses that double from 50 ms to 2 s. Logs the first failure, then one per minute and whenever another operation
+/// fails, and the success that ends them.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
-    tries: u32,
-    failing: Option<Failing>,
-}
+pub(crate) struct Backoff(Option<Failing>);
 
 /// Failures since the last success.
 #[derive(Debug)]
 struct Failing {
+    tries: u32,
     since: Instant,
     /// The event that was logged last, and when.
     event: &'static str,
@@ -45,31 +43,32 @@ impl Backoff {
         warning: Warning,
         error: &impl Display,
     ) -> bool {
-        self.log(warning, error);
-        let pause = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
-        self.tries += 1;
+        let earlier_tries = self.failed(warning, error);
+        let pause = FIRST.saturating_mul(1 << earlier_tries.min(10)).min(LONGEST);
         stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some()
     }
 
-    fn log(&mut self, Warning { event, message }: Warning, error: &impl Display) {
+    /// Notes a failure, logs it if that is due, and returns the number of failures before it.
+    fn failed(&mut self, Warning { event, message }: Warning, error: &impl Display) -> u32 {
         let now = Instant::now();
-        let since = self.failing.as_ref().map_or(now, |failing| failing.since);
-        let is_logged = |failing: &Failing| failing.event == event && now - failing.logged < LOG_INTERVAL;
-        if !self.failing.as_ref().is_some_and(is_logged) {
-            warn!(event, %error, failing_for = (now - since).as_secs(), "{message}; retrying");
-            self.failing = Some(Failing { since, event, logged: now });
+        let failing = self.0.get_or_insert(Failing { tries: 0, since: now, event, logged: now });
+        let is_due = failing.tries == 0 || failing.event != event || now - failing.logged >= LOG_INTERVAL;
+        if is_due {
+            warn!(event, %error, failing_for = (now - failing.since).as_secs(), "{message}; retrying");
+            (failing.event, failing.logged) = (event, now);
         }
+        failing.tries += 1;
+        failing.tries - 1
     }
 
     /// Returns whether the last try failed.
     pub(crate) fn is_trying(&self) -> bool {
-        self.failing.is_some()
+        self.0.is_some()
     }
 
     /// Resets the pauses after a success: the next failure is logged again.
     pub(crate) fn reset(&mut self) {
-        self.tries = 0;
-        if let Some(Failing { since, event, .. }) = self.failing.take() {
+        if let Some(Failing { since, event, .. }) = self.0.take() {
             let failed_for = since.elapsed().as_secs();
             info!(event = "retries.succeeded", failure = event, failed_for, "works again");
         }

@@ -77,7 +77,7 @@ impl Command {
                 Ok(())
             }
             Action::Config(ConfigAction::Reference) => {
-                say(throughline_settings::reference().map_err(anyhow::Error::msg)?.trim_end());
+                say(throughline_settings::reference()?.trim_end());
                 Ok(())
             }
         }

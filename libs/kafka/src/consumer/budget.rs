@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
-/// The memory for the records of a consumer, from the moment the consumer's thread copies them out of librdkafka until they
-/// are finished or dropped.
+/// The memory for the records of a consumer, from the moment the consumer's thread copies them out of librdkafka until
+/// they are finished or dropped.
 #[derive(Debug)]
 pub(crate) struct Budget {
     most: usize,

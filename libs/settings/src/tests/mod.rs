@@ -1,8 +1,8 @@
 mod destinations;
+mod document;
 mod environment;
 mod loading;
 mod problems;
-mod reference;
 mod references;
 mod resilience;
 mod showing;

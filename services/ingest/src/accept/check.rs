@@ -1,5 +1,5 @@
-//! Checks a payload before it is stored: unless the route accepts any content, it must be JSON, match the route's schema,
-//! and have a valid ordering key.
+//! Checks a payload before it is stored: unless the route accepts any content, it must be JSON, match the route's
+//! schema, and have a valid ordering key.
 
 use bytes::Bytes;
 use http::HeaderValue;

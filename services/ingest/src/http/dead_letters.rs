@@ -196,8 +196,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (id, destination) = text.split_once('.').ok_or(())?;
-        let request_id = id.parse().map_err(|_| ())?;
-        Ok(Self(Some(DeliveryKey { request_id, destination: destination.to_owned() })))
+        Ok(Self(Some(DeliveryKey::new(id.parse().map_err(|_| ())?, destination))))
     }
 }
 

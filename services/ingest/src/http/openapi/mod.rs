@@ -25,7 +25,8 @@ const PROBLEMS: [(u16, &str); 13] = [
     (401, "No key was sent, or an unknown one."),
     (
         403,
-        "The client is not permitted to do this, or the path is not open to other machines or to pages of other origins.",
+        "The client is not permitted to do this, or the path is not open to other machines or to pages of other \
+         origins.",
     ),
     (404, "Not found."),
     (408, "The body did not arrive in time."),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value as Json;
 
 use crate::load::Configuration;
+use crate::problems::Problems;
 use crate::schema::{Node, Schema};
 use crate::variants;
 
@@ -15,8 +16,8 @@ const NAME: &str = "NAME";
 /// default of each setting, and the environment variable that sets it.
 ///
 /// # Errors
-/// If the schema of the type is invalid.
-pub fn reference<S: Configuration>() -> Result<String, String> {
+/// If the schema of the type does not compile.
+pub fn reference<S: Configuration>() -> Result<String, Problems> {
     let schema = Schema::of::<S>()?;
     let root = Section { path: String::new(), variable: S::PREFIX.to_owned(), level: 2 };
     let mut text = String::new();

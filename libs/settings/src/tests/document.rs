@@ -1,4 +1,4 @@
-//! The reference of all settings.
+//! `docs/configuration.md`, the reference of all settings.
 
 use std::path::Path;
 
