@@ -149,16 +149,10 @@ impl Fault {
     }
 
     /// Whether the fault starts only after the effects of earlier faults have ended.
+    ///
+    /// Otherwise a rate during this fault could be low because of the breakers and back-offs of an earlier one.
     pub(crate) fn needs_rest(self) -> bool {
-        matches!(
-            self,
-            Self::Join(..)
-                | Self::JoinWhileSlow
-                | Self::WrongClock(..)
-                | Self::HeadFlood
-                | Self::Expire
-                | Self::KillReplica(_)
-        )
+        self.keeps_the_rate() || matches!(self, Self::Join(..) | Self::WrongClock(..) | Self::KillReplica(_))
     }
 
     /// Whether clients may receive no response.
