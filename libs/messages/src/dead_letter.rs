@@ -1,13 +1,16 @@
+use std::str::FromStr;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::foreign::Origin;
 use crate::headers::{Headers, name, put};
 use crate::outcome::ErrorClass;
-use crate::unknown::Unknown;
+use crate::unknown::{self, InvalidName, Unknown};
 
 /// Why a delivery ended without success.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", expecting = "must be the name of a reason, such as `attempts_exhausted`")]
 pub enum DeadReason {
     /// The third party rejected it for good: a retry would not help.
     Rejected,
@@ -45,6 +48,14 @@ impl DeadReason {
             Self::Internal => "internal",
             Self::Other(name) => name.as_str(),
         }
+    }
+}
+
+impl FromStr for DeadReason {
+    type Err = InvalidName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        unknown::parse(name)
     }
 }
 

@@ -22,4 +22,4 @@ pub use request::{Identity, RequestRecord, RetryRecord, RouteRecord};
 pub use signature::{Keys, Kind};
 pub use topics::Topics;
 pub use trace::TraceContext;
-pub use unknown::Unknown;
+pub use unknown::{InvalidName, Unknown};

@@ -1,10 +1,13 @@
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use throughline_snowflake::RequestId;
 
 use crate::dead_letter::DeadReason;
 use crate::foreign::Origin;
-use crate::unknown::Unknown;
+use crate::unknown::{self, InvalidName, Unknown};
 
 /// Dispatch's report of one attempt, as JSON the value of a record on the outcomes topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,8 +119,8 @@ impl Outcome {
 }
 
 /// Why a delivery is deferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", expecting = "must be the name of a cause, such as `limit`")]
 pub enum DeferralCause {
     /// The destination's breaker is open: the third party fails, and only a few calls probe it.
     BreakerOpen,
@@ -131,6 +134,8 @@ pub enum DeferralCause {
     TokenRefused,
     /// Dispatch's configuration has no such destination. Its rollout may still be in progress.
     UnknownDestination,
+    /// Earlier deliveries with the same ordering key have not ended. Ingest sets this cause; dispatch never reports it.
+    Order,
     /// A cause of a later version, by its name.
     #[serde(untagged)]
     Other(Unknown),
@@ -147,6 +152,7 @@ impl DeferralCause {
             Self::TokenUnavailable => "token_unavailable",
             Self::TokenRefused => "token_refused",
             Self::UnknownDestination => "unknown_destination",
+            Self::Order => "order",
             Self::Other(name) => name.as_str(),
         }
     }
@@ -163,8 +169,8 @@ pub struct Failure {
 }
 
 /// The class of an attempt's error. The set is fixed: dashboards and alerts rely on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", expecting = "must be the name of an error class, such as `timeout`")]
 pub enum ErrorClass {
     /// No connection: name resolution failed, or the host refused, was unreachable, or reset before a request was sent.
     Connect,
@@ -214,6 +220,14 @@ impl ErrorClass {
             Self::Internal => "internal",
             Self::Other(name) => name.as_str(),
         }
+    }
+}
+
+impl FromStr for ErrorClass {
+    type Err = InvalidName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        unknown::parse(name)
     }
 }
 

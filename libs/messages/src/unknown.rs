@@ -1,12 +1,16 @@
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{Error, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde::{Deserialize, Serialize};
 
 /// Maximum length of a name in bytes.
 const LONGEST: usize = 32;
 
-/// A name that only a later version knows: text of at most 32 bytes, kept unchanged. It is `Copy`, because the enums
-/// that contain it are.
+/// A name that only a later version knows: 1 to 32 characters `a` to `z`, `0` to `9` and `_`, kept unchanged. It is
+/// `Copy`, because the enums that contain it are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Unknown {
@@ -46,22 +50,53 @@ impl TryFrom<&str> for Unknown {
     type Error = &'static str;
 
     fn try_from(name: &str) -> Result<Self, Self::Error> {
+        const EXPECTED: &str = "must be a name of 1 to 32 characters `a` to `z`, `0` to `9` and `_`";
+        let is_of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if name.is_empty() || !name.bytes().all(is_of_a_name) {
+            return Err(EXPECTED);
+        }
         let mut bytes = [0; LONGEST];
-        let field = bytes.get_mut(..name.len()).ok_or("must be at most 32 bytes long")?;
-        field.copy_from_slice(name.as_bytes());
+        bytes.get_mut(..name.len()).ok_or(EXPECTED)?.copy_from_slice(name.as_bytes());
         Ok(Self { bytes, length: name.len() })
     }
 }
+
+impl JsonSchema for Unknown {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Name".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[a-z0-9_]{1,32}$" })
+    }
+}
+
+/// Parses the name of a variant, as serde writes it.
+pub(crate) fn parse<T: DeserializeOwned>(name: &str) -> Result<T, InvalidName> {
+    let name: StrDeserializer<'_, Error> = name.into_deserializer();
+    T::deserialize(name).map_err(|error| InvalidName(error.to_string()))
+}
+
+/// The text is not the name of a variant, nor of one that a later version may have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidName(String);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_kept_unchanged_unless_it_is_too_long() {
-        for name in ["", "unpaid", &"é".repeat(16)] {
+    fn a_name_is_kept_unchanged_if_it_is_valid() {
+        for name in ["unpaid", "http_402", &"a".repeat(32)] {
             assert_eq!(Unknown::try_from(name).unwrap().as_str(), name);
         }
-        assert!(Unknown::try_from("a".repeat(33)).is_err());
+        for invalid in ["", "Unpaid", "un-paid", "é", "\0", &"a".repeat(33)] {
+            assert!(Unknown::try_from(invalid).is_err(), "{invalid}");
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
+use throughline_api::{DeadLetter, DeadLetterFilter};
+use throughline_messages::{DeadReason, ErrorClass};
 use throughline_snowflake::RequestId;
 
 use crate::delivery_key::DeliveryKey;
@@ -11,53 +13,7 @@ use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::order;
-use crate::requests::{number, request_id};
-
-/// Selects dead letters. A field that is `None` matches all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// The route that accepted their requests.
-    pub route: Option<String>,
-    /// The destination that did not receive them.
-    pub destination: Option<String>,
-    /// The name of a [`DeadReason`](throughline_messages::DeadReason).
-    pub reason: Option<String>,
-    /// The name of an [`ErrorClass`](throughline_messages::ErrorClass).
-    pub error_class: Option<String>,
-    /// Died at this time or later.
-    pub died_since: Option<DateTime<Utc>>,
-    /// Died before this time.
-    pub died_before: Option<DateTime<Utc>>,
-}
-
-/// A delivery that ended without success.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The request.
-    pub request_id: RequestId,
-    /// The destination that did not receive it.
-    pub destination: String,
-    /// The route that accepted its request.
-    pub route: String,
-    /// When its request was accepted.
-    pub accepted_at: DateTime<Utc>,
-    /// When it died.
-    pub died_at: DateTime<Utc>,
-    /// Why it died, by the name of a [`DeadReason`](throughline_messages::DeadReason).
-    pub reason: String,
-    /// The class of the last error.
-    pub error_class: Option<String>,
-    /// The last error, as text.
-    pub error: Option<String>,
-    /// The status of the last response.
-    pub status: Option<u16>,
-    /// The beginning of the last response's body.
-    pub response_excerpt: Option<String>,
-    /// The trace of the last attempt.
-    pub trace_id: Option<String>,
-    /// How many attempts were made.
-    pub attempts: u32,
-}
+use crate::requests::{name, number, optional_name, request_id};
 
 #[derive(FromQueryResult)]
 struct Row {
@@ -66,7 +22,7 @@ struct Row {
     route: String,
     accepted_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
-    reason: Option<String>,
+    reason: String,
     last_error_class: Option<String>,
     last_error: Option<String>,
     last_status: Option<i32>,
@@ -91,7 +47,7 @@ pub struct Page {
 /// If the database is unreachable or a statement fails.
 pub async fn list(
     session: &impl Session,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
     after: Option<&DeliveryKey>,
     limit: u64,
 ) -> Result<Page, StoreError> {
@@ -103,7 +59,7 @@ pub async fn list(
 /// Walks on from `after`; returns at most `limit` dead letters that match the filter, and where the next step begins.
 async fn step(
     connection: &impl ConnectionTrait,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
     after: Option<&DeliveryKey>,
     order: Order,
     limit: u64,
@@ -131,7 +87,7 @@ async fn letters(
                  AND l.number = d.attempts) \
          WHERE d.state = 'dead' ORDER BY d.request_id DESC, d.destination DESC";
     let found: Vec<Row> = DeliveryKey::rows(keys).query(connection, Vec::new(), sql).await?;
-    found.into_iter().map(DeadLetter::try_from).collect()
+    found.into_iter().map(to_dead_letter).collect()
 }
 
 /// Maximum number of dead letters that one step of a walk scans, whether they match or not.
@@ -158,7 +114,7 @@ pub(crate) struct Walked {
 /// exactly the dead deliveries, another one those of each destination.
 pub(crate) async fn walk(
     connection: &impl ConnectionTrait,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
     after: Option<(i64, &str)>,
     order: Order,
     most: usize,
@@ -216,25 +172,21 @@ pub(crate) async fn walk(
     Ok(walked)
 }
 
-impl TryFrom<Row> for DeadLetter {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, Self::Error> {
-        Ok(Self {
-            request_id: request_id(row.request_id)?,
-            destination: row.destination,
-            route: row.route,
-            accepted_at: row.accepted_at,
-            died_at: row.updated_at,
-            reason: row.reason.unwrap_or_default(),
-            error_class: row.last_error_class,
-            error: row.last_error,
-            status: row.last_status.map(|status| number("status", status)).transpose()?,
-            response_excerpt: row.response_excerpt,
-            trace_id: row.trace_id,
-            attempts: number("number of attempts", row.attempts)?,
-        })
-    }
+fn to_dead_letter(row: Row) -> Result<DeadLetter, StoreError> {
+    Ok(DeadLetter {
+        request_id: request_id(row.request_id)?,
+        destination: row.destination,
+        route: row.route,
+        accepted_at: row.accepted_at,
+        died_at: row.updated_at,
+        reason: name("reason", &row.reason)?,
+        attempts: number("number of attempts", row.attempts)?,
+        error_class: optional_name("error class", row.last_error_class.as_deref())?,
+        error: row.last_error,
+        status: row.last_status.map(|status| number("status", status)).transpose()?,
+        response_excerpt: row.response_excerpt,
+        trace_id: row.trace_id,
+    })
 }
 
 /// The result of a purge, and where the next step begins.
@@ -256,7 +208,7 @@ pub struct Purged {
 /// If the database is unreachable or a statement fails.
 pub async fn purge(
     session: &impl Session,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
     after: Option<&DeliveryKey>,
     limit: u64,
     now: DateTime<Utc>,
@@ -341,14 +293,14 @@ pub(crate) struct Conditions {
 }
 
 impl Conditions {
-    pub(crate) fn new(dialect: Dialect, filter: &Filter) -> Self {
+    pub(crate) fn new(dialect: Dialect, filter: &DeadLetterFilter) -> Self {
         let mut meant = Self { sql: "d.state = 'dead'".to_owned(), parameters: Vec::new() };
         let texts = [
             // A subquery for each dead letter: a join might read all requests.
-            ("(SELECT route FROM requests WHERE id = d.request_id) =", &filter.route),
-            ("d.destination =", &filter.destination),
-            ("d.reason =", &filter.reason),
-            ("d.last_error_class =", &filter.error_class),
+            ("(SELECT route FROM requests WHERE id = d.request_id) =", filter.route.as_deref()),
+            ("d.destination =", filter.destination.as_deref()),
+            ("d.reason =", filter.reason.as_ref().map(DeadReason::as_str)),
+            ("d.last_error_class =", filter.error_class.as_ref().map(ErrorClass::as_str)),
         ];
         for (column, text) in texts {
             if let Some(text) = text {
@@ -356,7 +308,7 @@ impl Conditions {
                 meant.condition(&format!("{column} {text}"));
             }
         }
-        let times = [("d.updated_at >=", filter.died_since), ("d.updated_at <", filter.died_before)];
+        let times = [("d.updated_at >=", filter.since), ("d.updated_at <", filter.before)];
         for (column, time) in times {
             if let Some(time) = time {
                 let time = meant.parameter(dialect.time(time));

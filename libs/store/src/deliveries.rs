@@ -1,8 +1,7 @@
 //! The state of a request at a destination, and when to act on it.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DeriveActiveEnum, EnumIter, FromQueryResult, Value};
-use serde::Serialize;
+use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use throughline_messages::{DeadReason, ErrorClass};
 use throughline_snowflake::RequestId;
 
@@ -12,37 +11,6 @@ use crate::index_predicates;
 use crate::operation::{Operation, Session};
 use crate::order;
 use crate::rows::Rows;
-
-/// The state of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, EnumIter, DeriveActiveEnum)]
-#[sea_orm(rs_type = "String", db_type = "Text", rename_all = "snake_case")]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryState {
-    /// No attempt was reported yet.
-    Pending,
-    /// An attempt failed, and a retry follows.
-    Retrying,
-    /// The third party accepted it.
-    Delivered,
-    /// It ended without success.
-    Dead,
-    /// It was cancelled.
-    Cancelled,
-}
-
-impl DeliveryState {
-    /// Returns the state's name, as in the database and in responses.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Retrying => "retrying",
-            Self::Delivered => "delivered",
-            Self::Dead => "dead",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
 
 /// Returns when the next delivery that waits for its due time is due, or when a [slow start](crate::slow_starts)
 /// releases the next ones, whichever is earlier; `None` if there is neither.

@@ -60,12 +60,12 @@ pub use sea_orm::ConnectionTrait;
 
 pub use claims::{Claim, Due, DueDelivery};
 pub use connection::Connection;
-pub use deliveries::{Cancelled, DeliveryState, Ended, Refusal};
+pub use deliveries::{Cancelled, Ended, Refusal};
 pub use delivery_key::DeliveryKey;
 pub use error::StoreError;
 pub use operation::{Operations, Session};
 pub use outbox::OutboxRequest;
-pub use requests::{Adopted, NewRequest, StoredAttempt, StoredDelivery, StoredRequest, StoredStatus};
+pub use requests::{Adopted, NewRequest, StoredDelivery, StoredRequest, StoredStatus};
 pub use settings::Settings;
 pub use store::Store;
 pub use transaction::Transaction;

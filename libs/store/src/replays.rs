@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, FromQueryResult};
+use throughline_api::{DeadLetterFilter, ReplayState};
+use throughline_messages::{DeadReason, ErrorClass};
 
-use crate::dead_letters::{Filter, Order, REPLAYED, Walked, walk};
+use crate::dead_letters::{Order, REPLAYED, Walked, walk};
 use crate::delivery_key::DeliveryKey;
 use crate::dialect::{self, Dialect};
 use crate::error::StoreError;
 use crate::operation::{Operation, Session};
 use crate::order;
-use crate::requests::number;
+use crate::requests::{name, number, optional_name};
 use crate::store::Store;
 
 /// Maximum number of dead letters that one step takes, whatever the rate, to keep the transaction short.
@@ -31,11 +33,11 @@ pub struct Replay {
     /// Its number.
     pub id: i64,
     /// The dead letters that it takes.
-    pub filter: Filter,
+    pub filter: DeadLetterFilter,
     /// The rate: this many deliveries in that time.
     pub rate: (NonZeroU32, Duration),
-    /// `running`, `done` or `stopped`.
-    pub state: String,
+    /// Whether it runs.
+    pub state: ReplayState,
     /// How many dead letters it has taken.
     pub replayed: u64,
 }
@@ -62,15 +64,15 @@ const COLUMNS: &str = "id, route, destination, reason, error_class, died_since, 
      rate_millis, state, replayed, last_request_id, last_destination, next_at";
 
 impl Row {
-    fn filter(&self) -> Filter {
-        Filter {
+    fn filter(&self) -> Result<DeadLetterFilter, StoreError> {
+        Ok(DeadLetterFilter {
             route: self.route.clone(),
             destination: self.destination.clone(),
-            reason: self.reason.clone(),
-            error_class: self.error_class.clone(),
-            died_since: self.died_since,
-            died_before: Some(self.died_before),
-        }
+            reason: optional_name("reason", self.reason.as_deref())?,
+            error_class: optional_name("error class", self.error_class.as_deref())?,
+            since: self.died_since,
+            before: Some(self.died_before),
+        })
     }
 }
 
@@ -81,13 +83,13 @@ impl TryFrom<Row> for Replay {
         let count = number("rate", row.rate_count).map(NonZeroU32::new)?;
         Ok(Self {
             id: row.id,
-            filter: row.filter(),
+            filter: row.filter()?,
             rate: (
                 count.ok_or_else(|| StoreError::foreign("rate", "it is zero"))?,
                 Duration::from_millis(number("rate", row.rate_millis)?),
             ),
             replayed: number("number of replayed deliveries", row.replayed)?,
-            state: row.state,
+            state: name("state of a replay", &row.state)?,
         })
     }
 }
@@ -101,7 +103,7 @@ impl TryFrom<Row> for Replay {
 /// If the database is unreachable or a statement fails.
 pub async fn begin(
     session: &impl Session,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
     (count, per): (NonZeroU32, Duration),
     now: DateTime<Utc>,
 ) -> Result<Option<i64>, StoreError> {
@@ -112,7 +114,7 @@ pub async fn begin(
         let statement = dialect.statement("SELECT pg_advisory_xact_lock($1)", [LOCK.into()]);
         connection.execute_raw(statement).await?;
     }
-    let text = |text: &Option<String>| text.as_deref().map(dialect::text).into();
+    let text = |text: Option<&str>| text.map(dialect::text).into();
     let sql = format!(
         "INSERT INTO replays (route, destination, reason, error_class, died_since, died_before, \
          rate_count, rate_millis, state, replayed, last_request_id, last_destination, next_at, updated_at) \
@@ -120,12 +122,12 @@ pub async fn begin(
          WHERE (SELECT count(*) FROM replays WHERE state = 'running') < {MOST_RUNNING} RETURNING id"
     );
     let parameters = [
-        text(&filter.route),
-        text(&filter.destination),
-        text(&filter.reason),
-        text(&filter.error_class),
-        dialect.nullable_time(filter.died_since),
-        dialect.time(filter.died_before.unwrap_or(now).min(now)),
+        text(filter.route.as_deref()),
+        text(filter.destination.as_deref()),
+        text(filter.reason.as_ref().map(DeadReason::as_str)),
+        text(filter.error_class.as_ref().map(ErrorClass::as_str)),
+        dialect.nullable_time(filter.since),
+        dialect.time(filter.before.unwrap_or(now).min(now)),
         i64::from(count.get()).into(),
         i64::try_from(per.as_millis()).unwrap_or(i64::MAX).max(1).into(),
         dialect.time(now),
@@ -225,7 +227,7 @@ async fn go_on_with(store: &Store, id: i64, now: DateTime<Utc>) -> Result<Step, 
     let due = Row::find_by_statement(dialect.statement(sql, [dialect.time(now), id.into()]));
     let Some(replay) = due.one(&operation).await? else { return Ok(Step::default()) };
     let after = (replay.last_request_id, replay.last_destination.as_str());
-    let walked = walk(&operation, &replay.filter(), Some(after), Order::OldestFirst, replay.most()).await?;
+    let walked = walk(&operation, &replay.filter()?, Some(after), Order::OldestFirst, replay.most()).await?;
     let revived = revive(&operation, dialect, &walked.meant, now).await?;
     save(&operation, dialect, &replay, &walked, revived, now).await?;
     drop(operation);
@@ -272,7 +274,7 @@ async fn save(
     let taken = i64::try_from(walked.meant.len()).unwrap_or(i64::MAX);
     let pause =
         TimeDelta::milliseconds(replay.rate_millis.saturating_mul(taken) / i64::from(replay.rate_count));
-    let state = if walked.next.is_some() { "running" } else { "done" };
+    let state = if walked.next.is_some() { ReplayState::Running } else { ReplayState::Done };
     let (last_request, last_destination) = match &walked.next {
         Some(key) => (key.request_id.as_i64(), key.destination.as_str()),
         None => (replay.last_request_id, replay.last_destination.as_str()),
@@ -288,7 +290,7 @@ async fn save(
         // interruption is not caught up.
         dialect.time((replay.next_at + pause).max(now)),
         dialect.time(now),
-        state.into(),
+        state.as_str().into(),
     ];
     connection.execute_raw(dialect.statement(sql, parameters)).await?;
     Ok(())

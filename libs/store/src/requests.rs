@@ -6,12 +6,15 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, DerivePartialModel, EntityTrait, FromQueryResult, QueryFilter, QueryOrder};
-use throughline_messages::{Origin, TraceContext};
+use serde::de::value::{self, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
+use throughline_api::{Attempt, DeliveryState};
+use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Origin, TraceContext};
 use throughline_snowflake::RequestId;
 
-use crate::deliveries::DeliveryState;
 use crate::delivery_key::DeliveryKey;
 use crate::dialect::Dialect;
+use crate::entity::delivery::State;
 use crate::entity::{attempt, delivery, request};
 use crate::error::StoreError;
 use crate::nodes::Lease;
@@ -111,49 +114,23 @@ pub struct StoredDelivery {
     /// When it was last published; `None` while it waits for its due time. The ingest that accepts a request also
     /// publishes it, so this is set from the start.
     pub published_at: Option<DateTime<Utc>>,
-    /// Why it was deferred, by the name of a [`DeferralCause`](throughline_messages::DeferralCause); or `order`, if
-    /// earlier deliveries of its ordering group have not ended.
-    pub deferred_by: Option<String>,
+    /// Why it was deferred.
+    pub deferred_by: Option<DeferralCause>,
     /// The ordering group, if any: it is made after those of the same ordering group that were accepted before and have
     /// not ended.
     pub ordering_group: Option<String>,
     /// The status of the last response.
     pub last_status: Option<u16>,
-    /// Why it is dead, by the name of a [`DeadReason`](throughline_messages::DeadReason).
-    pub reason: Option<String>,
-    /// The class of the last attempt's error, by the name of an [`ErrorClass`](throughline_messages::ErrorClass).
-    pub last_error_class: Option<String>,
+    /// Why it is dead.
+    pub reason: Option<DeadReason>,
+    /// The class of the last attempt's error.
+    pub last_error_class: Option<ErrorClass>,
     /// The last error, as text.
     pub last_error: Option<String>,
     /// When its state last changed.
     pub updated_at: DateTime<Utc>,
     /// Its attempts, in order.
-    pub attempts: Vec<StoredAttempt>,
-}
-
-/// One call made for a delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredAttempt {
-    /// The number of the attempt within the delivery, from 1.
-    pub number: u32,
-    /// When it began.
-    pub started_at: DateTime<Utc>,
-    /// How long it took, in milliseconds.
-    pub duration_ms: u64,
-    /// The name of its [`Outcome`](throughline_messages::Outcome).
-    pub outcome: String,
-    /// The status of the response, if there was one.
-    pub status: Option<u16>,
-    /// The class of its error.
-    pub error_class: Option<String>,
-    /// The error, as text.
-    pub error: Option<String>,
-    /// The beginning of the response's body.
-    pub response_excerpt: Option<String>,
-    /// Its trace id, 32 hexadecimal digits.
-    pub trace_id: Option<String>,
-    /// `topic/partition/offset` of the record that led to it.
-    pub origin: Option<String>,
+    pub attempts: Vec<Attempt>,
 }
 
 /// Stores requests, their deliveries as `pending`, and their outbox rows, which belong to the node of `lease`. Returns
@@ -193,7 +170,7 @@ pub async fn insert(
     Rows::of(&deliveries)
         .column("request_id", |(request, _)| request.id)
         .column("destination", |(_, destination)| destination.as_str())
-        .column("state", |_| DeliveryState::Pending)
+        .column("state", |_| State::Pending)
         .column("attempts", |_| 0)
         .column("window_started_at", |(request, _)| request.accepted_at)
         .column("due_at", |(request, _)| request.due_at)
@@ -325,40 +302,49 @@ impl StoredDelivery {
     fn new(row: delivery::Model, attempts: Vec<attempt::Model>) -> Result<Self, StoreError> {
         Ok(Self {
             destination: row.destination,
-            state: row.state,
+            state: row.state.into(),
             attempt_count: number("number of attempts", row.attempts)?,
             window_started_at: row.window_started_at,
             due_at: row.due_at,
             published_at: row.published_at,
-            deferred_by: row.deferred_by,
+            deferred_by: optional_name("cause of a deferral", row.deferred_by.as_deref())?,
             ordering_group: row.ordering_group,
             last_status: row.last_status.map(|status| number("status", status)).transpose()?,
-            reason: row.reason,
-            last_error_class: row.last_error_class,
+            reason: optional_name("reason", row.reason.as_deref())?,
+            last_error_class: optional_name("error class", row.last_error_class.as_deref())?,
             last_error: row.last_error,
             updated_at: row.updated_at,
-            attempts: attempts.into_iter().map(StoredAttempt::try_from).collect::<Result<_, _>>()?,
+            attempts: attempts.into_iter().map(to_attempt).collect::<Result<_, _>>()?,
         })
     }
 }
 
-impl TryFrom<attempt::Model> for StoredAttempt {
-    type Error = StoreError;
+fn to_attempt(row: attempt::Model) -> Result<Attempt, StoreError> {
+    Ok(Attempt {
+        number: number("number of an attempt", row.number)?,
+        started_at: row.started_at,
+        duration_ms: number("duration", row.duration_ms)?,
+        outcome: name("outcome", &row.outcome)?,
+        status: row.status.map(|status| number("status", status)).transpose()?,
+        error_class: optional_name("error class", row.error_class.as_deref())?,
+        error: row.error,
+        response_excerpt: row.response_excerpt,
+        trace_id: row.trace_id,
+        origin: row.origin,
+    })
+}
 
-    fn try_from(row: attempt::Model) -> Result<Self, Self::Error> {
-        Ok(Self {
-            number: number("number of an attempt", row.number)?,
-            started_at: row.started_at,
-            duration_ms: number("duration", row.duration_ms)?,
-            outcome: row.outcome,
-            status: row.status.map(|status| number("status", status)).transpose()?,
-            error_class: row.error_class,
-            error: row.error,
-            response_excerpt: row.response_excerpt,
-            trace_id: row.trace_id,
-            origin: row.origin,
-        })
-    }
+/// Parses a name, as serde writes it. Names of later versions are kept by the types that may have such.
+pub(crate) fn name<T: DeserializeOwned>(what: &'static str, name: &str) -> Result<T, StoreError> {
+    let text: StrDeserializer<'_, value::Error> = name.into_deserializer();
+    T::deserialize(text).map_err(|error| StoreError::foreign(what, format!("{error}; found `{name}`")))
+}
+
+pub(crate) fn optional_name<T: DeserializeOwned>(
+    what: &'static str,
+    text: Option<&str>,
+) -> Result<Option<T>, StoreError> {
+    text.map(|text| name(what, text)).transpose()
 }
 
 /// Converts a number from the database, which has no unsigned types.

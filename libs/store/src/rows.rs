@@ -9,11 +9,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement, Value};
+use throughline_api::DeliveryState;
 use throughline_messages::Origin;
 use throughline_snowflake::RequestId;
 
-use crate::deliveries::DeliveryState;
 use crate::dialect::{self, Dialect};
+use crate::entity::delivery::State;
 use crate::error::StoreError;
 
 /// Rows built from items, column by column.
@@ -262,11 +263,11 @@ impl Field for &Origin {
     }
 }
 
-impl Field for DeliveryState {
+impl Field for State {
     const KIND: Kind = Kind::Text;
 
     fn cell(self) -> Cell {
-        self.as_str().cell()
+        DeliveryState::from(self).as_str().cell()
     }
 }
 

@@ -17,8 +17,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use throughline_messages::{AttemptReport, Outcome};
 
-use crate::deliveries::DeliveryState;
 use crate::entity::delivery::Model;
+use crate::entity::delivery::State;
 
 /// Maximum distance between a report's time and ingest's time at which the report's due time is used unchanged.
 /// Synchronised clocks differ by less, and a report usually takes less time to arrive.
@@ -27,11 +27,9 @@ const SKEW: TimeDelta = TimeDelta::seconds(10);
 /// Applies a report to a delivery; returns whether the report counts.
 pub(crate) fn advance(delivery: &mut Model, report: &AttemptReport, now: DateTime<Utc>) -> bool {
     let counts = match delivery.state {
-        DeliveryState::Pending | DeliveryState::Retrying => {
-            is_newer(delivery, report) || has_delivered(report)
-        }
-        DeliveryState::Dead | DeliveryState::Cancelled => has_delivered(report),
-        DeliveryState::Delivered => false,
+        State::Pending | State::Retrying => is_newer(delivery, report) || has_delivered(report),
+        State::Dead | State::Cancelled => has_delivered(report),
+        State::Delivered => false,
     };
     if counts {
         take(delivery, report, now);
@@ -65,12 +63,12 @@ fn is_newer(delivery: &Model, report: &AttemptReport) -> bool {
 fn take(delivery: &mut Model, report: &AttemptReport, now: DateTime<Utc>) {
     delivery.deferred_by = None;
     match &report.outcome {
-        Outcome::Delivered => end(delivery, DeliveryState::Delivered),
-        Outcome::Dead { .. } => end(delivery, DeliveryState::Dead),
+        Outcome::Delivered => end(delivery, State::Delivered),
+        Outcome::Dead { .. } => end(delivery, State::Dead),
         // Dispatch makes the next attempt at once: the delivery stays published.
-        Outcome::Retry { due_at: None, .. } => delivery.state = DeliveryState::Retrying,
+        Outcome::Retry { due_at: None, .. } => delivery.state = State::Retrying,
         Outcome::Retry { due_at, .. } => {
-            delivery.state = DeliveryState::Retrying;
+            delivery.state = State::Retrying;
             wait(delivery, due_at.map(|due_at| by_our_clock(due_at, report, now)));
         }
         Outcome::Deferred { due_at, cause } => {
@@ -106,7 +104,7 @@ fn wait(delivery: &mut Model, due_at: Option<DateTime<Utc>>) {
     delivery.claimed_until = None;
 }
 
-fn end(delivery: &mut Model, state: DeliveryState) {
+fn end(delivery: &mut Model, state: State) {
     delivery.state = state;
     wait(delivery, None);
 }
@@ -154,7 +152,7 @@ mod tests {
         Model {
             request_id: 1,
             destination: "three".to_owned(),
-            state: DeliveryState::Pending,
+            state: State::Pending,
             attempts: 0,
             counted_attempts: 0,
             window_started_at: at(0),
@@ -293,7 +291,7 @@ mod tests {
                 Event::Record { which, crashes } => self.record(which, crashes),
                 Event::Cancel => {
                     if self.delivery.due_at.is_some() {
-                        end(&mut self.delivery, DeliveryState::Cancelled);
+                        end(&mut self.delivery, State::Cancelled);
                         self.delivery.deferred_by = None;
                     }
                 }
@@ -444,26 +442,18 @@ mod tests {
 
         fn check(&self, before: &Model) {
             let delivery = &self.delivery;
-            let goes_on = matches!(delivery.state, DeliveryState::Pending | DeliveryState::Retrying);
+            let goes_on = matches!(delivery.state, State::Pending | State::Retrying);
             // The constraints of the database.
             assert_eq!(delivery.due_at.is_some(), goes_on, "{delivery:?}");
-            assert_eq!(delivery.reason.is_some(), delivery.state == DeliveryState::Dead, "{delivery:?}");
+            assert_eq!(delivery.reason.is_some(), delivery.state == State::Dead, "{delivery:?}");
             assert!(goes_on || (delivery.published_at.is_none() && delivery.deferred_by.is_none()));
             assert!(goes_on || delivery.claimed_until.is_none(), "{delivery:?}");
             assert!(delivery.published_at.is_none() || delivery.deferred_by.is_none(), "{delivery:?}");
             let heard = self.recorded.iter().any(has_delivered);
-            assert_eq!(
-                delivery.state == DeliveryState::Delivered,
-                heard,
-                "delivered exactly if a report says so"
-            );
-            let ended = [DeliveryState::Dead, DeliveryState::Cancelled, DeliveryState::Delivered];
+            assert_eq!(delivery.state == State::Delivered, heard, "delivered exactly if a report says so");
+            let ended = [State::Dead, State::Cancelled, State::Delivered];
             if ended.contains(&before.state) && delivery.state != before.state {
-                assert_eq!(
-                    delivery.state,
-                    DeliveryState::Delivered,
-                    "an ended delivery changes only to delivered"
-                );
+                assert_eq!(delivery.state, State::Delivered, "an ended delivery changes only to delivered");
             }
             if self.recorded.last().is_some_and(|report| !report.is_of_a_call()) {
                 let counted = |delivery: &Model| (delivery.attempts, delivery.counted_attempts);
@@ -493,7 +483,7 @@ mod tests {
             let mut world = World::after(&events);
             world.calm_down(Fate::Delivered);
             prop_assert_eq!(world.delivery.due_at, None, "it has ended");
-            prop_assert_eq!(world.delivery.state == DeliveryState::Delivered, world.third_party_has_it);
+            prop_assert_eq!(world.delivery.state == State::Delivered, world.third_party_has_it);
         }
 
         #[test]
@@ -578,15 +568,15 @@ mod tests {
         let mut world = World::new();
         world.dispatch(0, Fate::Untransformable, false);
         world.record(0, true);
-        assert_eq!((world.delivery.state, world.delivery.attempts), (DeliveryState::Dead, 0));
+        assert_eq!((world.delivery.state, world.delivery.attempts), (State::Dead, 0));
         world.delivery =
             Model { reported_at: world.delivery.reported_at, due_at: Some(at(world.now)), ..accepted() };
         world.sweep();
         world.record(0, false);
-        assert_eq!(world.delivery.state, DeliveryState::Pending);
+        assert_eq!(world.delivery.state, State::Pending);
         world.dispatch(0, Fate::Delivered, false);
         world.record(0, false);
-        assert_eq!((world.delivery.state, world.delivery.attempts), (DeliveryState::Delivered, 1));
+        assert_eq!((world.delivery.state, world.delivery.attempts), (State::Delivered, 1));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::expired_keys::ExpiredKeys;
 use crate::http::{Bounds, Health, health_router, router, serve};
 use crate::liveness::{Liveness, Pulse};
 use crate::loss_detector::{ConsumerProgress, LossDetector};
+use crate::management;
 use crate::metrics::Metrics;
 use crate::node::{self, LeaseKeeper};
 use crate::publisher::{self, InFlightLimit, publisher};
@@ -160,9 +161,9 @@ impl Parts {
 
         let health = Arc::new(self.health(liveness, local));
         let endpoints = endpoints(&self.settings, &acceptors);
-        let operations = self.operations();
+        let resources = management::resources(&self.settings, &self.operations());
         let router =
-            router(&self.settings, known.as_ref(), endpoints, &operations, Arc::clone(&health), &self.meter);
+            router(&self.settings, known.as_ref(), endpoints, resources, Arc::clone(&health), &self.meter);
         let adopter = self.adopter(acceptors)?;
         let recorder = self.recorder()?;
         let republisher = self.republisher()?;

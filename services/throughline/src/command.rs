@@ -5,7 +5,7 @@ use opentelemetry::metrics::{MeterProvider as _, NoopMeterProvider};
 use throughline_settings::{Flags, load};
 use throughline_store::Store;
 
-use crate::dead_letters::DeadLetters;
+use crate::dead_letters::DeadLettersCommand;
 use crate::dev::{self, DevFlags};
 use crate::explain::Explain;
 use crate::purge::Purge;
@@ -29,7 +29,7 @@ enum Action {
     /// Explain a request: its history, its current state, and the reason why it waits.
     Explain(Explain),
     /// List, show, replay or purge dead letters: deliveries that ended without success.
-    DeadLetters(DeadLetters),
+    DeadLetters(DeadLettersCommand),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigAction),

@@ -1,18 +1,21 @@
 //! `throughline dead-letters`: lists, shows, replays and purges deliveries that ended without success. It calls a
 //! running ingest over HTTP, as the operators' own tools may.
 
-use std::fmt::Write as _;
-
 use anyhow::Context as _;
+use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
-use reqwest::Method;
-use serde_json::Value;
+use throughline_api::client::Client;
+use throughline_api::{
+    DeadLetter, DeadLetterFilter, DeadLetters, MOST_DEAD_LETTERS, NewReplay, Page, Position, Replay,
+    ReplayState,
+};
+use throughline_snowflake::RequestId;
 
 use crate::command::say;
-use crate::remote::{Remote, Server};
+use crate::remote::{Server, advised};
 
 #[derive(Debug, Args)]
-pub(crate) struct DeadLetters {
+pub(crate) struct DeadLettersCommand {
     #[command(flatten)]
     server: Server,
     #[command(subcommand)]
@@ -24,7 +27,7 @@ enum Action {
     /// List dead letters, one per line, newest requests first.
     List {
         #[command(flatten)]
-        filter: Filter,
+        filter: DeadLetterFilter,
         /// Maximum number of entries to print.
         #[arg(long, default_value_t = 50)]
         limit: usize,
@@ -32,13 +35,13 @@ enum Action {
     /// Show a request: its body, its deliveries and their attempts.
     Show {
         /// The request's id, 20 digits.
-        request_id: String,
+        request_id: RequestId,
     },
     /// Replay one dead letter now, or all that match a filter.
     Replay {
         /// The request's id, 20 digits.
         #[arg(requires = "destination_name", required_unless_present = "all")]
-        request_id: Option<String>,
+        request_id: Option<RequestId>,
         /// The destination that did not receive the request.
         #[arg(id = "destination_name", value_name = "DESTINATION")]
         destination: Option<String>,
@@ -46,7 +49,7 @@ enum Action {
         #[arg(long, conflicts_with = "request_id")]
         all: bool,
         #[command(flatten)]
-        filter: Filter,
+        filter: DeadLetterFilter,
         /// Replay rate, for example `100/s` (the default).
         #[arg(long, requires = "all")]
         rate: Option<String>,
@@ -54,95 +57,57 @@ enum Action {
     /// Permanently delete dead letters older than `--before` (required).
     Purge {
         #[command(flatten)]
-        filter: Filter,
+        filter: DeadLetterFilter,
     },
 }
 
-#[derive(Debug, Args)]
-struct Filter {
-    /// Only dead letters of this route.
-    #[arg(long)]
-    route: Option<String>,
-    /// Only dead letters of this destination.
-    #[arg(long)]
-    destination: Option<String>,
-    /// Only deliveries that died for this reason, for example `attempts_exhausted`.
-    #[arg(long)]
-    reason: Option<String>,
-    /// Only deliveries with a last error of this class, for example `timeout`.
-    #[arg(long)]
-    error_class: Option<String>,
-    /// Only deliveries that died at this time or later, for example `2026-01-01T00:00:00Z`.
-    #[arg(long)]
-    since: Option<String>,
-    /// Only deliveries that died before this time.
-    #[arg(long)]
-    before: Option<String>,
-}
-
-impl Filter {
-    fn query(&self) -> Vec<(&'static str, String)> {
-        let all = [
-            ("route", &self.route),
-            ("destination", &self.destination),
-            ("reason", &self.reason),
-            ("error_class", &self.error_class),
-            ("since", &self.since),
-            ("before", &self.before),
-        ];
-        all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
-    }
-}
-
-impl DeadLetters {
+impl DeadLettersCommand {
     /// Runs the command.
     ///
     /// # Errors
     /// If ingest cannot be reached or answers with an error; the error's text is for the user at the terminal.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let remote = Remote::new(self.server);
+        let client = self.server.client()?;
         match self.action {
-            Action::List { filter, limit } => list(&remote, &filter, limit).await,
-            Action::Show { request_id } => show(&remote, &request_id).await,
+            Action::List { filter, limit } => list(&client, &filter, limit).await,
+            Action::Show { request_id } => show(&client, request_id).await,
             Action::Replay { request_id: Some(id), destination: Some(destination), .. } => {
-                remote.json(Method::POST, &["dead-letters", &id, &destination, "replay"], &[]).await?;
+                client.replay_dead_letter(id, &destination).await.map_err(advised)?;
                 say(&format!("Replaying the delivery of {id} to {destination}."));
                 Ok(())
             }
-            Action::Replay { filter, rate, .. } => replay(&remote, &filter, rate).await,
-            Action::Purge { filter } => {
-                let mut purged = 0;
-                let mut query = filter.query();
-                loop {
-                    let answer = remote.json(Method::DELETE, &["dead-letters"], &query).await;
-                    let answer = answer.with_context(|| format!("purged {purged} before this error"))?;
-                    purged += answer["purged"].as_u64().unwrap_or_default();
-                    let Some(next) = answer["next"].as_str() else { break };
-                    query = filter.query();
-                    query.push(("cursor", next.to_owned()));
-                }
-                say(&format!("purged {purged}"));
-                Ok(())
-            }
+            Action::Replay { filter, rate, .. } => replay(&client, &filter, rate).await,
+            Action::Purge { filter } => purge(&client, &filter).await,
         }
     }
 }
 
-async fn list(remote: &Remote, filter: &Filter, limit: usize) -> anyhow::Result<()> {
-    let mut left = limit;
-    let mut cursor: Option<String> = None;
+async fn purge(client: &Client, filter: &DeadLetterFilter) -> anyhow::Result<()> {
+    let (mut purged, mut position) = (0, Position::default());
+    loop {
+        let step = client.purge_dead_letters(filter, &position).await.map_err(advised);
+        let step = step.with_context(|| format!("purged {purged} before this error"))?;
+        purged += step.purged;
+        position.cursor = step.next;
+        if position.cursor.is_none() {
+            break;
+        }
+    }
+    say(&format!("purged {purged}"));
+    Ok(())
+}
+
+async fn list(client: &Client, filter: &DeadLetterFilter, mut left: usize) -> anyhow::Result<()> {
+    let mut page = Page::default();
     while left > 0 {
-        let mut query = filter.query();
-        query.push(("limit", left.min(500).to_string()));
-        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
-        let page = remote.json(Method::GET, &["dead-letters"], &query).await?;
-        let letters = page["dead_letters"].as_array().map(Vec::as_slice).unwrap_or_default();
-        for letter in letters {
+        page.limit = Some(u16::try_from(left).unwrap_or(u16::MAX).min(MOST_DEAD_LETTERS));
+        let DeadLetters { dead_letters, next } = client.dead_letters(filter, &page).await.map_err(advised)?;
+        for letter in &dead_letters {
             say(&line(letter));
         }
-        left = left.saturating_sub(letters.len());
-        cursor = page["next"].as_str().map(str::to_owned);
-        if cursor.is_none() {
+        left = left.saturating_sub(dead_letters.len());
+        page.cursor = next;
+        if page.cursor.is_none() {
             break;
         }
     }
@@ -150,40 +115,34 @@ async fn list(remote: &Remote, filter: &Filter, limit: usize) -> anyhow::Result<
 }
 
 /// Formats one dead letter; the fields that identify it come first.
-fn line(letter: &Value) -> String {
-    let mut line = String::new();
-    for name in ["died_at", "request_id", "destination", "reason"] {
-        let _ = write!(line, "{}  ", letter[name].as_str().unwrap_or("-"));
-    }
-    let _ = write!(line, "attempts={}", letter["attempts"]);
-    if let Some(error) = letter["error"].as_str() {
-        let _ = write!(line, "  {error}");
+fn line(letter: &DeadLetter) -> String {
+    let died_at = letter.died_at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    let DeadLetter { request_id, destination, reason, attempts, .. } = letter;
+    let mut line =
+        format!("{died_at}  {request_id}  {destination}  {}  attempts={attempts}", reason.as_str());
+    if let Some(error) = &letter.error {
+        line.push_str("  ");
+        line.push_str(error);
     }
     line
 }
 
-async fn show(remote: &Remote, id: &str) -> anyhow::Result<()> {
-    let status = remote.json(Method::GET, &["requests", id], &[]).await?;
-    say(&serde_json::to_string_pretty(&status)?);
-    let body = remote.ask(Method::GET, &["requests", id, "body"], &[]).await?;
-    say(&format!("\n{}", body.text().await?));
+async fn show(client: &Client, id: RequestId) -> anyhow::Result<()> {
+    let request = client.request(id).await.map_err(advised)?;
+    say(&serde_json::to_string_pretty(&request)?);
+    let body = client.body(id).await.map_err(advised)?;
+    say(&format!("\n{}", String::from_utf8_lossy(&body)));
     Ok(())
 }
 
-async fn replay(remote: &Remote, filter: &Filter, rate: Option<String>) -> anyhow::Result<()> {
-    let mut query = filter.query();
-    query.extend(rate.map(|rate| ("rate", rate)));
-    let begun = remote.json(Method::POST, &["replays"], &query).await?;
-    let id = begun["replay_id"].to_string();
-    say(&format!(
-        "replay {id} started at a rate of {}; it continues if this command is stopped",
-        begun["rate"].as_str().unwrap_or_default()
-    ));
+async fn replay(client: &Client, filter: &DeadLetterFilter, rate: Option<String>) -> anyhow::Result<()> {
+    let Replay { replay_id, rate, .. } =
+        client.begin_replay(filter, &NewReplay { rate }).await.map_err(advised)?;
+    say(&format!("replay {replay_id} started at a rate of {rate}; it continues if this command is stopped"));
     loop {
-        let replay = remote.json(Method::GET, &["replays", &id], &[]).await?;
-        if replay["state"] != "running" {
-            let state = replay["state"].as_str().unwrap_or_default();
-            say(&format!("replay {id} is {state}: {} replayed", replay["replayed"]));
+        let Replay { state, replayed, .. } = client.replay(replay_id).await.map_err(advised)?;
+        if state != ReplayState::Running {
+            say(&format!("replay {replay_id} is {}: {replayed} replayed", state.as_str()));
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;

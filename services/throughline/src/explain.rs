@@ -1,16 +1,17 @@
 //! `throughline explain`: explains a request in words.
 
 use clap::Args;
+use throughline_snowflake::RequestId;
 
 use crate::command::say;
-use crate::remote::{Remote, Server};
+use crate::remote::{Server, advised};
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     #[command(flatten)]
     server: Server,
     /// The request's id, 20 digits.
-    request_id: String,
+    request_id: RequestId,
 }
 
 impl Explain {
@@ -19,7 +20,7 @@ impl Explain {
     /// # Errors
     /// If ingest cannot be reached or answers with an error; the error's text is for the user at the terminal.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let explanation = Remote::new(self.server).text(&["requests", &self.request_id, "explain"]).await?;
+        let explanation = self.server.client()?.explain(self.request_id).await.map_err(advised)?;
         say(explanation.trim_end());
         Ok(())
     }

@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-use crate::deliveries::DeliveryState;
+use throughline_api::DeliveryState;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "deliveries")]
@@ -9,7 +9,7 @@ pub(crate) struct Model {
     pub(crate) request_id: i64,
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) destination: String,
-    pub(crate) state: DeliveryState,
+    pub(crate) state: State,
     pub(crate) attempts: i32,
     pub(crate) counted_attempts: i32,
     pub(crate) window_started_at: DateTimeUtc,
@@ -24,6 +24,29 @@ pub(crate) struct Model {
     pub(crate) last_error: Option<String>,
     pub(crate) reason: Option<String>,
     pub(crate) updated_at: DateTimeUtc,
+}
+
+/// The state, as the database has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum)]
+#[sea_orm(rs_type = "String", db_type = "Text", rename_all = "snake_case")]
+pub(crate) enum State {
+    Pending,
+    Retrying,
+    Delivered,
+    Dead,
+    Cancelled,
+}
+
+impl From<State> for DeliveryState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Pending => Self::Pending,
+            State::Retrying => Self::Retrying,
+            State::Delivered => Self::Delivered,
+            State::Dead => Self::Dead,
+            State::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

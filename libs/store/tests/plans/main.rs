@@ -16,9 +16,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend};
+use throughline_api::DeadLetterFilter;
 use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Outcome};
 use throughline_snowflake::NodeId;
-use throughline_store::dead_letters::{self, Filter};
+use throughline_store::dead_letters;
 use throughline_store::retention::Cutoff;
 use throughline_store::{
     DeliveryKey, Due, DueDelivery, NewRequest, Refusal, Store, backlog, claims, deliveries, idempotency,
@@ -236,14 +237,14 @@ async fn manage(store: &Store) {
     requests::find(connection, id(7)).await.unwrap();
     requests::adopted(connection, &[[7; 32]]).await.unwrap();
     let middle = DeliveryKey::new(id(DEAD + OTHERS / 2), "three");
-    let route = Filter { route: Some("one".to_owned()), ..Filter::default() };
-    let everything = Filter {
+    let route = DeadLetterFilter { route: Some("one".to_owned()), ..DeadLetterFilter::default() };
+    let everything = DeadLetterFilter {
         destination: Some("three".to_owned()),
-        reason: Some("rejected".to_owned()),
-        died_before: Some(at(1)),
+        reason: Some("rejected".parse().unwrap()),
+        before: Some(at(1)),
         ..route.clone()
     };
-    for filter in [&Filter::default(), &route, &everything] {
+    for filter in [&DeadLetterFilter::default(), &route, &everything] {
         for after in [None, Some(&middle)] {
             assert_eq!(dead_letters::list(connection, filter, after, 100).await.unwrap().letters.len(), 100);
         }
@@ -270,7 +271,7 @@ async fn purge(store: &Store) {
     let connection = store.connection();
     let cutoff = Cutoff { delivered_before: at(1), dead_before: at(1), now: at(1) };
     let rate = (NonZeroU32::MIN, Duration::from_secs(1));
-    let other = Filter { destination: Some("four".to_owned()), ..Filter::default() };
+    let other = DeadLetterFilter { destination: Some("four".to_owned()), ..DeadLetterFilter::default() };
     replays::begin(connection, &other, rate, at(3000)).await.unwrap();
     for (after, old) in [(0, 0), (DEAD + OTHERS / 4, 500), (DELIVERED + OTHERS / 2, 500)] {
         let counted = retention::count(connection, &cutoff, Some(id(after))).await.unwrap();

@@ -5,14 +5,15 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
-use throughline_messages::{AttemptReport, DeferralCause, Outcome};
+use throughline_api::{DeadLetterFilter, DeliveryState};
+use throughline_messages::{AttemptReport, DeadReason, DeferralCause, Outcome};
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::claims::{self, Claim};
-use throughline_store::dead_letters::{self, Filter, Replayed};
+use throughline_store::dead_letters::{self, Replayed};
 use throughline_store::idempotency::{self, ClaimResult};
 use throughline_store::{
-    DeliveryKey, DeliveryState, Due, NewRequest, Store, StoreError, Transaction, nodes, outbox, outcomes,
-    replays, requests, slow_starts,
+    DeliveryKey, Due, NewRequest, Store, StoreError, Transaction, nodes, outbox, outcomes, replays, requests,
+    slow_starts,
 };
 use throughline_testkit::{lease, leased};
 
@@ -289,7 +290,7 @@ fn a_delivery_rejected_at_two_replicas_ends_once_and_its_group_continues() {
             .0
         });
         assert_eq!(one.unwrap().len() + other.unwrap().len(), 1, "it is counted once");
-        assert_eq!(delivery(&db.store, 1).await.reason.as_deref(), Some("unpublishable"));
+        assert_eq!(delivery(&db.store, 1).await.reason, Some(DeadReason::Unpublishable));
         assert_eq!(delivery(&db.store, 2).await.deferred_by, None, "its turn has come");
     });
 }
@@ -410,7 +411,7 @@ async fn dead(store: &Store, requests: i64) {
 
 async fn replay_all(store: &Store) {
     let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
-    begin(store, &Filter::default(), rate, at(10)).await.unwrap();
+    begin(store, &DeadLetterFilter::default(), rate, at(10)).await.unwrap();
 }
 
 pub(crate) async fn two_concurrent_releases_do_not_exceed_the_batch(db: Db) {
@@ -456,7 +457,7 @@ pub(crate) async fn a_dead_letter_is_either_purged_or_replayed(db: Db) {
     for now in 10.. {
         let purge = async {
             let transaction = db.store.begin().await.unwrap();
-            let purged = dead_letters::purge(&transaction, &Filter::default(), None, 100, at(10))
+            let purged = dead_letters::purge(&transaction, &DeadLetterFilter::default(), None, 100, at(10))
                 .await
                 .unwrap()
                 .purged;
@@ -491,7 +492,10 @@ fn a_delivery_replayed_during_a_purge_stays_and_one_purged_first_is_unknown() {
                 .unwrap()
         };
         let purge = async |connection: &Transaction| {
-            dead_letters::purge(connection, &Filter::default(), None, 9, at(10)).await.unwrap().purged
+            dead_letters::purge(connection, &DeadLetterFilter::default(), None, 9, at(10))
+                .await
+                .unwrap()
+                .purged
         };
         let (first, second) = (db.store.begin().await.unwrap(), db.store.begin().await.unwrap());
         assert_eq!(replay(&first, 1).await, Replayed::Yes);

@@ -2,13 +2,13 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use throughline_messages::Outcome;
-use throughline_store::dead_letters::{self, Filter, Replayed};
+use throughline_api::{DeadLetterFilter, DeliveryState, ReplayState};
+use throughline_messages::{DeadReason, ErrorClass, Outcome};
+use throughline_store::dead_letters::{self, Replayed};
 use throughline_store::idempotency::{self, Claim};
 use throughline_store::retention::{self, Cutoff};
 use throughline_store::{
-    ConnectionTrait as _, DeliveryKey, DeliveryState, Due, NewRequest, Store, StoreError, claims, replays,
-    requests,
+    ConnectionTrait as _, DeliveryKey, Due, NewRequest, Store, StoreError, claims, replays, requests,
 };
 
 use crate::databases::Db;
@@ -21,7 +21,7 @@ use crate::outcomes::record;
 /// Begins a replay, and returns its number.
 pub(crate) async fn begin(
     store: &Store,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
     rate: (NonZeroU32, Duration),
     now: DateTime<Utc>,
 ) -> Result<i64, StoreError> {
@@ -30,7 +30,7 @@ pub(crate) async fn begin(
 
 async fn try_begin(
     store: &Store,
-    filter: &Filter,
+    filter: &DeadLetterFilter,
     rate: (NonZeroU32, Duration),
     now: DateTime<Utc>,
 ) -> Result<Option<i64>, StoreError> {
@@ -49,14 +49,14 @@ async fn dead(store: &Store, numbers: std::ops::RangeInclusive<i64>) {
     }
 }
 
-async fn list(store: &Store, filter: &Filter, after: Option<i64>, limit: u64) -> Vec<i64> {
+async fn list(store: &Store, filter: &DeadLetterFilter, after: Option<i64>, limit: u64) -> Vec<i64> {
     let after = after.map(|number| DeliveryKey::new(id(number), "three"));
     let letters = dead_letters::list(store.connection(), filter, after.as_ref(), limit).await.unwrap();
     letters.letters.iter().map(|letter| letter.request_id.as_i64()).collect()
 }
 
-fn only(what: impl FnOnce(&mut Filter)) -> Filter {
-    let mut filter = Filter::default();
+fn only(what: impl FnOnce(&mut DeadLetterFilter)) -> DeadLetterFilter {
+    let mut filter = DeadLetterFilter::default();
     what(&mut filter);
     filter
 }
@@ -64,7 +64,7 @@ fn only(what: impl FnOnce(&mut Filter)) -> Filter {
 pub(crate) async fn dead_letters_are_listed_by_page_newest_first(db: Db) {
     dead(&db.store, 1..=5).await;
     publish(&db.store, &[request(6)]).await;
-    let any = Filter::default();
+    let any = DeadLetterFilter::default();
     assert_eq!(list(&db.store, &any, None, 2).await, [5, 4]);
     assert_eq!(list(&db.store, &any, Some(4), 2).await, [3, 2]);
     assert_eq!(list(&db.store, &any, Some(2), 2).await, [1]);
@@ -72,7 +72,7 @@ pub(crate) async fn dead_letters_are_listed_by_page_newest_first(db: Db) {
     assert_eq!(letters.next, Some(DeliveryKey::new(id(5), "three")));
     let letter = &letters.letters[0];
     assert_eq!((letter.route.as_str(), letter.destination.as_str(), letter.attempts), ("one", "three", 1));
-    assert_eq!((letter.reason.as_str(), letter.error_class.as_deref()), ("rejected", Some("client_error")));
+    assert_eq!((letter.reason, letter.error_class), (DeadReason::Rejected, Some(ErrorClass::ClientError)));
     assert_eq!((letter.status, letter.error.as_deref()), (Some(400), Some("400 Bad Request")));
     assert_eq!(letter.response_excerpt.as_deref(), Some("{\"said\": \"no\"}"));
     assert_eq!((letter.accepted_at, letter.died_at), (at(0), at(5)));
@@ -86,12 +86,12 @@ pub(crate) async fn a_filter_matches_what_it_names(db: Db) {
         (only(|f| f.route = Some("two".to_owned())), vec![]),
         (only(|f| f.destination = Some("three".to_owned())), vec![3, 2, 1]),
         (only(|f| f.destination = Some("four".to_owned())), vec![]),
-        (only(|f| f.reason = Some("rejected".to_owned())), vec![3, 2, 1]),
-        (only(|f| f.reason = Some("expired".to_owned())), vec![]),
-        (only(|f| f.error_class = Some("client_error".to_owned())), vec![3, 2, 1]),
-        (only(|f| f.error_class = Some("timeout".to_owned())), vec![]),
-        (only(|f| f.died_since = Some(at(2))), vec![3, 2]),
-        (only(|f| f.died_before = Some(at(2))), vec![1]),
+        (only(|f| f.reason = Some("rejected".parse().unwrap())), vec![3, 2, 1]),
+        (only(|f| f.reason = Some("expired".parse().unwrap())), vec![]),
+        (only(|f| f.error_class = Some("client_error".parse().unwrap())), vec![3, 2, 1]),
+        (only(|f| f.error_class = Some("timeout".parse().unwrap())), vec![]),
+        (only(|f| f.since = Some(at(2))), vec![3, 2]),
+        (only(|f| f.before = Some(at(2))), vec![1]),
     ] {
         assert_eq!(list(store, &filter, None, 10).await, expected, "{filter:?}");
     }
@@ -125,7 +125,7 @@ async fn go_on(store: &Store, now: i64) -> u64 {
 pub(crate) async fn a_replay_keeps_its_rate_and_takes_each_dead_letter_once(db: Db) {
     dead(&db.store, 1..=5).await;
     let rate = (NonZeroU32::new(20).unwrap(), Duration::from_secs(10));
-    let replay = begin(&db.store, &Filter::default(), rate, at(100)).await.unwrap();
+    let replay = begin(&db.store, &DeadLetterFilter::default(), rate, at(100)).await.unwrap();
     assert_eq!(replays::next(db.store.connection()).await.unwrap(), Some(at(100)));
     assert_eq!((go_on(&db.store, 100).await, go_on(&db.store, 100).await), (2, 0));
     // A delivery that has died again is not taken a second time.
@@ -133,21 +133,21 @@ pub(crate) async fn a_replay_keeps_its_rate_and_takes_each_dead_letter_once(db: 
     assert_eq!((go_on(&db.store, 101).await, go_on(&db.store, 102).await), (2, 1));
     assert_eq!(go_on(&db.store, 103).await, 0);
     let replay = replays::find(db.store.connection(), replay).await.unwrap().unwrap();
-    assert_eq!((replay.state.as_str(), replay.replayed), ("done", 5));
-    assert_eq!(list(&db.store, &Filter::default(), None, 9).await, [1]);
+    assert_eq!((replay.state, replay.replayed), (ReplayState::Done, 5));
+    assert_eq!(list(&db.store, &DeadLetterFilter::default(), None, 9).await, [1]);
 }
 
 pub(crate) async fn a_stopped_replay_takes_no_more_dead_letters(db: Db) {
     dead(&db.store, 1..=5).await;
     let rate = (NonZeroU32::new(20).unwrap(), Duration::from_secs(10));
-    let younger = only(|filter| filter.died_since = Some(at(2)));
+    let younger = only(|filter| filter.since = Some(at(2)));
     let replay = begin(&db.store, &younger, rate, at(100)).await.unwrap();
     assert_eq!(go_on(&db.store, 100).await, 2);
     replays::stop(db.store.connection(), replay, at(101)).await.unwrap();
     assert_eq!(go_on(&db.store, 110).await, 0);
     let found = replays::find(db.store.connection(), replay).await.unwrap().unwrap();
-    assert_eq!((found.state.as_str(), found.replayed, found.rate), ("stopped", 2, rate));
-    assert_eq!(list(&db.store, &Filter::default(), None, 9).await, [5, 4, 1]);
+    assert_eq!((found.state, found.replayed, found.rate), (ReplayState::Stopped, 2, rate));
+    assert_eq!(list(&db.store, &DeadLetterFilter::default(), None, 9).await, [5, 4, 1]);
     assert_eq!(replays::find(db.store.connection(), replay + 1).await.unwrap(), None);
 }
 
@@ -160,8 +160,10 @@ pub(crate) async fn a_purge_also_deletes_requests_without_deliveries(db: Db) {
     }
     let purge = async |limit| {
         let transaction = db.store.begin().await.unwrap();
-        let purged =
-            dead_letters::purge(&transaction, &Filter::default(), None, limit, at(9)).await.unwrap().purged;
+        let purged = dead_letters::purge(&transaction, &DeadLetterFilter::default(), None, limit, at(9))
+            .await
+            .unwrap()
+            .purged;
         transaction.commit().await.unwrap();
         purged
     };
@@ -213,7 +215,7 @@ pub(crate) async fn a_replay_with_few_matches_walks_many_rows_in_bounded_steps(d
         }
     }
     assert_eq!((looked_at, revived), (DEAD.cast_unsigned(), MEANT));
-    assert_eq!(replays::find(db.store.connection(), replay).await.unwrap().unwrap().state, "done");
+    assert_eq!(replays::find(db.store.connection(), replay).await.unwrap().unwrap().state, ReplayState::Done);
     assert_eq!(count(&db.store, "state = 'pending'").await.cast_unsigned(), MEANT);
     // With a destination in the filter, no dead letters of others are read.
     let four = only(|filter| filter.destination = Some("four".to_owned()));
@@ -263,13 +265,13 @@ pub(crate) async fn the_number_of_running_replays_is_limited(db: Db) {
     assert_eq!(begin().await.unwrap(), None);
 }
 
-const ANY: Filter = Filter {
+const ANY: DeadLetterFilter = DeadLetterFilter {
     route: None,
     destination: None,
     reason: None,
     error_class: None,
-    died_since: None,
-    died_before: None,
+    since: None,
+    before: None,
 };
 
 /// A client that repeats the request is answered with its id, which must lead somewhere.
@@ -281,7 +283,7 @@ pub(crate) async fn a_request_that_a_key_stands_for_outlives_its_dead_letters(db
 
     let transaction = db.store.begin().await.unwrap();
     assert_eq!(
-        dead_letters::purge(&transaction, &Filter::default(), None, 9, at(9)).await.unwrap().purged,
+        dead_letters::purge(&transaction, &DeadLetterFilter::default(), None, 9, at(9)).await.unwrap().purged,
         2
     );
     transaction.commit().await.unwrap();
@@ -302,7 +304,7 @@ pub(crate) async fn a_request_that_kafka_has_not_acknowledged_outlives_its_dead_
     insert(&db.store, &[request(1)]).await;
     record(&db.store, &[report(1, 1, rejected())], 1).await;
     let transaction = db.store.begin().await.unwrap();
-    let step = dead_letters::purge(&transaction, &Filter::default(), None, 9, at(9)).await.unwrap();
+    let step = dead_letters::purge(&transaction, &DeadLetterFilter::default(), None, 9, at(9)).await.unwrap();
     assert_eq!(step.purged, 1);
     transaction.commit().await.unwrap();
     let found = requests::find(db.store.connection(), id(1)).await.unwrap();

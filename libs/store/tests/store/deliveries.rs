@@ -1,13 +1,13 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use throughline_api::DeliveryState;
 use throughline_messages::{DeadReason, DeferralCause, ErrorClass, Outcome};
 use throughline_snowflake::NodeId;
 use throughline_store::claims::{self, Claim};
 use throughline_store::deliveries::{self, Cancelled};
 use throughline_store::{
-    DeliveryKey, DeliveryState, Due, DueDelivery, NewRequest, OutboxRequest, Refusal, Store, nodes, outbox,
-    outcomes,
+    DeliveryKey, Due, DueDelivery, NewRequest, OutboxRequest, Refusal, Store, nodes, outbox, outcomes,
 };
 
 use crate::databases::Db;
@@ -171,7 +171,7 @@ pub(crate) async fn an_outcome_during_publication_prevents_silence(db: Db) {
     claim.published(&[three(1), three(2), three(3)], &[], at(12), at(912)).await.unwrap();
     assert_eq!(delivery(&db.store, 1).await.due_at, Some(at(30)));
     let put_off = delivery(&db.store, 2).await;
-    assert_eq!((put_off.due_at, put_off.deferred_by.as_deref()), (Some(at(40)), Some("limit")));
+    assert_eq!((put_off.due_at, put_off.deferred_by), (Some(at(40)), Some(DeferralCause::Limit)));
     assert_eq!(delivery(&db.store, 3).await.due_at, Some(at(912)));
 }
 
@@ -180,7 +180,7 @@ pub(crate) async fn a_rejected_delivery_ends_dead_and_the_rest_of_its_claim_does
     let (_, claim) = claim(&db.store, 10, 10).await;
     claim.published(&[three(2)], &[refusal(1, Some("three"))], at(11), at(50)).await.unwrap();
     let dead = delivery(&db.store, 1).await;
-    assert_eq!((dead.state, dead.last_error_class.as_deref()), (DeliveryState::Dead, Some("broker")));
+    assert_eq!((dead.state, dead.last_error_class), (DeliveryState::Dead, Some(ErrorClass::Broker)));
     assert_eq!(due(&db.store, 50).await, [2]);
 }
 
@@ -205,7 +205,7 @@ pub(crate) async fn a_refused_request_ends_dead(db: Db) {
     let status = crate::fixtures::status(&db.store, 1).await;
     let [four, three] = status.deliveries.as_slice() else { panic!("{status:?}") };
     assert_eq!((four.state, four.due_at), (DeliveryState::Dead, None));
-    assert_eq!(four.reason.as_deref(), Some("unpublishable"));
+    assert_eq!(four.reason, Some(DeadReason::Unpublishable));
     assert_eq!(four.last_error.as_deref(), Some("too large"));
     assert_eq!(three.state, DeliveryState::Delivered);
     assert_eq!(delivery(&db.store, 2).await.state, DeliveryState::Pending);

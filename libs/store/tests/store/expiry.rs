@@ -1,9 +1,10 @@
 //! Very many expired deliveries before few others.
 
+use throughline_api::DeliveryState;
 use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Outcome};
 use throughline_store::{
-    ConnectionTrait as _, DeliveryKey, DeliveryState, Due, DueDelivery, NewRequest, Refusal, Store, claims,
-    outbox, slow_starts,
+    ConnectionTrait as _, DeliveryKey, Due, DueDelivery, NewRequest, Refusal, Store, claims, outbox,
+    slow_starts,
 };
 
 use crate::databases::Db;
@@ -99,7 +100,7 @@ pub(crate) async fn only_deliveries_that_wait_for_their_destination_expire_there
     assert_eq!(expire(&db.store, WINDOW - 1, 9).await, 0, "its time is not over");
     assert_eq!(expire(&db.store, WINDOW, 9).await, 1);
     let expired = delivery(&db.store, 1).await;
-    assert_eq!((expired.state, expired.reason.as_deref()), (DeliveryState::Dead, Some("expired")));
+    assert_eq!((expired.state, expired.reason), (DeliveryState::Dead, Some(DeadReason::Expired)));
     assert_eq!(expired.last_error.as_deref(), Some("not delivered within 24h"));
     // No delivery waits any more.
     slow_starts::release(&db.store, at(WINDOW)).await.unwrap();

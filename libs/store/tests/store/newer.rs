@@ -4,9 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use throughline_api::DeadLetterFilter;
 use throughline_messages::{DeferralCause, Outcome};
 use throughline_snowflake::NodeId;
-use throughline_store::dead_letters::{self, Filter};
+use throughline_store::dead_letters;
 use throughline_store::retention::{self, Cutoff};
 use throughline_store::{
     Due, DueDelivery, Store, backlog, claims, deliveries, idempotency, nodes, outbox, outcomes, replays,
@@ -65,12 +66,15 @@ async fn works(store: &Store, first: i64) {
     backlog::leases(connection).await.unwrap();
     requests::find(connection, id(first)).await.unwrap().unwrap();
     requests::body(connection, id(first)).await.unwrap().unwrap();
-    assert_eq!(dead_letters::list(connection, &Filter::default(), None, 10).await.unwrap().letters.len(), 2);
+    assert_eq!(
+        dead_letters::list(connection, &DeadLetterFilter::default(), None, 10).await.unwrap().letters.len(),
+        2
+    );
     let transaction = store.begin().await.unwrap();
     dead_letters::replay(&transaction, id(first + 2), "three", at(1001)).await.unwrap();
     transaction.commit().await.unwrap();
     let rate = (NonZeroU32::new(100).unwrap(), Duration::from_secs(1));
-    let replay = begin(store, &Filter::default(), rate, at(2000)).await.unwrap();
+    let replay = begin(store, &DeadLetterFilter::default(), rate, at(2000)).await.unwrap();
     assert_eq!(replays::go_on(store, at(2000)).await.unwrap().revived, 1);
     replays::next(connection).await.unwrap();
     claims::claim_expired(store, "three", at(-1), 10).await.unwrap();

@@ -1,7 +1,8 @@
-use throughline_messages::Outcome;
+use throughline_api::DeliveryState;
+use throughline_messages::{DeferralCause, Outcome};
 use throughline_store::order::{self, Ahead};
 use throughline_store::{
-    DeliveryKey, DeliveryState, Due, NewRequest, Store, claims, dead_letters, deliveries, outbox, slow_starts,
+    DeliveryKey, Due, NewRequest, Store, claims, dead_letters, deliveries, outbox, slow_starts,
 };
 
 use crate::databases::Db;
@@ -41,7 +42,7 @@ pub(crate) async fn one_delivery_of_a_group_is_published_and_the_others_wait(db:
     let expected = [(1, three()), (2, vec![]), (3, three()), (4, three()), (5, vec![])];
     assert_eq!(published(&db.store).await, expected);
     let waiting = delivery(&db.store, 2).await;
-    assert_eq!((waiting.state, waiting.deferred_by.as_deref()), (DeliveryState::Pending, Some("order")));
+    assert_eq!((waiting.state, waiting.deferred_by), (DeliveryState::Pending, Some(DeferralCause::Order)));
     assert_eq!(swept(&db.store, 5000).await, NOTHING);
     assert_eq!(slow_starts::release(&db.store, at(5000)).await.unwrap(), 0);
 }
@@ -80,8 +81,8 @@ pub(crate) async fn each_destination_of_a_group_has_its_own_pace(db: Db) {
     assert_eq!(published(&db.store).await, [(1, first), (2, vec![])]);
     record(&db.store, &[report(1, 1, Outcome::Delivered)], 5).await;
     let status = crate::fixtures::status(&db.store, 2).await;
-    let waits: Vec<_> = status.deliveries.iter().map(|delivery| delivery.deferred_by.as_deref()).collect();
-    assert_eq!(waits, [Some("order"), None], "at four the first one has not ended");
+    let waits: Vec<_> = status.deliveries.iter().map(|delivery| delivery.deferred_by).collect();
+    assert_eq!(waits, [Some(DeferralCause::Order), None], "at four the first one has not ended");
 }
 
 pub(crate) async fn a_delivery_cancelled_before_publication_is_skipped_in_its_group(db: Db) {

@@ -1,6 +1,7 @@
+use throughline_api::{AttemptOutcome, DeliveryState};
 use throughline_messages::{AttemptReport, DeadReason, DeferralCause, ErrorClass, Failure, Outcome};
 use throughline_snowflake::RequestId;
-use throughline_store::{DeliveryState, Store, deliveries, outcomes, requests};
+use throughline_store::{Store, deliveries, outcomes, requests};
 
 use crate::databases::Db;
 use crate::fixtures::{at, deferred, delivery, id, publish, rejected, report, request, retry, status};
@@ -19,7 +20,7 @@ pub(crate) async fn an_attempt_ends_its_delivery(db: Db) {
     assert_eq!((delivery.state, delivery.attempt_count), (DeliveryState::Delivered, 1));
     assert_eq!((delivery.due_at, delivery.updated_at), (None, at(5)));
     assert_eq!((delivery.last_status, delivery.last_error, delivery.reason), (Some(200), None, None));
-    assert_eq!(delivery.attempts[0].outcome, "delivered");
+    assert_eq!(delivery.attempts[0].outcome, AttemptOutcome::Delivered);
 }
 
 pub(crate) async fn a_dead_delivery_says_why(db: Db) {
@@ -27,8 +28,8 @@ pub(crate) async fn a_dead_delivery_says_why(db: Db) {
     record(&db.store, &[report(1, 1, rejected())], 5).await;
     let delivery = delivery(&db.store, 1).await;
     assert_eq!((delivery.state, delivery.due_at), (DeliveryState::Dead, None));
-    assert_eq!(delivery.reason.as_deref(), Some("rejected"));
-    assert_eq!(delivery.last_error_class.as_deref(), Some("client_error"));
+    assert_eq!(delivery.reason, Some(DeadReason::Rejected));
+    assert_eq!(delivery.last_error_class, Some(ErrorClass::ClientError));
     assert_eq!(delivery.last_error.as_deref(), Some("400 Bad Request"));
     assert_eq!(delivery.last_status, Some(400));
 }
@@ -74,7 +75,7 @@ pub(crate) async fn a_failed_attempt_waits_for_the_next_one(db: Db) {
     record(&db.store, &[report(1, 2, retry(Some(30)))], 6).await;
     let later = delivery(&db.store, 1).await;
     assert_eq!((later.state, later.due_at, later.attempt_count), (DeliveryState::Retrying, Some(at(30)), 2));
-    assert_eq!(later.last_error_class.as_deref(), Some("server_error"));
+    assert_eq!(later.last_error_class, Some(ErrorClass::ServerError));
     let outcomes: Vec<_> = later.attempts.iter().map(|attempt| attempt.outcome.as_str()).collect();
     assert_eq!(outcomes, ["retry", "retry"]);
 }
@@ -84,7 +85,7 @@ pub(crate) async fn a_deferred_delivery_has_made_no_attempt(db: Db) {
     record(&db.store, &[report(1, 1, deferred(DeferralCause::TokenRefused, 300))], 5).await;
     let delivery = delivery(&db.store, 1).await;
     assert_eq!((delivery.state, delivery.attempt_count), (DeliveryState::Pending, 0));
-    assert_eq!((delivery.due_at, delivery.deferred_by.as_deref()), (Some(at(300)), Some("token_refused")));
+    assert_eq!((delivery.due_at, delivery.deferred_by), (Some(at(300)), Some(DeferralCause::TokenRefused)));
     assert_eq!(delivery.attempts, []);
 }
 
@@ -96,9 +97,9 @@ pub(crate) async fn a_delivery_that_ends_without_a_call_has_no_attempt(db: Db) {
     record(&db.store, &[report(1, 1, retry(Some(1)))], 1).await;
     record(&db.store, &[uncalled], 5).await;
     let delivery = delivery(&db.store, 1).await;
-    assert_eq!((delivery.state, delivery.reason.as_deref()), (DeliveryState::Dead, Some("untransformable")));
+    assert_eq!((delivery.state, delivery.reason), (DeliveryState::Dead, Some(DeadReason::Untransformable)));
     assert_eq!(delivery.last_error.as_deref(), Some("the filter failed"));
-    assert_eq!(delivery.last_error_class.as_deref(), Some("transform"));
+    assert_eq!(delivery.last_error_class, Some(ErrorClass::Transform));
     assert_eq!((delivery.attempt_count, delivery.attempts.len()), (1, 1));
 }
 

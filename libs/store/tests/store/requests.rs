@@ -1,9 +1,8 @@
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta};
-use throughline_messages::{Outcome, TraceContext};
-use throughline_store::{
-    Adopted, DeliveryState, NewRequest, OutboxRequest, StoredRequest, outbox, outcomes, requests,
-};
+use throughline_api::DeliveryState;
+use throughline_messages::{ErrorClass, Outcome, TraceContext};
+use throughline_store::{Adopted, NewRequest, OutboxRequest, StoredRequest, outbox, outcomes, requests};
 use throughline_testkit::{lease, leased};
 
 use crate::databases::Db;
@@ -89,7 +88,7 @@ pub(crate) async fn a_status_shows_the_request_its_deliveries_and_their_attempts
     let [attempt] = three.attempts.as_slice() else { panic!("{three:?}") };
     assert_eq!((attempt.number, attempt.started_at, attempt.duration_ms), (1, at(1), 12));
     assert_eq!((attempt.outcome.as_str(), attempt.status), ("dead", Some(400)));
-    assert_eq!(attempt.error_class.as_deref(), Some("client_error"));
+    assert_eq!(attempt.error_class, Some(ErrorClass::ClientError));
     assert_eq!(attempt.error.as_deref(), Some("400 Bad Request"));
     assert_eq!(attempt.response_excerpt.as_deref(), Some("{\"said\": \"no\"}"));
     assert_eq!(attempt.trace_id.as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));

@@ -2,12 +2,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
+use throughline_api::{DeadLetterFilter, DeliveryState};
 use throughline_messages::{AttemptReport, Outcome};
 use throughline_snowflake::RequestId;
-use throughline_store::dead_letters::Filter;
 use throughline_store::idempotency::{self, Claim};
 use throughline_store::retention::{self, Cutoff, Purged};
-use throughline_store::{DeliveryState, NewRequest, Store, deliveries, outbox, replays, requests};
+use throughline_store::{NewRequest, Store, deliveries, outbox, replays, requests};
 
 use crate::databases::Db;
 use crate::dead_letters::begin;
@@ -200,7 +200,7 @@ pub(crate) async fn a_report_of_a_purged_request_is_returned_and_restores_nothin
     assert_eq!(delivery(&db.store, 2).await.state, DeliveryState::Dead, "the others are recorded");
 }
 
-async fn replay(store: &Store, filter: &Filter) -> i64 {
+async fn replay(store: &Store, filter: &DeadLetterFilter) -> i64 {
     let rate = (NonZeroU32::MIN, Duration::from_secs(1));
     begin(store, filter, rate, at(2000)).await.unwrap()
 }
@@ -211,7 +211,7 @@ pub(crate) async fn dead_letters_ahead_of_a_replay_are_kept(db: Db) {
     let died = |number| report(number, 1, rejected());
     let at_four = AttemptReport { destination: "four".to_owned(), ..died(4) };
     record(&db.store, &[died(1), died(2), died(3), at_four], 5).await;
-    let three = Filter { destination: Some("three".to_owned()), ..Filter::default() };
+    let three = DeadLetterFilter { destination: Some("three".to_owned()), ..DeadLetterFilter::default() };
     let replaying = replay(&db.store, &three).await;
     assert_eq!(replays::go_on(&db.store, at(2000)).await.unwrap().revived, 1);
     // It is called again, and dies again; the replay will not come back to it.
@@ -223,8 +223,10 @@ pub(crate) async fn dead_letters_ahead_of_a_replay_are_kept(db: Db) {
 }
 
 pub(crate) async fn replays_that_ended_long_ago_are_purged(db: Db) {
-    let (stopped, running) =
-        (replay(&db.store, &Filter::default()).await, replay(&db.store, &Filter::default()).await);
+    let (stopped, running) = (
+        replay(&db.store, &DeadLetterFilter::default()).await,
+        replay(&db.store, &DeadLetterFilter::default()).await,
+    );
     replays::stop(db.store.connection(), stopped, at(2001)).await.unwrap();
     let purge = async |over_before| replays::purge(db.store.connection(), at(over_before)).await.unwrap();
     assert_eq!((purge(2001).await, purge(2002).await, purge(9999).await), (0, 1, 0));

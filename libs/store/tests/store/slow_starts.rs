@@ -82,7 +82,7 @@ pub(crate) async fn a_busy_key_waits_for_its_due_time_and_does_not_affect_its_de
     publish(&db.store, &[request(4)]).await;
     record(&db.store, &[put_off(4, 9, DeferralCause::KeyBusy, 12)], 10).await;
     let waits = delivery(&db.store, 4).await;
-    assert_eq!((waits.deferred_by.as_deref(), waits.due_at), (Some("key_busy"), Some(at(12))));
+    assert_eq!((waits.deferred_by, waits.due_at), (Some(DeferralCause::KeyBusy), Some(at(12))));
     assert_eq!(sweep(&db.store, 11).await, [2], "the first probe has no outcome");
     assert_eq!(sweep(&db.store, 12).await, [3, 4]);
     let published = delivery(&db.store, 4).await;

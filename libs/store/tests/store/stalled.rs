@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use throughline_api::DeliveryState;
 use throughline_messages::Outcome;
-use throughline_store::{DeliveryState, NewRequest, Store, StoreError, outcomes, requests};
+use throughline_store::{NewRequest, Store, StoreError, outcomes, requests};
 use throughline_testkit::{eventually, leased, unmeasured};
 use tokio::time::timeout;
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use throughline_api::Violation;
 use throughline_settings::{Content, Route};
 
 use super::AcceptError;
@@ -21,15 +22,6 @@ pub(super) struct Check {
 /// The route does not accept the media type; holds the content that it accepts.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnsupportedMediaType(pub(crate) Content);
-
-/// A position in the body that violates the route's requirements, and the reason.
-#[derive(Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
-pub(crate) struct Violation {
-    /// JSON pointer (RFC 6901) to the position.
-    pub(crate) pointer: String,
-    /// Description of the violation.
-    pub(crate) detail: String,
-}
 
 /// Maximum length of an ordering key, in characters: as long as an `Idempotency-Key`, and far below PostgreSQL's limit
 /// for an index row (2,704 bytes), which must also hold the names of route and destination.

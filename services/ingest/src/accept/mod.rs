@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use throughline_api::Violation;
 use throughline_settings::{Ordering, Settings};
 use throughline_snowflake::RequestId;
 use throughline_store::idempotency::{Key, Scope};
@@ -25,7 +26,7 @@ use tracing::Span;
 
 pub(crate) use self::authenticate::{Access, Authorizer, Clients};
 use self::check::Check;
-pub(crate) use self::check::{LONGEST_ORDERING_KEY, UnsupportedMediaType, Violation};
+pub(crate) use self::check::{LONGEST_ORDERING_KEY, UnsupportedMediaType};
 use self::limit::Limits;
 use crate::error::StartError;
 pub(crate) use crate::writer::{BodyPermit, Payload};

@@ -1,22 +1,20 @@
-//! Ingest's HTTP server: `/v1`, health, the endpoints that it is given, and the description of all paths.
+//! Ingest's HTTP server: protects the management API, serves the endpoints that it is given, health, and the
+//! description of all paths.
 
-mod accept_header;
 mod clients;
 mod connections;
-mod dead_letters;
 mod descriptors;
 mod documented;
 mod drain;
-mod explain;
+pub(crate) mod extract;
 mod header_limits;
 mod health;
-mod management;
 mod metrics;
 pub(crate) mod openapi;
 pub(crate) mod origin;
 mod problem;
+mod protection;
 mod server;
-mod status;
 mod trace;
 
 use std::any::Any;
@@ -26,37 +24,34 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::get;
 use opentelemetry::metrics::Meter;
 use throughline_settings::Settings;
-use throughline_store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use self::clients::api_key;
-pub(crate) use self::documented::Documented;
-use self::explain::Explainer;
+pub(crate) use self::documented::{Documented, Resource};
 pub(crate) use self::health::Health;
-use self::management::Rules;
 use self::metrics::Measures;
-use self::openapi::management as description;
 pub(crate) use self::problem::Problem;
+use self::protection::Rules;
 pub(crate) use self::server::{Bounds, serve};
-use crate::accept::{Access, Authorizer, Clients};
-use crate::sweeper::Operations;
+use crate::accept::{Access, Clients};
 
-/// Returns the router for clients, which also serves the `endpoints` of sources.
+/// Returns the router for clients, which serves the `endpoints` of sources and the `resources` of the management API.
 pub(crate) fn router(
     settings: &Settings,
     clients: Option<&Arc<Clients>>,
     endpoints: Documented,
-    operations: &Operations,
+    resources: Vec<Resource>,
     health: Arc<Health>,
     meter: &Meter,
 ) -> Router {
     let authorizer = clients.map(|clients| clients.authorizer(Access::Management));
-    let explainer = Explainer::new(settings, operations);
     let rules = Rules::new(settings);
-    let mut api = management(operations, explainer, authorizer.as_ref());
+    let mut api = resources
+        .into_iter()
+        .fold(Documented::default(), |api, resource| api.resource(resource, authorizer.as_ref()));
     api.router = rules.protect(api.router);
     let api = api.merge(endpoints);
     let health = health_endpoints(health);
@@ -87,39 +82,6 @@ pub(crate) fn health_router(health: Arc<Health>) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
 }
 
-/// Returns the endpoints for operators.
-fn management(operations: &Operations, explainer: Explainer, authorizer: Option<&Authorizer>) -> Documented {
-    let on = |handlers: MethodRouter<Store>, allow| {
-        handlers.fallback(move || only(allow)).with_state(operations.store.clone())
-    };
-    let at = |handlers: MethodRouter<Operations>, allow| {
-        handlers.fallback(move || only(allow)).with_state(operations.clone())
-    };
-    let explain = get(explain::explain).fallback(|| only("GET, HEAD")).with_state(explainer);
-    let endpoints = [
-        ("/v1/requests/{id}", on(get(status::request), "GET, HEAD"), description::request()),
-        ("/v1/requests/{id}/body", on(get(status::body), "GET, HEAD"), description::body()),
-        ("/v1/requests/{id}/explain", explain, description::explain()),
-        ("/v1/requests/{id}/cancel", at(post(status::cancel), "POST"), description::cancel()),
-        (
-            "/v1/dead-letters",
-            at(get(dead_letters::list).delete(dead_letters::purge), "GET, HEAD, DELETE"),
-            description::dead_letters(),
-        ),
-        (
-            "/v1/dead-letters/{id}/{destination}/replay",
-            at(post(dead_letters::replay_one), "POST"),
-            description::replay_one(),
-        ),
-        ("/v1/replays", at(post(dead_letters::begin), "POST"), description::replays()),
-        ("/v1/replays/{id}", at(get(dead_letters::replay), "GET, HEAD"), description::replay()),
-        ("/v1/replays/{id}/stop", at(post(dead_letters::stop), "POST"), description::stop_replay()),
-    ];
-    endpoints.into_iter().fold(Documented::default(), |documented, (path, methods, item)| {
-        documented.guarded(path, methods, item, authorizer)
-    })
-}
-
 fn health_endpoints(health: Arc<Health>) -> Documented {
     let live = get(health::live).fallback(|| only("GET, HEAD")).with_state(Arc::clone(&health));
     let ready = get(health::ready).fallback(|| only("GET, HEAD")).with_state(health);
@@ -127,7 +89,7 @@ fn health_endpoints(health: Arc<Health>) -> Documented {
 }
 
 fn only(allow: &'static str) -> Ready<Problem> {
-    ready(Problem::MethodNotAllowed { allow })
+    ready(Problem::MethodNotAllowed { allow: allow.into() })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "tower-http gives it by value")]

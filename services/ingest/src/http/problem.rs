@@ -1,17 +1,16 @@
 //! Problem details (RFC 9457): the error answers to clients.
 
+use std::borrow::Cow;
+use std::mem::take;
 use std::time::Duration;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
-use schemars::JsonSchema;
-use serde::Serialize;
+use throughline_api::Violation;
 use throughline_settings::Content;
 use throughline_snowflake::RequestId;
-
-use crate::accept::Violation;
 
 const TYPE_BASE: &str = "https://throughline.dev/problems/";
 
@@ -51,7 +50,7 @@ pub(crate) enum Problem {
     QueryInvalid(String),
     RequestIdInvalid(String),
     MethodNotAllowed {
-        allow: &'static str,
+        allow: Cow<'static, str>,
     },
     /// No key was sent, or an unknown one.
     Unauthorized,
@@ -72,24 +71,6 @@ pub(crate) enum Problem {
     },
     Unavailable(&'static str),
     Internal,
-}
-
-/// Problem details of a refused request (RFC 9457).
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Problem")]
-pub(super) struct Body<'a> {
-    /// URI of the problem type; stable across versions.
-    r#type: String,
-    /// Human-readable name of the problem type.
-    title: &'a str,
-    /// HTTP status, as in the status line.
-    status: u16,
-    /// Details of this occurrence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-    /// The positions in the body that violate the route's requirements.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a [Violation]>,
 }
 
 impl Problem {
@@ -227,7 +208,7 @@ impl Problem {
                 Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into()))
             }
             Self::RateExceeded { retry_after } => Some((RETRY_AFTER, (*retry_after).into())),
-            Self::MethodNotAllowed { allow } => Some((ALLOW, HeaderValue::from_static(allow))),
+            Self::MethodNotAllowed { allow } => Some((ALLOW, HeaderValue::from_str(allow).ok()?)),
             Self::Unauthorized => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => None,
         }
@@ -235,15 +216,18 @@ impl Problem {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
         let (status, name, title) = self.kind();
-        let errors = if let Self::SchemaViolation(violations) = &self { Some(&violations[..]) } else { None };
-        let body = Body {
-            r#type: format!("{TYPE_BASE}{name}"),
-            title,
+        let body = throughline_api::Problem {
+            kind: format!("{TYPE_BASE}{name}"),
+            title: title.to_owned(),
             status: status.as_u16(),
             detail: self.detail(),
-            errors,
+            errors: if let Self::SchemaViolation(violations) = &mut self {
+                take(violations)
+            } else {
+                Vec::new()
+            },
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();

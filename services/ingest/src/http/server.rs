@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 use super::connections::{ActiveRequest, Arriving, ConnectionState, Connections, peer};
 use super::descriptors;
 use super::header_limits;
-use super::management::Peer;
+use super::protection::Peer;
 
 /// The limits of connections.
 #[derive(Debug, Clone, Copy)]

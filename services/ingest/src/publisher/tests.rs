@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use chrono::DateTime;
+use throughline_api::DeliveryState;
 use throughline_config::Secret;
 use throughline_kafka as kafka;
 use throughline_kafka::{Consumer, EmbeddedBroker, KafkaError, Outgoing};
 use throughline_messages::{Keys, Kind, RequestRecord, Topics, name};
 use throughline_snowflake::{Generator, NodeId};
-use throughline_store::deliveries::DeliveryState;
 use throughline_store::{NewRequest, OutboxRequest, requests};
 use throughline_testkit::{Measured, new_request, sqlite, unmeasured};
 use tokio::task::{JoinHandle, yield_now};
@@ -302,7 +302,7 @@ async fn an_unpublishable_request_ends_dead_and_blocks_no_other() {
     assert_eq!(harness.end().await, committed);
     let status = requests::find(store.connection(), id).await.unwrap().unwrap();
     let delivery = &status.deliveries[0];
-    assert_eq!((delivery.state, delivery.reason.as_deref()), (DeliveryState::Dead, Some("unroutable")));
+    assert_eq!((delivery.state, delivery.reason), (DeliveryState::Dead, Some(DeadReason::Unroutable)));
 
     let mut letters =
         Consumer::subscribe(&kafka, "letters", &["throughline.dead-letters"], 1, &unmeasured()).unwrap();

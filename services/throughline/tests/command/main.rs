@@ -184,7 +184,7 @@ async fn dead_letters_are_listed_shown_replayed_and_purged_from_the_terminal() {
     assert_eq!(ask(&["list"]).await, (true, String::new()));
 
     let (is_well, refused) = ask(&["list", "--since", "yesterday"]).await;
-    assert!(!is_well && refused.contains("`since` must be a time"), "{refused}");
+    assert!(!is_well && refused.contains("--since <SINCE>': must be a time"), "{refused}");
     let refused = run(&folder, &["dead-letters", "--server", "http://127.0.0.1:1", "list"]).await;
     assert!(refused.output.text().contains("--server") && !refused.status.success(), "{:?}", refused.output);
 }

@@ -1,18 +1,18 @@
 //! `/openapi.json`: the description of all paths, in [OpenAPI 3.1](https://spec.openapis.org/oas/v3.1.1); and `/docs`,
 //! which shows it to people.
 
-pub(super) mod management;
+mod operation;
 
 use std::future::ready;
 
 use axum::routing::get;
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::operation::{Described, Input, Operation, Output, properties, schema_generator};
 use super::documented::Documented;
-use super::{dead_letters, explain, only, problem, status};
+use super::only;
 
 const DOCS: &str = include_str!("docs.html");
 /// The page loads nothing but the description.
@@ -174,22 +174,12 @@ fn problem_header(status: u16) -> Option<(&'static str, &'static str, &'static s
     }
 }
 
-/// Returns the schemas of all bodies, from their types.
+/// Returns the schemas of all bodies.
 fn schemas(api: &Documented) -> Map<String, Value> {
-    let settings = SchemaSettings::draft2020_12()
-        .for_serialize()
-        .with(|settings| settings.definitions_path = "/components/schemas".into());
-    let mut generator = settings.into_generator();
-    for add in &api.schemas {
-        add(&mut generator);
-    }
-    generator.subschema_for::<status::Status>();
-    generator.subschema_for::<explain::Explanation>();
-    generator.subschema_for::<dead_letters::Page>();
-    generator.subschema_for::<dead_letters::Purged>();
-    generator.subschema_for::<dead_letters::Progress>();
-    generator.subschema_for::<problem::Body<'_>>();
+    let mut generator = schema_generator();
+    generator.subschema_for::<throughline_api::Problem>();
     let mut schemas = generator.take_definitions(true);
+    schemas.extend(api.schemas.clone());
     let dependency = json!({ "enum": ["up", "down"] });
     let readiness = json!({
         "type": "object",

@@ -12,8 +12,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use schemars::JsonSchema;
-use serde::Serialize;
+use throughline_api::Accepted;
 use throughline_settings::{Content, Route, Settings};
 use throughline_snowflake::RequestId;
 use tokio::time::timeout;
@@ -37,14 +36,6 @@ struct Endpoint {
     bounds: body::Bounds,
     /// Maximum time for a request to be committed.
     timeout: Duration,
-}
-
-/// The answer to an accepted request.
-#[derive(Serialize, JsonSchema)]
-struct Accepted {
-    /// The request's id, 20 digits.
-    #[schemars(with = "String")]
-    request_id: RequestId,
 }
 
 /// Returns the paths of all routes that have one.
@@ -105,7 +96,7 @@ async fn accept(State(endpoint): State<Endpoint>, request: Request) -> Result<Re
 /// Answers requests with other methods; only permitted clients learn which methods there are.
 async fn other_method(State(endpoint): State<Endpoint>, headers: HeaderMap) -> Problem {
     match endpoint.acceptor.authenticate(api_key(&headers)) {
-        Ok(()) => Problem::MethodNotAllowed { allow: "POST" },
+        Ok(()) => Problem::MethodNotAllowed { allow: "POST".into() },
         Err(denied) => denied.into(),
     }
 }

@@ -35,14 +35,14 @@ pub(crate) async fn find(
     let (mut ahead, mut releases) = (BTreeMap::new(), BTreeMap::new());
     for delivery in &status.deliveries {
         let destination = &delivery.destination;
-        match delivery.deferred_by.as_deref() {
-            Some("order") => {
+        match delivery.deferred_by {
+            Some(DeferralCause::Order) => {
                 let first = order::ahead(connection, id, destination).await?;
                 ahead.extend(first.map(|first| (destination.clone(), first)));
             }
             // A delivery with a busy key waits for its due time, even if the slow start of its destination releases
             // others.
-            Some(cause) if cause != DeferralCause::KeyBusy.as_str() => {
+            Some(cause) if cause != DeferralCause::KeyBusy => {
                 let next = slow_starts::next(connection, destination).await?;
                 releases.extend(next.map(|next| (destination.clone(), next)));
             }

@@ -1,11 +1,10 @@
 //! The current state of a delivery, in the terms of `docs/operations.md`.
 
 use chrono::{DateTime, Utc};
-use serde::de::value::{self, StrDeserializer};
-use serde::de::{DeserializeOwned, IntoDeserializer as _};
+use throughline_api::DeliveryState;
 use throughline_messages::{DeadReason, DeferralCause};
 use throughline_snowflake::NodeId;
-use throughline_store::{DeliveryState, StoredDelivery};
+use throughline_store::StoredDelivery;
 
 use super::format::{count, due, time};
 use super::{CurrentState, Facts};
@@ -26,8 +25,7 @@ pub(super) fn state(facts: &Facts, delivery: &StoredDelivery, now: DateTime<Utc>
 
 /// Explains why the delivery is dead, and how to fix it.
 fn dead(facts: &Facts, delivery: &StoredDelivery) -> String {
-    let reason = delivery.reason.as_deref().unwrap_or_default();
-    let (why, cure) = match named(reason) {
+    let (why, cure) = match delivery.reason {
         Some(DeadReason::Rejected) => (
             "the third party's response is final",
             match delivery.last_status {
@@ -63,18 +61,13 @@ fn dead(facts: &Facts, delivery: &StoredDelivery) -> String {
     };
     let last = delivery.last_error.as_ref().map(|error| format!(" Last error: {error}."));
     format!(
-        "`{reason}`: {why}.{} {cure}; then replay it: `throughline dead-letters replay {} {}`. See \"Why a \
+        "`{}`: {why}.{} {cure}; then replay it: `throughline dead-letters replay {} {}`. See \"Why a \
          delivery is dead\" in docs/operations.md.",
+        delivery.reason.as_ref().map_or("", DeadReason::as_str),
         last.unwrap_or_default(),
         facts.status.request.id,
         delivery.destination
     )
-}
-
-/// Parses a stored name; returns `None` if this version does not know it.
-fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
-    let name: StrDeserializer<'_, value::Error> = name.into_deserializer();
-    T::deserialize(name).ok()
 }
 
 /// A delivery that has not ended.
@@ -87,9 +80,8 @@ struct OpenDelivery<'a> {
 impl OpenDelivery<'_> {
     fn text(&self) -> String {
         let StoredDelivery { deferred_by, published_at, .. } = self.delivery;
-        match (deferred_by.as_deref(), self.facts.outbox, published_at) {
-            (Some("order"), _, _) => self.for_its_turn(),
-            (Some(cause), _, _) => self.for_its_cause(cause),
+        match (deferred_by, self.facts.outbox, published_at) {
+            (Some(cause), _, _) => self.for_its_cause(*cause),
             (None, Some(node), _) => for_kafka(node),
             (None, None, Some(published_at)) => self.for_outcome(*published_at),
             (None, None, None) => self.for_due_time(),
@@ -111,43 +103,43 @@ impl OpenDelivery<'_> {
         )
     }
 
-    fn for_its_cause(&self, cause: &str) -> String {
-        let (why, cure) = match named(cause) {
-            Some(DeferralCause::BreakerOpen) => (
+    fn for_its_cause(&self, cause: DeferralCause) -> String {
+        let (why, cure) = match cause {
+            DeferralCause::BreakerOpen => (
                 "the third party has failed too often, so its breaker is open; a few calls probe it",
                 "Check its responses. When it has recovered, the waiting deliveries are released automatically, \
                  twice as many each second",
             ),
-            Some(DeferralCause::Limit) => (
+            DeferralCause::Limit => (
                 "the destination has reached its `limits`",
                 "Raise the limits if the third party can take more",
             ),
-            Some(DeferralCause::KeyBusy) => (
+            DeferralCause::KeyBusy => (
                 "too many deliveries with its ordering key are ahead of it in dispatch, and a key allows one call at \
                  a time",
                 "It is then published and queued again. If it keeps being deferred, check how long the third party \
                  takes for a call, and whether that many requests need the same key",
             ),
-            Some(DeferralCause::TokenUnavailable) => (
+            DeferralCause::TokenUnavailable => (
                 "the token endpoint does not answer",
                 "Check the token endpoint; dispatch retries every few seconds",
             ),
-            Some(DeferralCause::TokenRefused) => (
+            DeferralCause::TokenRefused => (
                 "the token endpoint rejects our credentials",
                 "Correct `oauth2` of the destination and restart dispatch, or get the client's permissions restored",
             ),
-            Some(DeferralCause::UnknownDestination) => (
+            DeferralCause::UnknownDestination => (
                 "the configuration of dispatch does not have this destination, or not yet",
                 "Restart every dispatch with a configuration that has it. After an hour the delivery ends dead as \
                  `unroutable`",
             ),
-            Some(DeferralCause::Other(_)) | None => {
-                ("unknown to this version", "Query a newer instance to interpret it")
-            }
+            DeferralCause::Order => return self.for_its_turn(),
+            DeferralCause::Other(_) => ("unknown to this version", "Query a newer instance to interpret it"),
         };
         let due = self.due().map(|due| format!(" It can continue {due}.")).unwrap_or_default();
         format!(
-            "It is deferred by `{cause}`, which costs no attempt: {why}.{due}{} {cure}.{}",
+            "It is deferred by `{}`, which costs no attempt: {why}.{due}{} {cure}.{}",
+            cause.as_str(),
             self.release(),
             self.expiry()
         )

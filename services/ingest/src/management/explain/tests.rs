@@ -1,9 +1,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
-use throughline_messages::{DeadReason, DeferralCause, TraceContext};
+use throughline_api::{Attempt, AttemptOutcome, DeliveryState};
+use throughline_messages::{DeadReason, DeferralCause, ErrorClass, TraceContext};
 use throughline_snowflake::{NodeId, RequestId};
 use throughline_store::order::Ahead;
 use throughline_store::slow_starts::Release;
-use throughline_store::{DeliveryState, StoredAttempt, StoredDelivery, StoredRequest, StoredStatus};
+use throughline_store::{StoredDelivery, StoredRequest, StoredStatus};
 
 use super::{Facts, RequestHistory, explain};
 
@@ -37,18 +38,18 @@ fn delivery() -> StoredDelivery {
     }
 }
 
-fn ended(state: DeliveryState, attempts: Vec<StoredAttempt>) -> StoredDelivery {
+fn ended(state: DeliveryState, attempts: Vec<Attempt>) -> StoredDelivery {
     StoredDelivery { state, due_at: None, published_at: None, updated_at: at(50), attempts, ..delivery() }
 }
 
-fn failed(number: u32, began: i64, outcome: &str) -> StoredAttempt {
-    StoredAttempt {
+fn failed(number: u32, began: i64, outcome: AttemptOutcome) -> Attempt {
+    Attempt {
         number,
         started_at: at(began),
         duration_ms: 34,
-        outcome: outcome.to_owned(),
+        outcome,
         status: Some(503),
-        error_class: Some("server_error".to_owned()),
+        error_class: Some(ErrorClass::ServerError),
         error: Some("503 Service Unavailable".to_owned()),
         response_excerpt: Some("hunter2".to_owned()),
         trace_id: Some(TRACE.to_owned()),
@@ -56,8 +57,13 @@ fn failed(number: u32, began: i64, outcome: &str) -> StoredAttempt {
     }
 }
 
-fn answered(number: u32, began: i64) -> StoredAttempt {
-    StoredAttempt { status: Some(200), error_class: None, error: None, ..failed(number, began, "delivered") }
+fn answered(number: u32, began: i64) -> Attempt {
+    Attempt {
+        status: Some(200),
+        error_class: None,
+        error: None,
+        ..failed(number, began, AttemptOutcome::Delivered)
+    }
 }
 
 fn facts(delivery: StoredDelivery) -> Facts {
@@ -123,7 +129,8 @@ fn acceptance_is_reported_with_client_ordering_key_trace_and_origin() {
 
 #[test]
 fn attempts_are_reported_in_order_with_their_outcomes_and_errors() {
-    let attempts = vec![failed(1, 1, "retry"), failed(2, 10, "retry"), answered(3, 40)];
+    let attempts =
+        vec![failed(1, 1, AttemptOutcome::Retry), failed(2, 10, AttemptOutcome::Retry), answered(3, 40)];
     assert_eq!(
         events_of(ended(DeliveryState::Delivered, attempts)),
         [
@@ -139,9 +146,10 @@ fn attempts_are_reported_in_order_with_their_outcomes_and_errors() {
 
 #[test]
 fn the_end_of_a_delivery_is_reported() {
-    let unknown = StoredAttempt { origin: None, error: None, error_class: None, ..failed(1, 1, "dead") };
+    let unknown =
+        Attempt { origin: None, error: None, error_class: None, ..failed(1, 1, AttemptOutcome::Dead) };
     let dead =
-        StoredDelivery { reason: Some("rejected".to_owned()), ..ended(DeliveryState::Dead, vec![unknown]) };
+        StoredDelivery { reason: Some(DeadReason::Rejected), ..ended(DeliveryState::Dead, vec![unknown]) };
     let failed = "1 attempt 1 failed after 34 ms: unknown error; no retry follows";
     assert_eq!(events_of(dead), [failed, "50 dead, reason `rejected`"]);
     assert_eq!(events_of(ended(DeliveryState::Cancelled, Vec::new())), ["50 cancelled"]);
@@ -153,7 +161,11 @@ fn an_attempt_repeated_after_a_crash_and_a_replay_are_reported() {
     let replayed = StoredDelivery {
         window_started_at: at(20),
         published_at: Some(at(21)),
-        attempts: vec![failed(1, 1, "retry"), failed(1, 5, "dead"), failed(2, 30, "retry")],
+        attempts: vec![
+            failed(1, 1, AttemptOutcome::Retry),
+            failed(1, 5, AttemptOutcome::Dead),
+            failed(2, 30, AttemptOutcome::Retry),
+        ],
         ..delivery()
     };
     let events = events_of(replayed);
@@ -165,8 +177,7 @@ fn an_attempt_repeated_after_a_crash_and_a_replay_are_reported() {
 
 #[test]
 fn in_an_ordering_group_the_start_of_a_turn_differs_from_a_replay() {
-    let turned = |deferred_by: Option<&str>, attempts| {
-        let deferred_by = deferred_by.map(str::to_owned);
+    let turned = |deferred_by, attempts| {
         let ordering_group = Some("one/u-1".to_owned());
         events_of(StoredDelivery {
             window_started_at: at(20),
@@ -181,16 +192,17 @@ fn in_an_ordering_group_the_start_of_a_turn_differs_from_a_replay() {
     };
     let came = "20 its turn came: all earlier deliveries with its ordering key had ended";
     assert_eq!(turned(None, Vec::new()), came);
-    let dead = || vec![failed(1, 1, "dead")];
+    let dead = || vec![failed(1, 1, AttemptOutcome::Dead)];
     let queued = "20 replayed: its attempts and its time window restart";
-    assert_eq!(turned(Some("order"), dead()), queued);
+    assert_eq!(turned(Some(DeferralCause::Order), dead()), queued);
     let both = "20 replayed, and its turn came: its attempts and its time window restart";
     assert_eq!(turned(None, dead()), both);
 }
 
 #[test]
 fn events_of_a_delivery_keep_their_causal_order_when_clocks_differ() {
-    let mut facts = facts(ended(DeliveryState::Delivered, vec![failed(1, -5, "retry"), answered(2, 70)]));
+    let mut facts =
+        facts(ended(DeliveryState::Delivered, vec![failed(1, -5, AttemptOutcome::Retry), answered(2, 70)]));
     let other = StoredDelivery { destination: "four".to_owned(), ..delivery() };
     let attempts = vec![answered(1, 1)];
     let other = StoredDelivery { attempts, updated_at: at(2), state: DeliveryState::Delivered, ..other };
@@ -207,7 +219,7 @@ fn events_of_a_delivery_keep_their_causal_order_when_clocks_differ() {
 fn a_request_history_contains_no_response_excerpt() {
     let events = format!(
         "{:?}",
-        explain(&facts(ended(DeliveryState::Delivered, vec![failed(1, 1, "retry")])), at(60))
+        explain(&facts(ended(DeliveryState::Delivered, vec![failed(1, 1, AttemptOutcome::Retry)])), at(60))
     );
     assert!(!events.contains("hunter2"), "{events}");
 }
@@ -269,14 +281,14 @@ fn a_retry_waits_for_its_due_time() {
 }
 
 /// A delivery that a cause defers until 65.
-fn deferred(by: &str) -> Facts {
-    let deferred_by = Some(by.to_owned());
+fn deferred(cause: DeferralCause) -> Facts {
+    let deferred_by = Some(cause);
     facts(StoredDelivery { published_at: None, deferred_by, due_at: Some(at(65)), ..delivery() })
 }
 
 #[test]
 fn an_ordered_delivery_waits_for_its_turn() {
-    let mut facts = deferred("order");
+    let mut facts = deferred(DeferralCause::Order);
     facts.ahead.insert("three".to_owned(), Ahead { first: id(7), count: 1 });
     assert_state(
         &facts,
@@ -297,7 +309,7 @@ fn an_ordered_delivery_waits_for_its_turn() {
 
 #[test]
 fn a_deferred_delivery_names_its_cause_and_the_remedy() {
-    let mut facts = deferred("breaker_open");
+    let mut facts = deferred(DeferralCause::BreakerOpen);
     let rest = " It ends dead as `expired` if it is not delivered by 2026-01-02 00:00:00 UTC.";
     let why = "It is deferred by `breaker_open`, which costs no attempt: the third party has failed too often, so its \
          breaker is open; a few calls probe it. It can continue at 2026-01-01 00:01:05 UTC (in 5s).";
@@ -321,17 +333,21 @@ fn a_deferred_delivery_names_its_cause_and_the_remedy() {
             "Restart every dispatch",
         ),
     ] {
-        let text = &explain(&deferred(cause.as_str()), at(60)).states[0].text;
+        let text = &explain(&deferred(cause), at(60)).states[0].text;
         let begin = format!("It is deferred by `{}`, which costs no attempt: ", cause.as_str());
         assert!(text.starts_with(&begin) && text.contains(why) && text.contains(cure), "{text}");
     }
-    assert!(explain(&deferred("of late"), at(60)).states[0].text.contains("`of late`"));
+    assert!(
+        explain(&deferred(DeferralCause::Other("of_late".try_into().unwrap())), at(60)).states[0]
+            .text
+            .contains("`of_late`")
+    );
 }
 
 #[test]
 fn a_delivery_with_a_busy_key_waits_for_its_due_time() {
     assert_state(
-        &deferred("key_busy"),
+        &deferred(DeferralCause::KeyBusy),
         "It is deferred by `key_busy`, which costs no attempt: too many deliveries with its ordering key are ahead of \
          it in dispatch, and a key allows one call at a time. It can continue at 2026-01-01 00:01:05 UTC (in 5s). It \
          is then published and queued again. If it keeps being deferred, check how long the third party takes for a \
@@ -342,13 +358,13 @@ fn a_delivery_with_a_busy_key_waits_for_its_due_time() {
 
 #[test]
 fn a_dead_delivery_names_its_reason_and_the_remedy() {
-    let dead = |reason: &str| {
-        let (reason, last_error) = (Some(reason.to_owned()), Some("503 Service Unavailable".to_owned()));
+    let dead = |reason: DeadReason| {
+        let (reason, last_error) = (Some(reason), Some("503 Service Unavailable".to_owned()));
         let last_status = Some(503);
         facts(StoredDelivery { reason, last_status, last_error, ..ended(DeliveryState::Dead, Vec::new()) })
     };
     assert_state(
-        &dead("attempts_exhausted"),
+        &dead(DeadReason::AttemptsExhausted),
         "`attempts_exhausted`: `retry.attempts` attempts failed. Last error: 503 Service Unavailable. Check that the \
          third party has recovered; then replay it: `throughline dead-letters replay 00000000000000000042 three`. \
          See \"Why a delivery is dead\" in docs/operations.md.",
@@ -362,12 +378,16 @@ fn a_dead_delivery_names_its_reason_and_the_remedy() {
         (DeadReason::Malformed, "a header of its record", "the same version"),
         (DeadReason::Internal, "panicked", "Report the defect"),
     ] {
-        let text = &explain(&dead(reason.as_str()), at(60)).states[0].text;
+        let text = &explain(&dead(reason), at(60)).states[0].text;
         let begin = format!("`{}`: ", reason.as_str());
         assert!(text.starts_with(&begin) && text.contains(why) && text.contains(cure), "{text}");
     }
-    assert!(explain(&dead("of late"), at(60)).states[0].text.starts_with("`of late`: "));
-    let mut without_status = dead("rejected");
+    assert!(
+        explain(&dead(DeadReason::Other("of_late".try_into().unwrap())), at(60)).states[0]
+            .text
+            .starts_with("`of_late`: ")
+    );
+    let mut without_status = dead(DeadReason::Rejected);
     without_status.status.deliveries[0].last_status = None;
     let text = &explain(&without_status, at(60)).states[0].text;
     assert!(

@@ -1,8 +1,9 @@
 //! The events of a request.
 
 use chrono::{DateTime, Utc};
-use throughline_messages::TraceContext;
-use throughline_store::{DeliveryState, StoredAttempt, StoredDelivery, StoredRequest, StoredStatus};
+use throughline_api::{Attempt, AttemptOutcome, DeliveryState};
+use throughline_messages::{DeadReason, DeferralCause, ErrorClass, TraceContext};
+use throughline_store::{StoredDelivery, StoredRequest, StoredStatus};
 
 use super::Event;
 use super::format::count;
@@ -68,7 +69,7 @@ fn insert(events: &mut Vec<Event>, event: Event) {
 }
 
 fn attempts(delivery: &StoredDelivery) -> Vec<Event> {
-    let mut before: Option<&StoredAttempt> = None;
+    let mut before: Option<&Attempt> = None;
     let mut events = Vec::with_capacity(delivery.attempts.len());
     for attempt in &delivery.attempts {
         let text = attempted(attempt, before);
@@ -79,10 +80,10 @@ fn attempts(delivery: &StoredDelivery) -> Vec<Event> {
     events
 }
 
-fn attempted(attempt: &StoredAttempt, before: Option<&StoredAttempt>) -> String {
+fn attempted(attempt: &Attempt, before: Option<&Attempt>) -> String {
     let number = attempt.number;
     let is_same = before.is_some_and(|before| before.number == number);
-    let is_replayed = before.is_some_and(|before| before.outcome == "dead") && !is_same;
+    let is_replayed = before.is_some_and(|before| before.outcome == AttemptOutcome::Dead) && !is_same;
     let again = match (is_same, is_replayed) {
         (true, _) => " (repeated)",
         (false, true) => " (after a replay)",
@@ -93,22 +94,24 @@ fn attempted(attempt: &StoredAttempt, before: Option<&StoredAttempt>) -> String 
     let took = format!("after {} ms", attempt.duration_ms);
     let why = || {
         let error = attempt.error.as_deref().unwrap_or("unknown error");
-        let class = attempt.error_class.as_ref().map(|class| format!(" ({class})"));
+        let class = attempt.error_class.as_ref().map(ErrorClass::as_str).map(|class| format!(" ({class})"));
         format!("{error}{}", class.unwrap_or_default())
     };
-    match (attempt.outcome.as_str(), attempt.status) {
-        ("delivered", Some(status)) => format!("{what} was answered with {status} {took}: delivered"),
-        ("delivered", None) => format!("{what} succeeded {took}: delivered"),
-        ("dead", _) => format!("{what} failed {took}: {}; no retry follows", why()),
-        ("retry", _) => format!("{what} failed {took}: {}; a retry is scheduled", why()),
-        (other, _) => format!("{what} ended {took}: {other}"),
+    match (attempt.outcome, attempt.status) {
+        (AttemptOutcome::Delivered, Some(status)) => {
+            format!("{what} was answered with {status} {took}: delivered")
+        }
+        (AttemptOutcome::Delivered, None) => format!("{what} succeeded {took}: delivered"),
+        (AttemptOutcome::Dead, _) => format!("{what} failed {took}: {}; no retry follows", why()),
+        (AttemptOutcome::Retry, _) => format!("{what} failed {took}: {}; a retry is scheduled", why()),
+        (AttemptOutcome::Other(name), _) => format!("{what} ended {took}: {}", name.as_str()),
     }
 }
 
 /// The delivery's window began after its request was accepted: it was replayed, or it waited for its turn.
 fn restarted(delivery: &StoredDelivery) -> Event {
-    let has_died = delivery.attempts.iter().any(|attempt| attempt.outcome == "dead");
-    let waits = delivery.deferred_by.as_deref() == Some("order");
+    let has_died = delivery.attempts.iter().any(|attempt| attempt.outcome == AttemptOutcome::Dead);
+    let waits = delivery.deferred_by == Some(DeferralCause::Order);
     let text = match (&delivery.ordering_group, has_died) {
         (Some(_), false) => "its turn came: all earlier deliveries with its ordering key had ended",
         (Some(_), true) if !waits => "replayed, and its turn came: its attempts and its time window restart",
@@ -123,7 +126,7 @@ fn end(delivery: &StoredDelivery) -> Option<Event> {
         DeliveryState::Delivered => "delivered".to_owned(),
         DeliveryState::Cancelled => "cancelled".to_owned(),
         DeliveryState::Dead => {
-            format!("dead, reason `{}`", delivery.reason.as_deref().unwrap_or("unknown"))
+            format!("dead, reason `{}`", delivery.reason.as_ref().map_or("unknown", DeadReason::as_str))
         }
     };
     Some(event(delivery, delivery.updated_at, text))

@@ -11,8 +11,8 @@ mod state;
 mod tests;
 
 use chrono::{DateTime, Utc};
+use throughline_api::DeliveryState;
 use throughline_snowflake::RequestId;
-use throughline_store::DeliveryState;
 
 pub(crate) use self::facts::{Facts, find};
 
